@@ -1,0 +1,1 @@
+//! Text and chats as numbers and back.

@@ -1,0 +1,1 @@
+//! Runs many requests on one model.

@@ -1,0 +1,3 @@
+//! The door: flags, printing, progress, exit codes.
+
+fn main() {}

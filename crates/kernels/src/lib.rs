@@ -1,0 +1,7 @@
+//! Arithmetic over slices: every fast kernel stands beside its naive definition.
+
+pub mod class;
+pub mod format;
+
+pub use class::Class;
+pub use format::Format;

@@ -1,0 +1,1 @@
+//! Llama as pages of mathematics.

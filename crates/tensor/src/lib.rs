@@ -1,0 +1,1 @@
+//! Arrays, their operations, and the files that store them.
