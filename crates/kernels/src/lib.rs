@@ -1,5 +1,6 @@
 //! Arithmetic over slices: every fast kernel stands beside its naive definition.
 
+pub mod blocks;
 pub mod buffer;
 pub mod class;
 pub mod cpu;
