@@ -29,7 +29,8 @@ pub(super) enum Kind {
     Codes { zero: i32, sub16: bool },
 }
 
-/// Lays rows `x` (`rows` by `cols`) into one tile of exactly `rows` rows.
+/// Lays the rows of `x`, `cols` long, into one tile of `rows` rows; rows that `x` lacks keep
+/// what the tile held: their products are not stored.
 ///
 /// # Safety
 ///
@@ -42,7 +43,7 @@ pub(super) unsafe fn lay<L: Lanes>(
     cols: usize,
     kind: Kind,
 ) {
-    assert_eq!(x.len(), rows * cols, "activations: x is not {rows} rows of {cols}");
+    assert!(x.len() <= rows * cols, "activations: x is more than {rows} rows of {cols}");
     assert_eq!(tile.len(), rows * words(kind, cols), "activations: wrong tile");
     match kind {
         Kind::Floats => {

@@ -14,24 +14,21 @@ pub(super) struct Out {
     pub stride: usize,
     /// Columns of y from here on that exist: stores stop there.
     pub width: usize,
+    /// Rows that exist: a tile may be larger.
+    pub rows: usize,
     /// The sums go on from what stands in y.
     pub resume: bool,
 }
 
 impl Out {
-    /// The same, for no more than `n` groups.
-    pub(super) fn narrow(self, n: usize) -> Out {
-        Out { width: self.width.min(16 * n), ..self }
-    }
-
     /// # Safety
     ///
-    /// The contract of `Lanes`; row `t` of y is readable from lane `16 g` for `width - 16 g`.
+    /// The contract of `Lanes`; row `t` of y, if it exists, is readable from lane `16 g` for `width - 16 g`.
     #[inline(always)]
     unsafe fn start<L: Lanes>(self, t: usize, g: usize) -> L::F {
         // SAFETY: the caller's contract.
         unsafe {
-            if !self.resume || self.width <= 16 * g {
+            if !self.resume || self.width <= 16 * g || t >= self.rows {
                 return L::splat(0.0);
             }
             let p = self.y.add(t * self.stride + 16 * g);
@@ -46,12 +43,12 @@ impl Out {
 
     /// # Safety
     ///
-    /// The contract of `Lanes`; row `t` of y is writable from lane `16 g` for `width - 16 g`.
+    /// The contract of `Lanes`; row `t` of y, if it exists, is writable from lane `16 g` for `width - 16 g`.
     #[inline(always)]
     unsafe fn finish<L: Lanes>(self, t: usize, g: usize, sum: L::F) {
         // SAFETY: the caller's contract.
         unsafe {
-            if self.width <= 16 * g {
+            if self.width <= 16 * g || t >= self.rows {
                 return;
             }
             let p = self.y.add(t * self.stride + 16 * g);
@@ -177,17 +174,17 @@ pub(super) unsafe fn one_row<L: Lanes, const F: u8, const G: usize>(
 /// Bytes of one block of one group in a panel: eight vectors of codes, two of scales, two of minima.
 pub(super) const PANEL_BLOCK: usize = 12 * 64;
 
-/// Unpacks `blocks` blocks of a group into a panel, from block `from`.
+/// Unpacks `blocks` blocks of a group, from block `from`, to every `stride`-th block of a panel.
 ///
 /// # Safety
 ///
-/// The contract of `Lanes`; the group holds the blocks; `panel` holds G times `blocks` blocks, of
-/// which those of group `g` are written.
+/// The contract of `Lanes`; the group holds the blocks; `panel` is writable at every `stride`-th
+/// block.
 #[inline(always)]
-pub(super) unsafe fn fill_panel<L: Lanes, const F: u8, const G: usize>(
+pub(super) unsafe fn fill_panel<L: Lanes, const F: u8>(
     panel: *mut u8,
+    stride: usize,
     w: *const u8,
-    g: usize,
     from: usize,
     blocks: usize,
 ) {
@@ -195,7 +192,7 @@ pub(super) unsafe fn fill_panel<L: Lanes, const F: u8, const G: usize>(
         // SAFETY: the caller's contract.
         unsafe {
             let u = unpack::<L, F>(w, from + b);
-            let p = panel.add((b * G + g) * PANEL_BLOCK);
+            let p = panel.add(b * stride * PANEL_BLOCK);
             for j in 0..8 {
                 L::store_bytes(p.add(64 * j), u.codes[j]);
             }

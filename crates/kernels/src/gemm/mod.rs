@@ -7,15 +7,18 @@
 //! row and the class alone.
 
 mod activations;
+#[macro_use]
+mod entry;
 mod kernels;
 mod layout;
 mod unpack;
 
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Parts};
-use crate::lanes::{Lanes, Plain};
+use crate::lanes::Plain;
 use crate::{Class, Format};
 use activations::{Kind, words};
+use entry::Entry;
 use kernels::{Out, PANEL_BLOCK, W_BF16, W_F16, W_F32};
 use layout::GROUP;
 use std::cell::RefCell;
@@ -155,7 +158,7 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
         let slot = kinds.iter().position(|k| k.is_none_or(|k| k == kind)).expect("eight kinds");
         if kinds[slot].is_none() {
             (kinds[slot], places[slot]) = (Some(kind), end);
-            end += rows * words(kind, cols);
+            end += laid_words(cpu.class, kind, rows, cols);
         }
     }
     if scratch.len() < end {
@@ -163,23 +166,23 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
     }
     for (kind, place) in kinds.iter().zip(places) {
         if let Some(kind) = *kind {
-            lay_all(cpu, &mut scratch[place..][..rows * words(kind, cols)], x, rows, cols, kind);
+            let len = laid_words(cpu.class, kind, rows, cols);
+            lay_all(cpu, &mut scratch[place..][..len], x, rows, cols, kind);
         }
     }
-    let jobs: Vec<Job> = products
-        .iter_mut()
-        .map(|p| {
-            let kind = p.w.kind();
-            let slot = kinds.iter().position(|k| *k == Some(kind)).expect("laid above");
-            Job::new(p, &scratch[places[slot]..], rows, cpu.pool.threads())
-        })
-        .collect();
-    let tasks: usize = jobs.iter().map(|j| j.tasks).sum();
+    assert!(products.len() <= 8, "matmul: more than eight products");
+    let mut jobs: [Option<Job>; 8] = [const { None }; 8];
+    for (job, p) in jobs.iter_mut().zip(products.iter_mut()) {
+        let kind = p.w.kind();
+        let slot = kinds.iter().position(|k| *k == Some(kind)).expect("laid above");
+        *job = Some(Job::new(p, &scratch[places[slot]..], rows, cpu.pool.threads()));
+    }
+    let tasks: usize = jobs.iter().flatten().map(|j| j.tasks).sum();
     cpu.pool.run(tasks, |mut task| {
-        for job in &jobs {
+        for job in jobs.iter().flatten() {
             if task < job.tasks {
                 // SAFETY: `Cpu` checked the class; tasks write disjoint columns of y.
-                unsafe { run_task(cpu.class, job, task) };
+                unsafe { by_class!(cpu.class, run_task(cpu.class, job, task)) };
                 return;
             }
             task -= job.tasks;
@@ -187,30 +190,48 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
     });
 }
 
-/// Rows in a tile of activations of this kind, for a class: what its registers hold.
-fn tile_rows(class: Class, kind: Kind) -> usize {
+/// Tiles of activations that have a kernel, by rows, ascending. A few rows less fill one with
+/// rows that are computed and not stored.
+fn tiles(class: Class, kind: Kind) -> &'static [usize] {
     // 32 registers of 16 lanes: 2 x 12 sums and the operands; block sums need two of each.
     // 16 registers of 8 lanes: 2 x 3 sums of two registers, or half of that.
     match (class, kind) {
-        (Class::Avx512 | Class::Amx, Kind::Codes { .. }) => 6,
-        (Class::Avx512 | Class::Amx, _) => 12,
-        (Class::Avx2 | Class::Portable, Kind::Codes { .. }) => 2,
-        (Class::Avx2 | Class::Portable, _) => 3,
+        (Class::Avx512 | Class::Amx, Kind::Codes { .. }) => &[1, 2, 6],
+        (Class::Avx512 | Class::Amx, _) => &[1, 4, 12],
+        (Class::Avx2 | Class::Portable, Kind::Codes { .. }) => &[1, 2],
+        (Class::Avx2 | Class::Portable, _) => &[1, 3],
     }
 }
 
-/// Lays all of x, tile after tile; the last tile holds the rows that remain.
+/// The tiles that `rows` rows are cut into: first row, rows, and rows of the kernel.
+fn cut(tiles: &'static [usize], rows: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let largest = tiles[tiles.len() - 1];
+    (0..rows).step_by(largest).map(move |t| {
+        let n = largest.min(rows - t);
+        let tile = tiles.iter().find(|&&tile| tile >= n).expect("n is at most the largest");
+        (t, n, *tile)
+    })
+}
+
+/// Words of `rows` rows cut into tiles.
+fn laid_words(class: Class, kind: Kind, rows: usize, cols: usize) -> usize {
+    let tiles = tiles(class, kind);
+    rows.next_multiple_of(tiles[tiles.len() - 1]) * words(kind, cols)
+}
+
+/// Lays all of x, tile after tile.
 fn lay_all(cpu: &Cpu, out: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: Kind) {
-    let tile = tile_rows(cpu.class, kind);
+    let tiles = tiles(cpu.class, kind);
+    let largest = tiles[tiles.len() - 1];
     let words = words(kind, cols);
     let parts = Parts::new(out);
-    cpu.pool.run_ranges(rows, tile, |a, b| {
-        for t in (a..b).step_by(tile) {
-            let n = tile.min(rows - t);
+    cpu.pool.run_ranges(rows, largest, |a, b| {
+        for (t, n, tile) in cut(tiles, b - a) {
+            let x = &x[(a + t) * cols..(a + t + n) * cols];
             // SAFETY: each tile is laid by one task; `Cpu` checked the class.
             unsafe {
-                let out = parts.part(t * words, n * words);
-                lay_tile(cpu.class, out, &x[t * cols..(t + n) * cols], n, cols, kind);
+                let out = parts.part((a + t) * words, tile * words);
+                by_class!(cpu.class, lay(out, x, tile, cols, kind));
             }
         }
     });
@@ -228,7 +249,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(p: &mut Product<'a>, x: &'a [u32], rows: usize, threads: usize) -> Job<'a> {
+    fn new(p: &'a mut Product<'_>, x: &'a [u32], rows: usize, threads: usize) -> Job<'a> {
         let groups = p.w.groups();
         // Small enough that threads end together, large enough to amortise a claim; pairs of
         // groups share what they read of x.
@@ -247,11 +268,10 @@ const PANEL_BLOCKS: usize = 64;
 
 /// # Safety
 ///
-/// The contract of `Lanes`; no other task writes the columns of y that belong to `task`.
-#[inline(always)]
-unsafe fn task<L: Lanes>(class: Class, job: &Job<'_>, task: usize) {
-    let last = job.w.groups().min((task + 1) * job.grain);
-    let mut g = task * job.grain;
+/// The machine runs the class of `L`; no other task writes the columns of y of task `i`.
+unsafe fn run_task<L: Entry>(class: Class, job: &Job<'_>, i: usize) {
+    let last = job.w.groups().min((i + 1) * job.grain);
+    let mut g = i * job.grain;
     while g < last {
         let n = if job.rows == 1 && last - g >= 4 { 4 } else { (last - g).min(2) };
         // SAFETY: the caller's contract.
@@ -278,16 +298,16 @@ unsafe fn task<L: Lanes>(class: Class, job: &Job<'_>, task: usize) {
 }
 
 impl Job<'_> {
-    /// Where groups from `g` on write row `t`.
+    /// Where `n` groups from `g` on write `rows` rows from `t` on.
     ///
     /// # Safety
     ///
-    /// Row `t` exists.
-    unsafe fn out(&self, t: usize, g: usize, resume: bool) -> Out {
+    /// The rows and groups exist.
+    unsafe fn out(&self, t: usize, rows: usize, g: usize, n: usize) -> Out {
         let stride = self.w.rows;
         // SAFETY: row t and column 16 g lie in y, whose length `matmul` checked.
         let y = unsafe { self.y.pointer().add(t * stride + g * GROUP) };
-        Out { y, stride, width: stride - g * GROUP, resume }
+        Out { y, stride, width: (stride - g * GROUP).min(16 * n), rows, resume: false }
     }
 
     /// Group `g`, or the last: a pair whose second half is missing computes it for nothing.
@@ -300,35 +320,25 @@ impl Job<'_> {
 ///
 /// # Safety
 ///
-/// As `task`.
-#[inline(always)]
-unsafe fn dense_groups<L: Lanes, const W: u8>(class: Class, job: &Job<'_>, g: usize, n: usize) {
+/// As `run_task`.
+unsafe fn dense_groups<L: Entry, const W: u8>(class: Class, job: &Job<'_>, g: usize, n: usize) {
     let kind = job.w.kind();
     let steps = words(kind, job.w.cols);
-    let tile = tile_rows(class, kind);
     // SAFETY: the caller's contract; tiles were laid with these sizes.
     unsafe {
         if job.rows == 1 && n == 4 {
             let w = std::array::from_fn(|i| job.group(g + i));
-            return kernels::dense::<L, W, 4, 1>(job.out(0, g, false), w, job.x.as_ptr(), steps);
+            return L::dense::<W, 4, 1>(job.out(0, 1, g, n), w, job.x.as_ptr(), steps);
         }
         let w = [job.group(g), job.group(g + 1)];
-        for t in (0..job.rows).step_by(tile) {
-            let out = job.out(t, g, false).narrow(n);
+        for (t, rows, tile) in cut(tiles(class, kind), job.rows) {
+            let out = job.out(t, rows, g, n);
             let x = job.x[t * steps..].as_ptr();
-            match tile.min(job.rows - t) {
-                1 => kernels::dense::<L, W, 2, 1>(out, w, x, steps),
-                2 => kernels::dense::<L, W, 2, 2>(out, w, x, steps),
-                3 => kernels::dense::<L, W, 2, 3>(out, w, x, steps),
-                4 => kernels::dense::<L, W, 2, 4>(out, w, x, steps),
-                5 => kernels::dense::<L, W, 2, 5>(out, w, x, steps),
-                6 => kernels::dense::<L, W, 2, 6>(out, w, x, steps),
-                7 => kernels::dense::<L, W, 2, 7>(out, w, x, steps),
-                8 => kernels::dense::<L, W, 2, 8>(out, w, x, steps),
-                9 => kernels::dense::<L, W, 2, 9>(out, w, x, steps),
-                10 => kernels::dense::<L, W, 2, 10>(out, w, x, steps),
-                11 => kernels::dense::<L, W, 2, 11>(out, w, x, steps),
-                _ => kernels::dense::<L, W, 2, 12>(out, w, x, steps),
+            match tile {
+                1 => L::dense::<W, 2, 1>(out, w, x, steps),
+                3 => L::dense::<W, 2, 3>(out, w, x, steps),
+                4 => L::dense::<W, 2, 4>(out, w, x, steps),
+                _ => L::dense::<W, 2, 12>(out, w, x, steps),
             }
         }
     }
@@ -338,20 +348,19 @@ unsafe fn dense_groups<L: Lanes, const W: u8>(class: Class, job: &Job<'_>, g: us
 ///
 /// # Safety
 ///
-/// As `task`.
-#[inline(always)]
-unsafe fn groups<L: Lanes, const F: u8>(class: Class, job: &Job<'_>, g: usize, n: usize) {
+/// As `run_task`.
+unsafe fn groups<L: Entry, const F: u8>(class: Class, job: &Job<'_>, g: usize, n: usize) {
     let blocks = unpack::blocks(job.w.cols);
     // SAFETY: the caller's contract; tiles were laid with these sizes.
     unsafe {
         if job.rows == 1 {
-            let (out, x) = (job.out(0, g, false), job.x.as_ptr());
+            let (out, x) = (job.out(0, 1, g, n), job.x.as_ptr());
             if n == 4 {
                 let w = std::array::from_fn(|i| job.group(g + i));
-                return kernels::one_row::<L, F, 4>(out, w, x, blocks);
+                return L::one_row::<F, 4>(out, w, x, blocks);
             }
             let w = [job.group(g), job.group(g + 1)];
-            return kernels::one_row::<L, F, 2>(out.narrow(n), w, x, blocks);
+            return L::one_row::<F, 2>(out, w, x, blocks);
         }
         PANEL.with_borrow_mut(|panel| {
             if panel.is_empty() {
@@ -360,71 +369,50 @@ unsafe fn groups<L: Lanes, const F: u8>(class: Class, job: &Job<'_>, g: usize, n
             for from in (0..blocks).step_by(PANEL_BLOCKS) {
                 let count = PANEL_BLOCKS.min(blocks - from);
                 for i in 0..2 {
-                    let (p, w) = (panel.as_mut_ptr(), job.group(g + i));
-                    kernels::fill_panel::<L, F, 2>(p, w, i, from, count);
+                    let p = panel.as_mut_ptr().add(i * PANEL_BLOCK);
+                    L::fill_panel::<F>(p, 2, job.group(g + i), from, count);
                 }
-                panel_rows::<L>(class, job, g, n, panel, from, count);
+                panel_rows::<L>(class, job, (g, n), panel, (from, count));
             }
         });
     }
 }
 
-/// A filled panel by all rows.
+/// A filled panel of `groups` (first, count) and `blocks` (first, count) by all rows.
 ///
 /// # Safety
 ///
-/// As `task`; the panel holds `count` blocks from block `from`.
-#[inline(always)]
-unsafe fn panel_rows<L: Lanes>(
+/// As `run_task`; the panel holds those blocks.
+unsafe fn panel_rows<L: Entry>(
     class: Class,
     job: &Job<'_>,
-    g: usize,
-    n: usize,
+    groups: (usize, usize),
     panel: &[u8],
-    from: usize,
-    count: usize,
+    blocks: (usize, usize),
 ) {
     let kind = job.w.kind();
     let c = layout::codes(job.w.format).expect("a block format");
     let words = words(kind, job.w.cols);
-    let tile = tile_rows(class, kind);
-    for t in (0..job.rows).step_by(tile) {
-        let rows = tile.min(job.rows - t);
+    for (t, rows, tile) in cut(tiles(class, kind), job.rows) {
         // SAFETY: the caller's contract.
         unsafe {
-            let out = job.out(t, g, from > 0).narrow(n);
-            let x = job.x[t * words + from * rows * activations::BLOCK_WORDS..].as_ptr();
-            let panel = panel.as_ptr();
-            match (c.sub16, c.min) {
-                (false, false) => panel_tile::<L, false, false>(rows, out, panel, x, count),
-                (false, true) => panel_tile::<L, false, true>(rows, out, panel, x, count),
-                (true, false) => panel_tile::<L, true, false>(rows, out, panel, x, count),
-                (true, true) => panel_tile::<L, true, true>(rows, out, panel, x, count),
+            let out = Out { resume: blocks.0 > 0, ..job.out(t, rows, groups.0, groups.1) };
+            let x = job.x[t * words + blocks.0 * tile * activations::BLOCK_WORDS..].as_ptr();
+            let (panel, n) = (panel.as_ptr(), blocks.1);
+            match (c.sub16, c.min, tile) {
+                (false, false, 6) => L::panel::<false, false, 6>(out, panel, x, n),
+                (false, true, 6) => L::panel::<false, true, 6>(out, panel, x, n),
+                (true, false, 6) => L::panel::<true, false, 6>(out, panel, x, n),
+                (true, true, 6) => L::panel::<true, true, 6>(out, panel, x, n),
+                (false, false, 2) => L::panel::<false, false, 2>(out, panel, x, n),
+                (false, true, 2) => L::panel::<false, true, 2>(out, panel, x, n),
+                (true, false, 2) => L::panel::<true, false, 2>(out, panel, x, n),
+                (true, true, 2) => L::panel::<true, true, 2>(out, panel, x, n),
+                (false, false, _) => L::panel::<false, false, 1>(out, panel, x, n),
+                (false, true, _) => L::panel::<false, true, 1>(out, panel, x, n),
+                (true, false, _) => L::panel::<true, false, 1>(out, panel, x, n),
+                (true, true, _) => L::panel::<true, true, 1>(out, panel, x, n),
             }
-        }
-    }
-}
-
-/// # Safety
-///
-/// As `kernels::panel` for `rows` rows.
-#[inline(always)]
-unsafe fn panel_tile<L: Lanes, const SUB16: bool, const MIN: bool>(
-    rows: usize,
-    out: Out,
-    p: *const u8,
-    x: *const u32,
-    blocks: usize,
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        match rows {
-            1 => kernels::panel::<L, SUB16, MIN, 2, 1>(out, p, x, blocks),
-            2 => kernels::panel::<L, SUB16, MIN, 2, 2>(out, p, x, blocks),
-            3 => kernels::panel::<L, SUB16, MIN, 2, 3>(out, p, x, blocks),
-            4 => kernels::panel::<L, SUB16, MIN, 2, 4>(out, p, x, blocks),
-            5 => kernels::panel::<L, SUB16, MIN, 2, 5>(out, p, x, blocks),
-            _ => kernels::panel::<L, SUB16, MIN, 2, 6>(out, p, x, blocks),
         }
     }
 }
@@ -441,98 +429,12 @@ unsafe fn fill_one(format: Format, panel: *mut u8, group: *const u8, block: usiz
                 Format::F32 | Format::F16 | Format::BF16 => {}
                 $(Format::$f => {
                     // SAFETY: the caller's contract; the portable class runs everywhere.
-                    unsafe {
-                        const F: u8 = Format::$f as u8;
-                        kernels::fill_panel::<Plain, F, 1>(panel, group, 0, block, 1)
-                    }
+                    unsafe { Plain::fill_panel::<{ Format::$f as u8 }>(panel, 1, group, block, 1) }
                 })+
             }
         };
     }
     fill!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL);
-}
-
-/// # Safety
-///
-/// The machine runs `class`; as `task`.
-unsafe fn run_task(class: Class, job: &Job<'_>, i: usize) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        match class {
-            Class::Portable => task::<Plain>(class, job, i),
-            #[cfg(target_arch = "x86_64")]
-            Class::Avx2 => task_avx2(class, job, i),
-            #[cfg(target_arch = "x86_64")]
-            Class::Avx512 | Class::Amx => task_avx512(class, job, i),
-            #[cfg(not(target_arch = "x86_64"))]
-            Class::Avx2 | Class::Avx512 | Class::Amx => unreachable!("checked by Cpu::new"),
-        }
-    }
-}
-
-/// # Safety
-///
-/// As `task`.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn task_avx2(class: Class, job: &Job<'_>, i: usize) {
-    // SAFETY: the caller's contract.
-    unsafe { task::<Avx2>(class, job, i) }
-}
-
-/// # Safety
-///
-/// As `task`.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,f16c")]
-unsafe fn task_avx512(class: Class, job: &Job<'_>, i: usize) {
-    // SAFETY: the caller's contract.
-    unsafe { task::<Avx512>(class, job, i) }
-}
-
-/// # Safety
-///
-/// The machine runs `class`.
-unsafe fn lay_tile(
-    class: Class,
-    tile: &mut [u32],
-    x: &[f32],
-    rows: usize,
-    cols: usize,
-    kind: Kind,
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        match class {
-            Class::Portable => activations::lay::<Plain>(tile, x, rows, cols, kind),
-            #[cfg(target_arch = "x86_64")]
-            Class::Avx2 => lay_avx2(tile, x, rows, cols, kind),
-            #[cfg(target_arch = "x86_64")]
-            Class::Avx512 | Class::Amx => lay_avx512(tile, x, rows, cols, kind),
-            #[cfg(not(target_arch = "x86_64"))]
-            Class::Avx2 | Class::Avx512 | Class::Amx => unreachable!("checked by Cpu::new"),
-        }
-    }
-}
-
-/// # Safety
-///
-/// The machine runs AVX2.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn lay_avx2(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: Kind) {
-    // SAFETY: the caller's contract.
-    unsafe { activations::lay::<Avx2>(tile, x, rows, cols, kind) }
-}
-
-/// # Safety
-///
-/// The machine runs AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,f16c")]
-unsafe fn lay_avx512(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: Kind) {
-    // SAFETY: the caller's contract.
-    unsafe { activations::lay::<Avx512>(tile, x, rows, cols, kind) }
 }
 
 #[cfg(test)]
