@@ -61,7 +61,7 @@ pub fn gelu_tanh(class: Class, y: &mut [f32], x: &[f32]) {
 
 #[inline(always)]
 fn gelu_tanh_body<const FMA: bool>(y: &mut [f32], x: &[f32]) {
-    const LINEAR: f32 = -1.595_769_1; // -2 sqrt(2 / pi)
+    const LINEAR: f32 = -1.595_769; // -2 sqrt(2 / pi)
     const CUBIC: f32 = -0.071_354_814; // 0.044715 of it
     for (y, x) in y.iter_mut().zip(x) {
         *y = x / (1.0 + exp::<FMA>(x * mul_add::<FMA>(x * x, CUBIC, LINEAR)));

@@ -100,7 +100,7 @@ fn narrow(x: f32) -> u16 {
     (sign | if bits > 0x7f80_0000 { nan } else { limited }) as u16
 }
 
-/// Whole blocks by F16C, which the compiler does not find by itself. Each returns how many are done.
+/// Whole blocks by F16C, which the compiler does not find by itself; returns how many are done.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;

@@ -7,7 +7,7 @@ use crate::convert;
 
 /// Row t of `out` is row `ids[t]` of a table that only `unpack` knows: `unpack(row, out_row)`.
 ///
-/// Shapes: `out` is [T, `dim`], `ids` is [T], the table [`rows`, `dim`].
+/// Shapes: `out` is [T, `dim`], `ids` is `[T]`, the table [`rows`, `dim`].
 /// Panics if an id lies outside the table or `out` is not one row an id.
 pub fn embed_rows(
     out: &mut [f32],

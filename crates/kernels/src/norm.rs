@@ -6,7 +6,7 @@ use crate::math::{mul_add, sum_by};
 
 /// Root-mean-square norm of each row: y = x / sqrt(mean(x^2) + eps) * w.
 ///
-/// Shapes: `y` and `x` are [T, D] row by row, `w` is [D]. A row's bits depend on that row alone.
+/// Shapes: `y` and `x` are [T, D] row by row, `w` is `[D]`. A row's bits depend on that row alone.
 /// Panics if `w` is empty, `x` is not whole rows, or `y` differs in length from `x`.
 /// Source: arXiv 1910.07467; `eps` is inside the root, as in the Llama reference.
 ///
@@ -34,7 +34,7 @@ fn rms_norm_body<const FMA: bool>(y: &mut [f32], x: &[f32], w: &[f32], eps: f32)
 
 /// Layer norm of each row: y = (x - mean(x)) / sqrt(variance(x) + eps) * w + b.
 ///
-/// Shapes: `y` and `x` are [T, D] row by row, `w` and `b` are [D]. The variance is the mean of
+/// Shapes: `y` and `x` are [T, D] row by row, `w` and `b` are `[D]`. The variance is the mean of
 /// (x - mean)^2, summed in a second walk over the row: no cancellation when the mean is large.
 /// Panics if `w` is empty, `x` is not whole rows, or lengths differ. Source: arXiv 1607.06450.
 pub fn layer_norm(class: Class, y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32) {

@@ -70,9 +70,9 @@ pub enum Layout {
 /// Panics if `head_dim` is odd or 0, or divisors are not one a pair.
 /// Source: transformers 5.23, `modeling_rope_utils.py`; arXiv 2407.21783 for Llama 3.1.
 pub fn inverse_frequencies(head_dim: usize, theta: f32, scaling: &Scaling) -> (Vec<f32>, f32) {
-    assert!(head_dim > 0 && head_dim % 2 == 0, "rope: head width {head_dim} is not pairs");
-    let powers = powers(head_dim, f64::from(theta));
-    let mut freqs: Vec<f32> = powers.iter().map(|power| 1.0 / power).collect();
+    assert!(head_dim > 0 && head_dim.is_multiple_of(2), "rope: head width {head_dim} is not pairs");
+    let plain = powers(head_dim, theta);
+    let mut freqs = inverses(&plain);
     let mut attention_factor = 1.0;
     match *scaling {
         Scaling::None => {}
@@ -98,18 +98,18 @@ pub fn inverse_frequencies(head_dim: usize, theta: f32, scaling: &Scaling) -> (V
             };
             let low = turns(beta_fast).floor().max(0.0);
             let high = turns(beta_slow).ceil().min(head_dim as f64 - 1.0);
-            yarn(&mut freqs, &powers, factor, low, high);
+            yarn(&mut freqs, &plain, factor, low, high);
             let default = if factor <= 1.0 { 1.0 } else { 0.1 * f64::from(factor).ln() + 1.0 };
             attention_factor = given.unwrap_or(default as f32);
         }
         Scaling::DynamicNtk { factor, original_max_position_embeddings, current_len } => {
             let (s, d) = (f64::from(factor), head_dim as f64);
             let length = f64::from(original_max_position_embeddings);
-            let stretch = s * f64::from(current_len).max(length) / length - (s - 1.0);
+            let stretch = s * f64::from(current_len) / length - (s - 1.0);
             // Two numbers make one pair, whose frequency is 1 under any theta.
-            if head_dim > 2 {
+            if head_dim > 2 && current_len > original_max_position_embeddings {
                 let theta = f64::from(theta) * stretch.powf(d / (d - 2.0));
-                freqs = self::powers(head_dim, theta).iter().map(|power| 1.0 / power).collect();
+                freqs = inverses(&powers(head_dim, theta as f32));
             }
         }
         Scaling::Divisors(ref divisors) => {
@@ -121,8 +121,8 @@ pub fn inverse_frequencies(head_dim: usize, theta: f32, scaling: &Scaling) -> (V
 }
 
 /// theta^(2i / K): positions per radian.
-fn powers(head_dim: usize, theta: f64) -> Vec<f32> {
-    let power = |i| theta.powf(f64::from((2 * i) as f32 / head_dim as f32)) as f32;
+fn powers(head_dim: usize, theta: f32) -> Vec<f32> {
+    let power = |i| f64::from(theta).powf(f64::from((2 * i) as f32 / head_dim as f32)) as f32;
     (0..head_dim / 2).map(power).collect()
 }
 
@@ -138,6 +138,10 @@ fn llama3(f: f32, factor: f32, low: f32, high: f32, length: f32) -> f32 {
     }
 }
 
+fn inverses(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| 1.0 / x).collect()
+}
+
 /// Blends from kept (pairs up to `low`) to divided (from `high` on).
 fn yarn(freqs: &mut [f32], powers: &[f32], factor: f32, low: f64, high: f64) {
     let high = if low == high { high + 0.001 } else { high };
@@ -150,7 +154,7 @@ fn yarn(freqs: &mut [f32], powers: &[f32], factor: f32, low: f64, high: f64) {
 
 /// Cosines and sines of each position: a row is K/2 cosines, then K/2 sines.
 ///
-/// Shapes: `table` is [P, K], `positions` is [P], `freqs` is [K/2]. The angle is the f32 product
+/// Shapes: `table` is [P, K], `positions` is `[P]`, `freqs` is [K/2]. The angle is the f32 product
 /// of position and frequency, as in transformers; its cosine is computed in f64 and rounded.
 /// Panics if `table` is not one row a position. Positions from 2^24 on lose bits as f32.
 pub fn cos_sin(table: &mut [f32], positions: &[u32], freqs: &[f32], attention_factor: f32) {
@@ -168,7 +172,7 @@ pub fn cos_sin(table: &mut [f32], positions: &[u32], freqs: &[f32], attention_fa
 
 /// Rotates each pair (a, b) of each head, in place, to (a cos - b sin, b cos + a sin).
 ///
-/// Shapes: `x` is [T, H, K], `positions` is [T]; `table` is [P, K] of [`cos_sin`], and token t
+/// Shapes: `x` is [T, H, K], `positions` is `[T]`; `table` is [P, K] of [`cos_sin`], and token t
 /// takes its row `positions[t]` (for a table with a row for each token: 0, 1, 2, ...).
 /// Panics if lengths do not agree or a position lies outside the table.
 /// Source: arXiv 2104.09864.
@@ -207,7 +211,7 @@ fn rotate(
     layout: Layout,
     sign: f32,
 ) {
-    assert!(head_dim > 0 && head_dim % 2 == 0, "rope: head width {head_dim} is not pairs");
+    assert!(head_dim > 0 && head_dim.is_multiple_of(2), "rope: head width {head_dim} is not pairs");
     assert!(heads > 0, "rope: no heads");
     assert_eq!(x.len(), positions.len() * heads * head_dim, "rope: x is not [T, H, K]");
     assert_eq!(table.len() % head_dim, 0, "rope: the table is not whole rows");

@@ -64,7 +64,7 @@ fn log_softmax_body<const FMA: bool>(y: &mut [f32], x: &[f32], width: usize) {
 
 /// Log of the sum of exponentials of each row: out = m + ln sum_j e^(x_j - m), m = max x.
 ///
-/// Shapes: `x` is [T, width], `out` is [T]. A row of -infinity gives -infinity.
+/// Shapes: `x` is [T, width], `out` is `[T]`. A row of -infinity gives -infinity.
 /// Panics if `width` is 0, `x` is not whole rows, or `out` is not one number a row.
 pub fn log_sum_exp(class: Class, out: &mut [f32], x: &[f32], width: usize) {
     check_rows("log_sum_exp", x, width);

@@ -16,7 +16,7 @@ const BLOCK: usize = 32;
 /// `k` is the length of `values` and of `indices`. The outputs hold a heap of the best so far;
 /// its least is the threshold that most blocks of the row fail at once. For elements in random
 /// order the work is O(n + k log k log(n/k)); at worst (a rising row) it is O(n log k).
-/// Panics if `values` and `indices` differ in length, or `k` or 2^32 is exceeded by what they need.
+/// Panics if `values` and `indices` differ in length, `k` is above n, or n is 2^32 or more.
 pub fn top_k(class: Class, values: &mut [f32], indices: &mut [u32], row: &[f32]) {
     assert_eq!(values.len(), indices.len(), "top_k: values and indices differ in length");
     assert!(values.len() <= row.len(), "top_k: k = {} of {}", values.len(), row.len());
