@@ -38,6 +38,10 @@ pub(super) struct Linear<const S: usize> {
 /// Turns of the improvement of a whole block; hardly any block gains from more.
 const TURNS: usize = 4;
 
+/// Beyond what any format of this file can hold (f16's largest times 128 times 32), and small
+/// enough that no sum below overflows.
+const TOO_LARGE: f32 = 1e9;
+
 /// The numbers of a sub-block, each with its weight in the error.
 struct Weighted<'a, const N: usize> {
     x: &'a [f32; N],
@@ -45,29 +49,34 @@ struct Weighted<'a, const N: usize> {
 }
 
 impl<'a, const N: usize> Weighted<'a, N> {
+    #[inline(always)]
     fn new(x: &'a [f32; N]) -> Self {
         let rms = (sum::<N>(|i| x[i] * x[i]) / N as f32).sqrt();
         Weighted { x, w: x.map(|x| rms + x.abs()) }
     }
 
     /// Sum over i of w * (x - y(i))^2.
+    #[inline(always)]
     fn error(&self, y: impl Fn(usize) -> f32) -> f32 {
         sum::<N>(|i| self.w[i] * (self.x[i] - y(i)) * (self.x[i] - y(i)))
     }
 
     /// The nearest codes in `0..=top` when weights are scale * code - min.
+    #[inline(always)]
     fn line_codes(&self, scale: f32, min: f32, top: f32) -> [f32; N] {
         let inverse = inverse(scale);
-        self.x.map(|x| round(((x + min) * inverse).max(0.0).min(top)))
+        self.x.map(|x| round(clamp((x + min) * inverse, 0.0, top)))
     }
 
     /// The error with the nearest codes.
+    #[inline(always)]
     fn line_error(&self, scale: f32, min: f32, top: f32) -> f32 {
         let q = self.line_codes(scale, min, top);
         self.error(|i| scale * q[i] - min)
     }
 
     /// The scale and min that lose least for these codes, with min >= 0.
+    #[inline(always)]
     fn line_through(&self, q: &[f32; N]) -> (f32, f32) {
         let Weighted { x, w } = self;
         let w_sum = sum::<N>(|i| w[i]);
@@ -85,40 +94,75 @@ impl<'a, const N: usize> Weighted<'a, N> {
     }
 
     /// The scale and min, both at least 0, with which codes `0..=top` lose least.
+    #[inline(always)]
     fn fit_line(&self, top: f32) -> (f32, f32) {
         let low = self.x.iter().fold(0.0f32, |a, &b| a.min(b));
         let high = self.x.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-        let (mut scale, mut min) = (0.0, -low);
-        let mut error = self.error(|_| -min);
-        let mut consider = |candidate: (f32, f32)| {
-            let q = self.line_codes(candidate.0, candidate.1, top);
-            let (s, m) = self.line_through(&q);
-            let e = self.error(|i| s * q[i] - m);
-            let better = e < error && s >= 0.0;
-            if better {
-                (scale, min, error) = (s, m, e);
-            }
-            better.then_some((s, m))
-        };
+        let (mut best, mut least) = ((0.0, -low), self.error(|_| low));
         for step in -10..=15 {
-            consider(((high - low) / (top + 0.1 * step as f32), -low));
+            let q = self.line_codes((high - low) / (top + 0.1 * step as f32), -low, top);
+            let (scale, min) = self.line_through(&q);
+            let error = self.error(|i| scale * q[i] - min);
+            if error < least && scale >= 0.0 {
+                (best, least) = ((scale, min), error);
+            }
         }
-        (scale, min)
+        best
+    }
+
+    /// The integers (scale, min), at most one from the given ones, with which
+    /// weight = unit.0 * scale * code - unit.1 * min loses least.
+    #[inline(always)]
+    fn nearby_line(
+        &self,
+        unit: (f32, f32),
+        (scale, min): (f32, f32),
+        top: f32,
+        field: f32,
+    ) -> (f32, f32) {
+        let around = |a: f32| [a, (a - 1.0).max(0.0), (a + 1.0).min(field)];
+        let (mut best, mut least) = ((scale, min), f32::INFINITY);
+        for scale in around(scale) {
+            for min in around(min) {
+                let error = self.line_error(unit.0 * scale, unit.1 * min, top);
+                if error < least {
+                    (best, least) = ((scale, min), error);
+                }
+            }
+        }
+        best
+    }
+
+    /// The integer scale, at most one from the given one, with which weight = d * scale * code
+    /// loses least.
+    #[inline(always)]
+    fn nearby_scale(&self, d: f32, scale: f32, codes: (f32, f32), fields: (f32, f32)) -> f32 {
+        let (mut best, mut least) = (scale, f32::INFINITY);
+        for scale in [scale, (scale - 1.0).max(fields.0), (scale + 1.0).min(fields.1)] {
+            let error = self.scale_error(d * scale, codes.0, codes.1);
+            if error < least {
+                (best, least) = (scale, error);
+            }
+        }
+        best
     }
 
     /// The nearest codes in `low..=high` when weights are scale * code.
+    #[inline(always)]
     fn codes(&self, scale: f32, low: f32, high: f32) -> [f32; N] {
         let inverse = inverse(scale);
-        self.x.map(|x| round((x * inverse).max(low).min(high)))
+        self.x.map(|x| round(clamp(x * inverse, low, high)))
     }
 
     /// The error with the nearest codes.
+    #[inline(always)]
     fn scale_error(&self, scale: f32, low: f32, high: f32) -> f32 {
         let q = self.codes(scale, low, high);
         self.error(|i| scale * q[i])
     }
 
     /// The scale, of either sign, with which codes `low..=high` lose least.
+    #[inline(always)]
     fn fit_scale(&self, low: f32, high: f32) -> f32 {
         let extreme = self.x[super::largest(self.x)];
         let (mut scale, mut error) = (0.0, self.error(|_| 0.0));
@@ -136,6 +180,7 @@ impl<'a, const N: usize> Weighted<'a, N> {
     }
 
     /// Sum of w * x * y(i).
+    #[inline(always)]
     fn dot(&self, y: impl Fn(usize) -> f32) -> f32 {
         sum::<N>(|i| self.w[i] * self.x[i] * y(i))
     }
@@ -149,8 +194,11 @@ pub(super) fn affine<const S: usize, const N: usize>(
     top: f32,
     field: f32,
 ) -> Option<Affine<S>> {
+    if x.iter().any(|x| x.abs() > TOO_LARGE) {
+        return None;
+    }
     let subs: [Weighted<'_, N>; S] = std::array::from_fn(|s| Weighted::new(&x.as_chunks().0[s]));
-    let fits = subs.each_ref().map(|sub| sub.fit_line(top));
+    let fits = subs.each_ref().map(|sub| wide(|| sub.fit_line(top)));
     let d = f16_up(fits.iter().fold(0.0f32, |a, fit| a.max(fit.0)) / field)?;
     let dmin = f16_up(fits.iter().fold(0.0f32, |a, fit| a.max(fit.1)) / field)?;
     let integer = |x: f32, unit: f32| round((x * inverse(unit)).min(field));
@@ -200,17 +248,8 @@ impl<const S: usize> AffineFit<S> {
         // Normal equations of x = d * u - dmin * v with u = scale * code, v = min.
         let (mut uu, mut uv, mut vv, mut xu, mut xv) = (0.0f64, 0.0f64, 0.0f64, 0.0f64, 0.0f64);
         for (s, sub) in subs.iter().enumerate() {
-            let (scale, min) = self.fields[s];
-            let around = |a: f32| [a, (a - 1.0).max(0.0), (a + 1.0).min(field)];
-            let mut best = f32::INFINITY;
-            for scale in around(scale) {
-                for min in around(min) {
-                    let error = sub.line_error(self.d * scale, self.dmin * min, top);
-                    if error < best {
-                        (best, next.fields[s]) = (error, (scale, min));
-                    }
-                }
-            }
+            let near = wide(|| sub.nearby_line((self.d, self.dmin), self.fields[s], top, field));
+            next.fields[s] = near;
             let ((scale, v), w) = (next.fields[s], &sub.w);
             let q = sub.line_codes(self.d * scale, self.dmin * v, top);
             let u = |i: usize| scale * q[i];
@@ -239,8 +278,11 @@ pub(super) fn linear<const S: usize, const N: usize>(
     codes: (f32, f32),
     fields: (f32, f32),
 ) -> Option<Linear<S>> {
+    if x.iter().any(|x| x.abs() > TOO_LARGE) {
+        return None;
+    }
     let subs: [Weighted<'_, N>; S] = std::array::from_fn(|s| Weighted::new(&x.as_chunks().0[s]));
-    let scales = subs.each_ref().map(|sub| sub.fit_scale(codes.0, codes.1));
+    let scales = subs.each_ref().map(|sub| wide(|| sub.fit_scale(codes.0, codes.1)));
     let d = f16_up(scales[super::largest(&scales)] / fields.0)?;
     let integer = |s: f32| round((s * inverse(d)).max(fields.0).min(fields.1));
     let first = LinearFit { d, fields: scales.map(integer) };
@@ -280,15 +322,8 @@ impl<const S: usize> LinearFit<S> {
         let mut next = *self;
         let (mut uu, mut xu) = (0.0f64, 0.0f64); // u = scale * code
         for (s, sub) in subs.iter().enumerate() {
-            let scale = self.fields[s];
-            let mut best = f32::INFINITY;
-            for scale in [scale, (scale - 1.0).max(fields.0), (scale + 1.0).min(fields.1)] {
-                let error = sub.scale_error(self.d * scale, codes.0, codes.1);
-                if error < best {
-                    (best, next.fields[s]) = (error, scale);
-                }
-            }
-            let scale = next.fields[s];
+            let scale = wide(|| sub.nearby_scale(self.d, self.fields[s], codes, fields));
+            next.fields[s] = scale;
             let q = sub.codes(self.d * scale, codes.0, codes.1);
             let u = |i: usize| scale * q[i];
             uu += f64::from(sum::<N>(|i| sub.w[i] * u(i) * u(i)));
@@ -318,6 +353,9 @@ fn improve<T>(first: T, error: impl Fn(&T) -> f32, turn: impl Fn(&T) -> Option<T
 
 /// The factor d and the nearest entries of `table` (rising) for 32 numbers: weight = d * entry.
 pub(super) fn table(x: &[f32; 32], table: &[i8; 16]) -> Option<([u8; 2], [u8; 32])> {
+    if x.iter().any(|x| x.abs() > TOO_LARGE) {
+        return None;
+    }
     let block = Weighted::new(x);
     let extreme = x[super::largest(x)];
     let (mut d, mut error) = (0.0, block.error(|_| 0.0));
@@ -351,6 +389,24 @@ fn nearest(x: &[f32; 32], scale: f32, table: &[i8; 16]) -> ([f32; 32], [u8; 32])
     (value, index)
 }
 
+/// Runs `f` compiled for AVX2 where the machine has it: the same sums in the same order, without
+/// fused operations, so the same bits, on registers twice as wide.
+#[inline(always)]
+fn wide<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn avx2<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the line above proved that this CPU has AVX2.
+            return unsafe { avx2(f) };
+        }
+    }
+    f()
+}
+
 /// The sum of `term(0..N)` in eight lanes; N is a multiple of eight.
 #[inline(always)]
 fn sum<const N: usize>(term: impl Fn(usize) -> f32) -> f32 {
@@ -369,6 +425,14 @@ fn sum<const N: usize>(term: impl Fn(usize) -> f32) -> f32 {
 fn round(x: f32) -> f32 {
     const NO_FRACTION: f32 = 12_582_912.0;
     (x + NO_FRACTION) - NO_FRACTION
+}
+
+/// `x` between `low` and `high`. Unlike `f32::clamp` it says nothing about NaN, which would cost
+/// three instructions in place of one.
+#[inline(always)]
+fn clamp(x: f32, low: f32, high: f32) -> f32 {
+    let x = if x > low { x } else { low };
+    if x < high { x } else { high }
 }
 
 /// 1 / x, or 0 where that is not finite.
