@@ -11,6 +11,10 @@
 
 use half::f16;
 
+use super::weighted::{
+    Line, Range, Weighted, inverse, line_codes, round, scale_codes, table_entries,
+};
+
 /// A 256-block of the formats with minima: weight = d * scale * code - dmin * min.
 pub(super) struct Affine<const S: usize> {
     /// d as f16.
@@ -38,108 +42,9 @@ pub(super) struct Linear<const S: usize> {
 /// Turns of the improvement of a whole block; hardly any block gains from more.
 const TURNS: usize = 4;
 
-/// The numbers of a sub-block, each with its weight in the error.
-struct Weighted<'a, const N: usize> {
-    x: &'a [f32; N],
-    w: [f32; N],
-}
-
-impl<'a, const N: usize> Weighted<'a, N> {
-    fn new(x: &'a [f32; N]) -> Self {
-        let rms = (sum::<N>(|i| x[i] * x[i]) / N as f32).sqrt();
-        Weighted { x, w: x.map(|x| rms + x.abs()) }
-    }
-
-    /// Sum over i of w * (x - y(i))^2.
-    fn error(&self, y: impl Fn(usize) -> f32) -> f32 {
-        sum::<N>(|i| self.w[i] * (self.x[i] - y(i)) * (self.x[i] - y(i)))
-    }
-
-    /// The nearest codes in `0..=top` when weights are scale * code - min.
-    fn line_codes(&self, scale: f32, min: f32, top: f32) -> [f32; N] {
-        let inverse = inverse(scale);
-        self.x.map(|x| round(((x + min) * inverse).max(0.0).min(top)))
-    }
-
-    /// The error with the nearest codes.
-    fn line_error(&self, scale: f32, min: f32, top: f32) -> f32 {
-        let q = self.line_codes(scale, min, top);
-        self.error(|i| scale * q[i] - min)
-    }
-
-    /// The scale and min that lose least for these codes, with min >= 0.
-    fn line_through(&self, q: &[f32; N]) -> (f32, f32) {
-        let Weighted { x, w } = self;
-        let w_sum = sum::<N>(|i| w[i]);
-        let wq = sum::<N>(|i| w[i] * q[i]);
-        let wqq = sum::<N>(|i| w[i] * q[i] * q[i]);
-        let wx = sum::<N>(|i| w[i] * x[i]);
-        let wxq = sum::<N>(|i| w[i] * x[i] * q[i]);
-        let determinant = w_sum * wqq - wq * wq;
-        let min = (wq * wxq - wqq * wx) / determinant;
-        if determinant > 0.0 && min > 0.0 {
-            ((w_sum * wxq - wq * wx) / determinant, min)
-        } else {
-            (ratio(wxq, wqq), 0.0)
-        }
-    }
-
-    /// The scale and min, both at least 0, with which codes `0..=top` lose least.
-    fn fit_line(&self, top: f32) -> (f32, f32) {
-        let low = self.x.iter().fold(0.0f32, |a, &b| a.min(b));
-        let high = self.x.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-        let (mut scale, mut min) = (0.0, -low);
-        let mut error = self.error(|_| -min);
-        let mut consider = |candidate: (f32, f32)| {
-            let q = self.line_codes(candidate.0, candidate.1, top);
-            let (s, m) = self.line_through(&q);
-            let e = self.error(|i| s * q[i] - m);
-            let better = e < error && s >= 0.0;
-            if better {
-                (scale, min, error) = (s, m, e);
-            }
-            better.then_some((s, m))
-        };
-        for step in -10..=15 {
-            consider(((high - low) / (top + 0.1 * step as f32), -low));
-        }
-        (scale, min)
-    }
-
-    /// The nearest codes in `low..=high` when weights are scale * code.
-    fn codes(&self, scale: f32, low: f32, high: f32) -> [f32; N] {
-        let inverse = inverse(scale);
-        self.x.map(|x| round((x * inverse).max(low).min(high)))
-    }
-
-    /// The error with the nearest codes.
-    fn scale_error(&self, scale: f32, low: f32, high: f32) -> f32 {
-        let q = self.codes(scale, low, high);
-        self.error(|i| scale * q[i])
-    }
-
-    /// The scale, of either sign, with which codes `low..=high` lose least.
-    fn fit_scale(&self, low: f32, high: f32) -> f32 {
-        let extreme = self.x[super::largest(self.x)];
-        let (mut scale, mut error) = (0.0, self.error(|_| 0.0));
-        for step in -9..=9 {
-            for end in [low, high] {
-                let q = self.codes(extreme / (end + 0.1 * step as f32), low, high);
-                let s = ratio(self.dot(|i| q[i]), sum::<N>(|i| self.w[i] * q[i] * q[i]));
-                let e = self.error(|i| s * q[i]);
-                if e < error {
-                    (scale, error) = (s, e);
-                }
-            }
-        }
-        scale
-    }
-
-    /// Sum of w * x * y(i).
-    fn dot(&self, y: impl Fn(usize) -> f32) -> f32 {
-        sum::<N>(|i| self.w[i] * self.x[i] * y(i))
-    }
-}
+/// Beyond what any format of this file can hold (f16's largest times 128 times 32), and small
+/// enough that no sum below overflows.
+const TOO_LARGE: f32 = 1e9;
 
 /// Fits a block with minima: codes in `0..=top`, scales and mins in `0..=field`.
 ///
@@ -149,17 +54,21 @@ pub(super) fn affine<const S: usize, const N: usize>(
     top: f32,
     field: f32,
 ) -> Option<Affine<S>> {
-    let subs: [Weighted<'_, N>; S] = std::array::from_fn(|s| Weighted::new(&x.as_chunks().0[s]));
+    if x.iter().any(|x| x.abs() > TOO_LARGE) {
+        return None;
+    }
+    let numbers = x.as_chunks::<N>().0;
+    let subs: [Weighted; S] = std::array::from_fn(|s| Weighted::new(&numbers[s]));
     let fits = subs.each_ref().map(|sub| sub.fit_line(top));
     let d = f16_up(fits.iter().fold(0.0f32, |a, fit| a.max(fit.0)) / field)?;
     let dmin = f16_up(fits.iter().fold(0.0f32, |a, fit| a.max(fit.1)) / field)?;
     let integer = |x: f32, unit: f32| round((x * inverse(unit)).min(field));
     let first = AffineFit { d, dmin, fields: fits.map(|(s, m)| (integer(s, d), integer(m, dmin))) };
-    let best = improve(first, |fit| fit.error(&subs, top), |fit| fit.turn(&subs, top, field));
+    let best = improve(first, |fit| fit.turn(&subs, top, field));
     let mut codes = [0; 256];
     for (s, codes) in codes.as_chunks_mut::<N>().0.iter_mut().enumerate() {
-        let (scale, min) = best.line(s);
-        *codes = subs[s].line_codes(scale, min, top).map(|q| q as u8);
+        let nearest = line_codes(best.line(s), top);
+        *codes = numbers[s].map(|x| nearest(x) as u8);
     }
     Some(Affine {
         d: f16::from_f32(best.d).to_le_bytes(),
@@ -175,59 +84,62 @@ pub(super) fn affine<const S: usize, const N: usize>(
 struct AffineFit<const S: usize> {
     d: f32,
     dmin: f32,
-    fields: [(f32, f32); S],
+    fields: [Line; S],
 }
 
 impl<const S: usize> AffineFit<S> {
-    fn line(&self, s: usize) -> (f32, f32) {
+    fn line(&self, s: usize) -> Line {
         (self.d * self.fields[s].0, self.dmin * self.fields[s].1)
     }
 
-    fn error<const N: usize>(&self, subs: &[Weighted<'_, N>; S], top: f32) -> f32 {
-        let error = |s: usize| subs[s].line_error(self.line(s).0, self.line(s).1, top);
-        (0..S).map(error).sum()
+    /// The error as it stands; then better integers for d and dmin, and d and dmin for these,
+    /// or `None` if they leave f16.
+    fn turn(&self, subs: &[Weighted; S], top: f32, field: f32) -> (f32, Option<Self>) {
+        let (mut fields, mut error, mut sums) = (self.fields, 0.0, Normal::default());
+        for (sub, field_pair) in subs.iter().zip(&mut fields) {
+            let unit = (self.d, self.dmin);
+            let (near, given) = sub.nearby_line(unit, *field_pair, top, field);
+            (*field_pair, error) = (near, error + given);
+            sums.add(sub, near, line_codes((self.d * near.0, self.dmin * near.1), top));
+        }
+        let factors = sums.solve(self.dmin);
+        (error, factors.map(|(d, dmin)| AffineFit { d, dmin, fields }))
+    }
+}
+
+/// Sums for the least squares of x = d * u - dmin * v, with u = scale * code and v = min.
+#[derive(Default)]
+struct Normal {
+    uu: f64,
+    uv: f64,
+    vv: f64,
+    xu: f64,
+    xv: f64,
+}
+
+impl Normal {
+    fn add(&mut self, sub: &Weighted, (scale, min): Line, codes: impl Fn(f32) -> f32) {
+        let [q, qq, xq] = sub.moments(codes).map(f64::from);
+        let (scale, v) = (f64::from(scale), f64::from(min));
+        self.uu += scale * scale * qq;
+        self.uv += scale * v * q;
+        self.vv += v * v * f64::from(sub.w_sum);
+        self.xu += scale * xq;
+        self.xv += v * f64::from(sub.wx_sum);
     }
 
-    /// Better integers for the present d and dmin, then d and dmin for these; `None` if they
-    /// leave f16.
-    fn turn<const N: usize>(
-        &self,
-        subs: &[Weighted<'_, N>; S],
-        top: f32,
-        field: f32,
-    ) -> Option<Self> {
-        let mut next = *self;
-        // Normal equations of x = d * u - dmin * v with u = scale * code, v = min.
-        let (mut uu, mut uv, mut vv, mut xu, mut xv) = (0.0f64, 0.0f64, 0.0f64, 0.0f64, 0.0f64);
-        for (s, sub) in subs.iter().enumerate() {
-            let (scale, min) = self.fields[s];
-            let around = |a: f32| [a, (a - 1.0).max(0.0), (a + 1.0).min(field)];
-            let mut best = f32::INFINITY;
-            for scale in around(scale) {
-                for min in around(min) {
-                    let error = sub.line_error(self.d * scale, self.dmin * min, top);
-                    if error < best {
-                        (best, next.fields[s]) = (error, (scale, min));
-                    }
-                }
-            }
-            let ((scale, v), w) = (next.fields[s], &sub.w);
-            let q = sub.line_codes(self.d * scale, self.dmin * v, top);
-            let u = |i: usize| scale * q[i];
-            uu += f64::from(sum::<N>(|i| w[i] * u(i) * u(i)));
-            uv += f64::from(sum::<N>(|i| w[i] * u(i)) * v);
-            vv += f64::from(sum::<N>(|i| w[i]) * v * v);
-            xu += f64::from(sub.dot(u));
-            xv += f64::from(sub.dot(|_| v));
-        }
+    /// d and dmin; where they cannot be told apart, d alone with the present `dmin`.
+    fn solve(&self, dmin: f32) -> Option<(f32, f32)> {
+        let Normal { uu, uv, vv, xu, xv } = self;
         let determinant = uu * vv - uv * uv;
         if determinant > 1e-9 * uu * vv {
-            next.d = f16_near((xu * vv - xv * uv) / determinant)?;
-            next.dmin = f16_near((xu * uv - xv * uu) / determinant)?;
-        } else if uu > 0.0 {
-            next.d = f16_near((xu + f64::from(self.dmin) * uv) / uu)?;
+            let d = f16_near((xu * vv - xv * uv) / determinant)?;
+            Some((d, f16_near((xu * uv - xv * uu) / determinant)?))
+        } else if *uu > 0.0 {
+            Some((f16_near((xu + f64::from(dmin) * uv) / uu)?, dmin))
+        } else {
+            None
         }
-        Some(next)
     }
 }
 
@@ -236,19 +148,23 @@ impl<const S: usize> AffineFit<S> {
 /// `None` if d overflows f16.
 pub(super) fn linear<const S: usize, const N: usize>(
     x: &[f32; 256],
-    codes: (f32, f32),
-    fields: (f32, f32),
+    codes: Range,
+    fields: Range,
 ) -> Option<Linear<S>> {
-    let subs: [Weighted<'_, N>; S] = std::array::from_fn(|s| Weighted::new(&x.as_chunks().0[s]));
-    let scales = subs.each_ref().map(|sub| sub.fit_scale(codes.0, codes.1));
+    if x.iter().any(|x| x.abs() > TOO_LARGE) {
+        return None;
+    }
+    let numbers = x.as_chunks::<N>().0;
+    let subs: [Weighted; S] = std::array::from_fn(|s| Weighted::new(&numbers[s]));
+    let scales = subs.each_ref().map(|sub| sub.fit_scale(codes));
     let d = f16_up(scales[super::largest(&scales)] / fields.0)?;
     let integer = |s: f32| round((s * inverse(d)).max(fields.0).min(fields.1));
     let first = LinearFit { d, fields: scales.map(integer) };
-    let best = improve(first, |fit| fit.error(&subs, codes), |fit| fit.turn(&subs, codes, fields));
+    let best = improve(first, |fit| fit.turn(&subs, codes, fields));
     let mut out = [0; 256];
     for (s, out) in out.as_chunks_mut::<N>().0.iter_mut().enumerate() {
-        let q = subs[s].codes(best.d * best.fields[s], codes.0, codes.1);
-        *out = q.map(|q| q as i8);
+        let nearest = scale_codes(best.d * best.fields[s], codes);
+        *out = numbers[s].map(|x| nearest(x) as i8);
     }
     Some(Linear {
         d: f16::from_f32(best.d).to_le_bytes(),
@@ -265,122 +181,43 @@ struct LinearFit<const S: usize> {
 }
 
 impl<const S: usize> LinearFit<S> {
-    fn error<const N: usize>(&self, subs: &[Weighted<'_, N>; S], codes: (f32, f32)) -> f32 {
-        let error = |s: usize| subs[s].scale_error(self.d * self.fields[s], codes.0, codes.1);
-        (0..S).map(error).sum()
-    }
-
-    /// Better integers for the present d, then d for these; `None` if it leaves f16.
-    fn turn<const N: usize>(
-        &self,
-        subs: &[Weighted<'_, N>; S],
-        codes: (f32, f32),
-        fields: (f32, f32),
-    ) -> Option<Self> {
-        let mut next = *self;
-        let (mut uu, mut xu) = (0.0f64, 0.0f64); // u = scale * code
-        for (s, sub) in subs.iter().enumerate() {
-            let scale = self.fields[s];
-            let mut best = f32::INFINITY;
-            for scale in [scale, (scale - 1.0).max(fields.0), (scale + 1.0).min(fields.1)] {
-                let error = sub.scale_error(self.d * scale, codes.0, codes.1);
-                if error < best {
-                    (best, next.fields[s]) = (error, scale);
-                }
-            }
-            let scale = next.fields[s];
-            let q = sub.codes(self.d * scale, codes.0, codes.1);
-            let u = |i: usize| scale * q[i];
-            uu += f64::from(sum::<N>(|i| sub.w[i] * u(i) * u(i)));
-            xu += f64::from(sub.dot(u));
+    /// The error as it stands; then better integers for d, and d for these, or `None` if it
+    /// leaves f16.
+    fn turn(&self, subs: &[Weighted; S], codes: Range, fields: Range) -> (f32, Option<Self>) {
+        let (mut scales, mut error, mut sums) = (self.fields, 0.0, Normal::default());
+        for (sub, scale) in subs.iter().zip(&mut scales) {
+            let (near, given) = sub.nearby_scale(self.d, *scale, codes, fields);
+            (*scale, error) = (near, error + given);
+            sums.add(sub, (near, 0.0), scale_codes(self.d * near, codes));
         }
-        if uu > 0.0 {
-            next.d = f16_near(xu / uu)?;
-        }
-        Some(next)
+        (error, sums.solve(0.0).map(|(d, _)| LinearFit { d, fields: scales }))
     }
 }
 
-/// Takes turns while the error falls; a turn that is `None` or no better ends the search.
-fn improve<T>(first: T, error: impl Fn(&T) -> f32, turn: impl Fn(&T) -> Option<T>) -> T {
-    let (mut best, mut least) = (first, f32::INFINITY);
-    least = least.min(error(&best));
-    for _ in 0..TURNS {
-        let Some(next) = turn(&best) else { break };
-        let e = error(&next);
-        if e >= least {
+/// Takes turns while the error falls. A turn gives the error of what it got, and what to try next.
+fn improve<T: Copy>(first: T, turn: impl Fn(&T) -> (f32, Option<T>)) -> T {
+    let (mut best, mut least, mut next) = (first, f32::INFINITY, Some(first));
+    for _ in 0..=TURNS {
+        let Some(trial) = next else { break };
+        let (error, after) = turn(&trial);
+        if error >= least {
             break;
         }
-        (best, least) = (next, e);
+        (best, least, next) = (trial, error, after);
     }
     best
 }
 
 /// The factor d and the nearest entries of `table` (rising) for 32 numbers: weight = d * entry.
 pub(super) fn table(x: &[f32; 32], table: &[i8; 16]) -> Option<([u8; 2], [u8; 32])> {
+    if x.iter().any(|x| x.abs() > TOO_LARGE) {
+        return None;
+    }
     let block = Weighted::new(x);
-    let extreme = x[super::largest(x)];
-    let (mut d, mut error) = (0.0, block.error(|_| 0.0));
-    for step in -10..=10 {
-        for end in [table[0], table[15]] {
-            let trial = extreme / (f32::from(end) + step as f32);
-            let y = nearest(x, trial, table).0;
-            let s = ratio(block.dot(|i| y[i]), sum::<32>(|i| block.w[i] * y[i] * y[i]));
-            let e = block.error(|i| s * y[i]);
-            if e < error {
-                (d, error) = (s, e);
-            }
-        }
-    }
-    let d = Some(f16::from_f32(d)).filter(|d| d.is_finite())?;
-    Some((d.to_le_bytes(), nearest(x, d.to_f32(), table).1))
-}
-
-/// The nearest table entry to each x / scale: its value and its index.
-fn nearest(x: &[f32; 32], scale: f32, table: &[i8; 16]) -> ([f32; 32], [u8; 32]) {
-    let inverse = inverse(scale);
-    let (mut value, mut index) = ([f32::from(table[0]); 32], [0u8; 32]);
-    for pair in table.windows(2) {
-        let (a, b) = (f32::from(pair[0]), f32::from(pair[1]));
-        for i in 0..32 {
-            let above = x[i] * inverse > 0.5 * (a + b);
-            value[i] = if above { b } else { value[i] };
-            index[i] += u8::from(above);
-        }
-    }
-    (value, index)
-}
-
-/// The sum of `term(0..N)` in eight lanes; N is a multiple of eight.
-#[inline(always)]
-fn sum<const N: usize>(term: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    for start in (0..N).step_by(8) {
-        for l in 0..8 {
-            lanes[l] += term(start + l);
-        }
-    }
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
-}
-
-/// The nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
-#[inline(always)]
-fn round(x: f32) -> f32 {
-    const NO_FRACTION: f32 = 12_582_912.0;
-    (x + NO_FRACTION) - NO_FRACTION
-}
-
-/// 1 / x, or 0 where that is not finite.
-#[inline(always)]
-fn inverse(x: f32) -> f32 {
-    ratio(1.0, x)
-}
-
-/// a / b, or 0 where that is not finite.
-#[inline(always)]
-fn ratio(a: f32, b: f32) -> f32 {
-    Some(a / b).filter(|r| r.is_finite()).unwrap_or(0.0)
+    let d = f16::from_f32(block.fit_table(table));
+    let nearest = table_entries(d.to_f32(), table);
+    let index = |entry: f32| table.iter().take_while(|&&t| f32::from(t) < entry).count() as u8;
+    d.is_finite().then(|| (d.to_le_bytes(), x.map(|x| index(nearest(x)))))
 }
 
 /// The f16 next to `x` away from zero: integers counted in it then do not overflow their field,
@@ -396,4 +233,18 @@ fn f16_up(x: f32) -> Option<f32> {
 fn f16_near(x: f64) -> Option<f32> {
     let near = f16::from_f32(x as f32);
     near.is_finite().then(|| near.to_f32())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_half_away_from_zero_is_never_smaller() {
+        for x in [0.0, 1.0, -1.0, 0.1, -0.1, 1e-9, -1e-9, 65_504.0] {
+            let up = f16_up(x).unwrap();
+            assert!(up.abs() >= x.abs() && up * x >= 0.0, "{x} became {up}");
+        }
+        assert_eq!(f16_up(65_505.0), None);
+    }
 }

@@ -20,6 +20,7 @@ mod q3_k;
 mod q4_k;
 mod q6_k;
 mod simple;
+mod weighted;
 
 use std::fmt;
 
