@@ -89,9 +89,10 @@ pub fn read_generation(
         eos_token_ids.extend(id.filter(|id| !eos_token_ids.contains(id)));
     }
     let float = |key| Ok::<_, ConfigError>(meta.float(key)?.map(|x| x as f32));
+    let temperature = float("general.sampling.temp")?;
     Ok(GenerationDefaults {
-        do_sample: None,
-        temperature: float("general.sampling.temp")?,
+        do_sample: temperature.map(|t| t > 0.0),
+        temperature,
         top_p: float("general.sampling.top_p")?,
         top_k: meta.id("general.sampling.top_k")?,
         min_p: float("general.sampling.min_p")?,
@@ -183,8 +184,9 @@ fn yarn_metadata(yarn: &Yarn) -> Result<Vec<(&'static str, Value)>, ConfigError>
 /// The scaling that `divisors` stand for: none if all are 1, linear if all are equal, Llama 3.1's
 /// if they follow its formula with the published constants, else the divisors themselves.
 ///
-/// The formula holds if every divisor is within 1e-5 of it, far above f32 rounding and far below
-/// a change of any constant; recomputed frequencies then differ from the file's by rounding only.
+/// The formula holds if every divisor is within 1e-5 of it: frequencies taken in f32, as writers do,
+/// move the published divisors by up to 2.4e-7 (numpy against f64), a change of any constant moves
+/// them by far more. Recomputed frequencies then differ from the file's by rounding only.
 pub fn scaling_of_divisors(divisors: &[f32], rope_theta: f64, head_dim: usize) -> RopeScaling {
     let free = || RopeScaling::Divisors(divisors.to_vec());
     let Some(&last) = divisors.last() else { return free() };

@@ -76,7 +76,7 @@ fn generation_takes_every_end() {
     let defaults = gguf::read_generation(find).unwrap();
     assert_eq!(defaults.eos_token_ids, [2, 128_009]);
     assert_eq!((defaults.bos_token_id, defaults.pad_token_id), (Some(1), Some(2)));
-    assert_eq!(defaults.temperature, Some(0.5));
+    assert_eq!((defaults.temperature, defaults.do_sample), (Some(0.5), Some(true)));
 }
 
 #[test]
