@@ -11,11 +11,11 @@ use crate::{Config, ConfigError};
 pub enum Part {
     /// Embedding, [V, D].
     TokEmbd,
-    /// Norm before the head, [D].
+    /// Norm before the head, `[D]`.
     OutputNorm,
     /// Head, [V, D]; absent when tied.
     Output,
-    /// Norm before attention, [D].
+    /// Norm before attention, `[D]`.
     AttnNorm(usize),
     /// Query projection, [HK, D].
     Q(usize),
@@ -25,7 +25,7 @@ pub enum Part {
     V(usize),
     /// Output projection of attention, [D, HK].
     O(usize),
-    /// Norm before the feed-forward network, [D].
+    /// Norm before the feed-forward network, `[D]`.
     FfnNorm(usize),
     /// Gate of SwiGLU, [F, D]: Meta's w1.
     Gate(usize),
