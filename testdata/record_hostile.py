@@ -63,6 +63,7 @@ def record_gguf():
         "twice_tensor": (gguf([tensor("t", [8], 24, 0), tensor("t", [8], 24, 32)], data=page), "tensor t is there twice"),
         "alignment_0": (gguf(entries=[text("general.alignment") + u32(4) + u32(0)]), "general.alignment is 0, expected a power of two"),
         "alignment_3": (gguf(entries=[text("general.alignment") + u32(4) + u32(3)]), "general.alignment is 3"),
+        "alignment_huge": (gguf(entries=[text("general.alignment") + u32(4) + u32(1 << 31)]), "general.alignment is 2147483648"),
         "alignment_text": (gguf(entries=[text("general.alignment") + u32(8) + text("32")]), "general.alignment is the string"),
         "axes": (gguf([text("t") + u32(2**32 - 1) + bytes(64)]), "the number of axes is 4294967295, expected at most 4"),
         "overflow": (gguf([tensor("t", [1 << 32, 1 << 32, 1 << 32], 0, 0)], data=page), "the shape is [4294967296, 4294967296, 4294967296]"),

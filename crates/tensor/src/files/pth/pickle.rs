@@ -52,8 +52,9 @@ pub(super) struct Pickle<'a> {
     pub root: Id,
 }
 
-/// More than any checkpoint has: one with 100,000 tensors makes about a million objects.
-const OBJECTS_MAX: usize = 1 << 21;
+/// More than any checkpoint has: a tensor takes about 14, so this is 70,000 tensors. At 40 bytes an
+/// object, the arena never takes more than 63 MB, its growing included.
+const OBJECTS_MAX: usize = 1 << 20;
 /// `torch.save` never has more than about 2,000 on the stack.
 const STACK_MAX: usize = 1 << 16;
 
@@ -519,3 +520,59 @@ pub(super) const STORAGES: [(&str, DType); 10] = [
 const TYPES: [&str; 10] = [
     "bfloat16", "float16", "float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool",
 ];
+
+// What the limit on objects counts on.
+const _: () = assert!(size_of::<Object<'_>>() <= 40);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(pickle: &[u8]) -> String {
+        match load(Path::new("a.pth"), pickle) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("{} was read", pickle.escape_ascii()),
+        }
+    }
+
+    #[test]
+    fn numbers_of_every_width_keep_their_sign() {
+        for (pickle, expected) in [
+            (&b"K\xff."[..], 255),
+            (b"M\xff\xff.", 65535),
+            (b"J\xfe\xff\xff\xff.", -2),
+            (b"\x8a\0.", 0),
+            (b"\x8a\x01\x80.", -128),
+            (b"\x8a\x02\xff\0.", 255),
+            (b"\x8a\x05\0\0\0\0\x01.", 1 << 32),
+        ] {
+            let pickle = load(Path::new("a.pth"), pickle).unwrap();
+            assert!(
+                matches!(pickle.objects[pickle.root as usize], Object::Int(x) if x == expected)
+            );
+        }
+    }
+
+    #[test]
+    fn the_arena_is_limited() {
+        let pickle = b")0".repeat(OBJECTS_MAX + 1);
+        assert_eq!(
+            error(&pickle),
+            format!("a.pth: the number of pickled objects is more, expected at most {OBJECTS_MAX}")
+        );
+    }
+
+    #[test]
+    fn nothing_off_the_list_has_a_name() {
+        for (module, name) in
+            [("os", "system"), ("builtins", "eval"), ("torch", "_utils"), ("", "")]
+        {
+            assert_eq!(allowed(module, name), None);
+        }
+        let pickle = b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.";
+        assert_eq!(
+            error(pickle),
+            "a.pth asks for the python object os.system, which is not on the list"
+        );
+    }
+}
