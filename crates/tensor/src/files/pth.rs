@@ -3,6 +3,7 @@
 //! Nested dicts and lists become dotted names (`model.norm.weight`); numbers and strings in dicts
 //! become metadata. Layout: `NAME/data.pkl`, `NAME/data/KEY` for each storage, `NAME/byteorder`.
 
+mod globals;
 mod pickle;
 mod write;
 mod zip;
