@@ -1,0 +1,38 @@
+//! One file per command: its flags, and what it does with them.
+
+mod completions;
+mod ls;
+mod pull;
+mod rm;
+mod show;
+
+use crate::console::{Console, Verdict};
+use crate::error::Error;
+
+/// The verbs.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Bring a model into the store
+    Pull(pull::Flags),
+    /// List the models in the store
+    Ls(ls::Flags),
+    /// Say where a model came from and what it holds
+    Show(show::Flags),
+    /// Remove a model from the store
+    Rm(rm::Flags),
+    /// Print the completions of a shell
+    Completions(completions::Flags),
+}
+
+impl Command {
+    /// Does what the command line asks.
+    pub fn run(&self, console: &Console, offline: bool) -> Result<Verdict, Error> {
+        match self {
+            Command::Pull(flags) => pull::run(flags, console, offline),
+            Command::Ls(flags) => ls::run(flags, console),
+            Command::Show(flags) => show::run(flags, console),
+            Command::Rm(flags) => rm::run(flags, console),
+            Command::Completions(flags) => completions::run(flags),
+        }
+    }
+}
