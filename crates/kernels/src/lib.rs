@@ -2,6 +2,8 @@
 
 pub mod class;
 pub mod format;
+pub mod map;
 
 pub use class::Class;
 pub use format::Format;
+pub use map::Mapped;

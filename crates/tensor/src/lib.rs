@@ -1,1 +1,3 @@
 //! Arrays, their operations, and the files that store them.
+
+pub mod files;
