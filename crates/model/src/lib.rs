@@ -1,1 +1,14 @@
 //! Llama as pages of mathematics.
+
+pub mod config;
+pub mod error;
+pub mod generation;
+mod json;
+pub mod meta;
+pub mod names;
+mod nearest;
+pub mod presets;
+
+pub use config::{Config, RopeScaling, Yarn};
+pub use error::ConfigError;
+pub use generation::GenerationDefaults;
