@@ -74,6 +74,9 @@ pub enum Error {
 
     #[error("{what} is {got:?}, expected {expected}")]
     Value { what: &'static str, got: String, expected: String },
+
+    #[error(transparent)]
+    Files(#[from] herd_tensor::files::FileError),
 }
 
 impl Error {
@@ -108,6 +111,7 @@ impl Error {
             Error::Hash { .. } => "the bad file was removed; run this again",
             Error::NoMatch { files, .. } => return Some(format!("it has {}", files.join(", "))),
             Error::Choose { .. } => "choose with --file, for example --file '*Q4_K_M.gguf'",
+            Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"
             }

@@ -1,6 +1,7 @@
 //! One file per command: its flags, and what it does with them.
 
 mod completions;
+mod inspect;
 mod ls;
 mod pull;
 mod rm;
@@ -20,6 +21,8 @@ pub enum Command {
     Show(show::Flags),
     /// Remove a model from the store
     Rm(rm::Flags),
+    /// Print what a model file holds: metadata, tensors, types, sizes
+    Inspect(inspect::Flags),
     /// Print the completions of a shell
     Completions(completions::Flags),
 }
@@ -32,6 +35,7 @@ impl Command {
             Command::Ls(flags) => ls::run(flags, console),
             Command::Show(flags) => show::run(flags, console),
             Command::Rm(flags) => rm::run(flags, console),
+            Command::Inspect(flags) => inspect::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
         }
     }
