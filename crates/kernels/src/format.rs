@@ -71,7 +71,7 @@ impl Format {
 
     /// Bytes of `len` numbers, or `None` if they are not whole blocks or the size overflows.
     pub const fn bytes(self, len: usize) -> Option<usize> {
-        if len % self.block_len() != 0 {
+        if !len.is_multiple_of(self.block_len()) {
             return None;
         }
         (len / self.block_len()).checked_mul(self.block_bytes())

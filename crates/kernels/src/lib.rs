@@ -1,9 +1,29 @@
 //! Arithmetic over slices: every fast kernel stands beside its naive definition.
 
+pub mod activation;
+pub mod attention;
+pub mod blocks;
+pub mod buffer;
 pub mod class;
+pub mod convert;
+pub mod cpu;
+mod dispatch;
+pub mod embed;
 pub mod format;
+pub mod gemm;
+mod lanes;
 pub mod map;
+pub mod math;
+pub mod naive;
+pub mod norm;
+pub mod pool;
+pub mod rope;
+#[cfg(test)]
+mod sample;
+pub mod softmax;
+pub mod top_k;
 
 pub use class::Class;
+pub use cpu::Cpu;
 pub use format::Format;
 pub use map::Mapped;

@@ -171,7 +171,7 @@ impl Config {
 
 impl RopeScaling {
     /// The same scaling as divisors of the K/2 frequencies, where it is of that kind: `None` for
-    /// unscaled, dynamic and YaRN. Source: architecture of `rope_freqs.weight` in GGUF.
+    /// unscaled, dynamic and YaRN. Source: `rope_freqs.weight` of GGUF files.
     pub fn divisors(&self, rope_theta: f64, head_dim: usize) -> Option<Vec<f32>> {
         match self {
             RopeScaling::None | RopeScaling::Dynamic { .. } | RopeScaling::Yarn(_) => None,

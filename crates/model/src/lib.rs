@@ -3,6 +3,8 @@
 pub mod config;
 pub mod error;
 pub mod generation;
+pub mod gguf;
+pub mod hf;
 mod json;
 pub mod meta;
 pub mod names;

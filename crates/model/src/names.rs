@@ -11,11 +11,11 @@ use crate::{Config, ConfigError};
 pub enum Part {
     /// Embedding, [V, D].
     TokEmbd,
-    /// Norm before the head, [D].
+    /// Norm before the head, `[D]`.
     OutputNorm,
     /// Head, [V, D]; absent when tied.
     Output,
-    /// Norm before attention, [D].
+    /// Norm before attention, `[D]`.
     AttnNorm(usize),
     /// Query projection, [HK, D].
     Q(usize),
@@ -25,7 +25,7 @@ pub enum Part {
     V(usize),
     /// Output projection of attention, [D, HK].
     O(usize),
-    /// Norm before the feed-forward network, [D].
+    /// Norm before the feed-forward network, `[D]`.
     FfnNorm(usize),
     /// Gate of SwiGLU, [F, D]: Meta's w1.
     Gate(usize),
@@ -64,8 +64,11 @@ const OUTER: [(Part, [&str; 3]); 3] = [
     (Part::Output, ["output.weight", "lm_head.weight", "output.weight"]),
 ];
 
+/// Makes the part of a layer.
+type InLayer = fn(usize) -> Part;
+
 /// Names inside a layer, after the layer's prefix.
-const INNER: [(fn(usize) -> Part, [&str; 3]); 9] = [
+const INNER: [(InLayer, [&str; 3]); 9] = [
     (Part::AttnNorm, ["attention_norm.weight", "input_layernorm.weight", "attn_norm.weight"]),
     (Part::Q, ["attention.wq.weight", "self_attn.q_proj.weight", "attn_q.weight"]),
     (Part::K, ["attention.wk.weight", "self_attn.k_proj.weight", "attn_k.weight"]),

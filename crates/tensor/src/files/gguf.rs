@@ -2,7 +2,11 @@
 //!
 //! Source: the constants and reader of the `gguf` package, 0.19.
 
+mod write;
+
 use std::path::Path;
+
+pub use write::GgufWriter;
 
 use super::archive::{Contents, Place, Span};
 use super::cursor::Cursor;

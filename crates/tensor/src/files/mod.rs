@@ -11,10 +11,14 @@ mod error;
 mod folder;
 pub mod gguf;
 mod metadata;
+mod pending;
 pub mod pth;
 pub mod safetensors;
 
 pub use archive::{Archive, Kind, ShardAxis};
 pub use dtype::{DType, TensorInfo};
 pub use error::FileError;
+pub use gguf::GgufWriter;
 pub use metadata::{Array, FromValue, Metadata, Value};
+pub use pth::PthWriter;
+pub use safetensors::{SafetensorsWriter, ShardedWriter};

@@ -4,10 +4,13 @@
 //! become metadata. Layout: `NAME/data.pkl`, `NAME/data/KEY` for each storage, `NAME/byteorder`.
 
 mod pickle;
+mod write;
 mod zip;
 
 use std::collections::HashMap;
 use std::path::Path;
+
+pub use write::PthWriter;
 
 use self::pickle::{Id, Object, Pickle};
 use self::zip::Entry;

@@ -3,8 +3,12 @@
 //! Layout: u64 header length; `{name: {dtype, shape, data_offsets: [begin, end]}}` with an optional
 //! `__metadata__` of strings; then the data, which the tensors cover without gap or overlap.
 
+mod write;
+
 use std::fmt;
 use std::path::Path;
+
+pub use write::{SafetensorsWriter, ShardedWriter};
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};

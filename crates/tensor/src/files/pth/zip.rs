@@ -1,7 +1,11 @@
 //! The directory of a zip whose entries are stored as they are, zip64 included.
 
+mod write;
+
 use std::collections::HashSet;
 use std::path::Path;
+
+pub(super) use write::ZipWriter;
 
 use super::super::FileError;
 use super::super::cursor::Cursor;

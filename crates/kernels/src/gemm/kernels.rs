@@ -1,0 +1,280 @@
+//! The products: a few rows of activations by one or two groups of sixteen rows of weights.
+//!
+//! Each output has one sum, over columns in ascending order, whatever the tile: that is what
+//! makes a row give the same bits alone and among a thousand.
+
+use super::activations::BLOCK_WORDS;
+use super::unpack::unpack;
+use crate::lanes::Lanes;
+
+/// Where a tile writes: row t, lane n of group g is `y[t * stride + 16 g + n]`.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    pub y: *mut f32,
+    pub stride: usize,
+    /// Columns of y from here on that exist: stores stop there.
+    pub width: usize,
+    /// Rows that exist: a tile may be larger.
+    pub rows: usize,
+    /// The sums go on from what stands in y.
+    pub resume: bool,
+}
+
+impl Out {
+    /// # Safety
+    ///
+    /// The contract of `Lanes`; row `t` of y, if it exists, is readable from lane `16 g` for `width - 16 g`.
+    #[inline(always)]
+    unsafe fn start<L: Lanes>(self, t: usize, g: usize) -> L::F {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if !self.resume || self.width <= 16 * g || t >= self.rows {
+                return L::splat(0.0);
+            }
+            let p = self.y.add(t * self.stride + 16 * g);
+            if self.width >= 16 * (g + 1) {
+                return L::load(p);
+            }
+            let mut part = [0.0f32; 16];
+            std::ptr::copy_nonoverlapping(p, part.as_mut_ptr(), self.width - 16 * g);
+            L::load(part.as_ptr())
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The contract of `Lanes`; row `t` of y, if it exists, is writable from lane `16 g` for `width - 16 g`.
+    #[inline(always)]
+    unsafe fn finish<L: Lanes>(self, t: usize, g: usize, sum: L::F) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if self.width <= 16 * g || t >= self.rows {
+                return;
+            }
+            let p = self.y.add(t * self.stride + 16 * g);
+            if self.width >= 16 * (g + 1) {
+                return L::store(p, sum);
+            }
+            let part = L::to_array(sum);
+            std::ptr::copy_nonoverlapping(part.as_ptr(), p, self.width - 16 * g);
+        }
+    }
+}
+
+/// How the weights of a dense product are stored.
+pub(super) const W_F32: u8 = 0;
+/// f16, widened on the way.
+pub(super) const W_F16: u8 = 1;
+/// Pairs of bf16.
+pub(super) const W_BF16: u8 = 2;
+
+/// Plain floats: G groups at `w` by T rows at `x`, `steps` columns (pairs of columns for bf16).
+///
+/// # Safety
+///
+/// The contract of `Lanes`; each group holds `steps` vectors, `x` holds `steps` times T words,
+/// and `out` is writable as it says.
+#[inline(always)]
+pub(super) unsafe fn dense<L: Lanes, const W: u8, const G: usize, const T: usize>(
+    out: Out,
+    w: [*const u8; G],
+    x: *const u32,
+    steps: usize,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sum = [[L::splat(0.0); G]; T];
+        for t in 0..T {
+            for g in 0..G {
+                sum[t][g] = out.start::<L>(t, g);
+            }
+        }
+        for k in 0..steps {
+            let x = x.add(k * T);
+            if W == W_BF16 {
+                let w: [L::B; G] = std::array::from_fn(|g| L::load_bytes(w[g].add(k * 64)));
+                for t in 0..T {
+                    let x = *x.add(t) as i32;
+                    for g in 0..G {
+                        sum[t][g] = L::dot2_bf16(sum[t][g], w[g], x);
+                    }
+                }
+            } else {
+                let w: [L::F; G] = std::array::from_fn(|g| match W {
+                    W_F32 => L::load(w[g].add(k * 64).cast()),
+                    _ => L::load_f16(w[g].add(k * 32)),
+                });
+                for t in 0..T {
+                    let x = L::splat(f32::from_bits(*x.add(t)));
+                    for g in 0..G {
+                        sum[t][g] = L::fma(w[g], x, sum[t][g]);
+                    }
+                }
+            }
+        }
+        for t in 0..T {
+            for g in 0..G {
+                out.finish::<L>(t, g, sum[t][g]);
+            }
+        }
+    }
+}
+
+/// One row by G groups of a block format, read where they lie.
+///
+/// # Safety
+///
+/// The contract of `Lanes`; each group holds `blocks` blocks of format `F` and `x` as many blocks
+/// of one row; `out` is writable as it says.
+#[inline(always)]
+pub(super) unsafe fn one_row<L: Lanes, const F: u8, const G: usize>(
+    out: Out,
+    w: [*const u8; G],
+    x: *const u32,
+    blocks: usize,
+) {
+    let c = super::layout::codes(super::unpack::format::<F>()).expect("a block format");
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sum: [L::F; G] = std::array::from_fn(|g| out.start::<L>(0, g));
+        for b in 0..blocks {
+            let x = x.add(b * BLOCK_WORDS);
+            let word = |i: usize| *x.add(i) as i32;
+            let float = |i: usize| L::splat(f32::from_bits(*x.add(i)));
+            for g in 0..G {
+                let u = unpack::<L, F>(w[g], b);
+                // Two chains of four, joined exactly, so that none waits long for itself.
+                let mut low = L::splat_i(word(8));
+                let mut high = L::splat_i(if c.sub16 { word(9) } else { 0 });
+                for j in 0..4 {
+                    low = L::dot4(low, u.codes[j], word(j));
+                    high = L::dot4(high, u.codes[j + 4], word(j + 4));
+                }
+                if c.sub16 {
+                    sum[g] = L::fma(L::to_f(low), L::mul(u.scale[0], float(10)), sum[g]);
+                    sum[g] = L::fma(L::to_f(high), L::mul(u.scale[1], float(10)), sum[g]);
+                } else {
+                    let both = L::to_f(L::add_i(low, high));
+                    sum[g] = L::fma(both, L::mul(u.scale[0], float(10)), sum[g]);
+                }
+                if c.min {
+                    sum[g] = L::fma(u.min[0], float(11), sum[g]);
+                }
+                if c.min && c.sub16 {
+                    sum[g] = L::fma(u.min[1], float(12), sum[g]);
+                }
+            }
+        }
+        for g in 0..G {
+            out.finish::<L>(0, g, sum[g]);
+        }
+    }
+}
+
+/// Bytes of one block of one group in a panel: eight vectors of codes, two of scales, two of minima.
+pub(super) const PANEL_BLOCK: usize = 12 * 64;
+
+/// Unpacks `blocks` blocks of a group, from block `from`, to every `stride`-th block of a panel.
+///
+/// # Safety
+///
+/// The contract of `Lanes`; the group holds the blocks; `panel` is writable at every `stride`-th
+/// block.
+#[inline(always)]
+pub(super) unsafe fn fill_panel<L: Lanes, const F: u8>(
+    panel: *mut u8,
+    stride: usize,
+    w: *const u8,
+    from: usize,
+    blocks: usize,
+) {
+    for b in 0..blocks {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let u = unpack::<L, F>(w, from + b);
+            let p = panel.add(b * stride * PANEL_BLOCK);
+            for j in 0..8 {
+                L::store_bytes(p.add(64 * j), u.codes[j]);
+            }
+            for s in 0..2 {
+                L::store(p.add(512 + 64 * s).cast(), u.scale[s]);
+                L::store(p.add(640 + 64 * s).cast(), u.min[s]);
+            }
+        }
+    }
+}
+
+/// G groups of an unpacked panel by T rows.
+///
+/// # Safety
+///
+/// The contract of `Lanes`; `panel` holds G times `blocks` blocks, `x` as many blocks of T rows;
+/// `out` is writable as it says.
+#[inline(always)]
+pub(super) unsafe fn panel<
+    L: Lanes,
+    const SUB16: bool,
+    const MIN: bool,
+    const G: usize,
+    const T: usize,
+>(
+    out: Out,
+    panel: *const u8,
+    x: *const u32,
+    blocks: usize,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sum = [[L::splat(0.0); G]; T];
+        for t in 0..T {
+            for g in 0..G {
+                sum[t][g] = out.start::<L>(t, g);
+            }
+        }
+        for b in 0..blocks {
+            let p = panel.add(b * G * PANEL_BLOCK);
+            let x = x.add(b * T * BLOCK_WORDS);
+            for half in 0..if SUB16 { 2 } else { 1 } {
+                let mut whole = [[L::splat_i(0); G]; T];
+                for t in 0..T {
+                    whole[t] = [L::splat_i(*x.add((8 + half) * T + t) as i32); G];
+                }
+                let (first, last) = if SUB16 { (4 * half, 4 * half + 4) } else { (0, 8) };
+                for j in first..last {
+                    let w: [L::B; G] =
+                        std::array::from_fn(|g| L::load_bytes(p.add(g * PANEL_BLOCK + 64 * j)));
+                    for t in 0..T {
+                        let x = *x.add(j * T + t) as i32;
+                        for g in 0..G {
+                            whole[t][g] = L::dot4(whole[t][g], w[g], x);
+                        }
+                    }
+                }
+                for g in 0..G {
+                    let q = p.add(g * PANEL_BLOCK + 512 + 64 * half);
+                    let scale = L::load(q.cast());
+                    for t in 0..T {
+                        let d = L::splat(f32::from_bits(*x.add(10 * T + t)));
+                        sum[t][g] = L::fma(L::to_f(whole[t][g]), L::mul(scale, d), sum[t][g]);
+                    }
+                }
+            }
+            if MIN {
+                for half in 0..if SUB16 { 2 } else { 1 } {
+                    for g in 0..G {
+                        let min = L::load(p.add(g * PANEL_BLOCK + 640 + 64 * half).cast());
+                        for t in 0..T {
+                            let s = L::splat(f32::from_bits(*x.add((11 + half) * T + t)));
+                            sum[t][g] = L::fma(min, s, sum[t][g]);
+                        }
+                    }
+                }
+            }
+        }
+        for t in 0..T {
+            for g in 0..G {
+                out.finish::<L>(t, g, sum[t][g]);
+            }
+        }
+    }
+}

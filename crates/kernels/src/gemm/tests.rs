@@ -1,0 +1,145 @@
+//! Products against their definition, and the same bits in any company.
+
+use super::*;
+use crate::blocks;
+
+/// Numbers in -1..1 from a fixed sequence.
+fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let step = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(step).collect()
+}
+
+fn raw_weights(format: Format, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
+    let mut raw = vec![0; format.bytes(rows * cols).expect("whole blocks")];
+    blocks::quantise(format, &noise(seed, rows * cols), &mut raw).expect("finite numbers");
+    raw
+}
+
+/// The activations that a format multiplies: as they are, rounded to bf16, or as 8-bit codes.
+fn seen(format: Format, x: &[f32]) -> Vec<f32> {
+    match format {
+        Format::F32 | Format::F16 => x.to_vec(),
+        Format::BF16 => x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
+        _ => x
+            .chunks(32)
+            .flat_map(|block| {
+                let peak = block.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+                let (d, inverse) = (peak / 127.0, if peak > 0.0 { 127.0 / peak } else { 0.0 });
+                block.iter().map(move |x| d * (x * inverse).round_ties_even())
+            })
+            .collect(),
+    }
+}
+
+fn product(cpu: &Cpu, x: &[f32], rows: usize, w: &Packed) -> Vec<f32> {
+    let mut y = vec![f32::NAN; rows * w.rows()];
+    matmul(cpu, x, rows, &mut [Product { y: &mut y, w }]);
+    y
+}
+
+/// Rows of weights, columns: crossing groups, pairs of groups, tasks, blocks and panels.
+fn shapes(format: Format) -> Vec<(usize, usize)> {
+    let b = format.block_len();
+    let mut shapes = vec![(1, b), (16, 2 * b), (17, 3 * b), (33, b), (100, 2 * b), (80, 9 * b)];
+    if b == 1 {
+        shapes.extend([(5, 7), (40, 129), (48, 0)]);
+    }
+    if b == 32 {
+        shapes.push((18, 70 * 32));
+    }
+    shapes
+}
+
+#[test]
+fn products_agree_with_their_definition_in_every_class_and_format() {
+    for class in Class::available() {
+        let cpu = Cpu::new(class, 2);
+        for format in Format::ALL {
+            for (n, k) in shapes(format) {
+                let raw = raw_weights(format, n, k, 7);
+                let w = Packed::new(&cpu, format, n, k, &raw);
+                let mut plain = vec![0.0; n * k];
+                blocks::unpack(format, &raw, &mut plain);
+                for rows in [1, 2, 5, 6, 7, 13, 26] {
+                    if k == 0 {
+                        continue;
+                    }
+                    let x = noise(3, rows * k);
+                    let y = product(&cpu, &x, rows, &w);
+                    let x = seen(format, &x);
+                    for (t, n) in (0..rows).flat_map(|t| (0..n).map(move |n| (t, n))) {
+                        let terms = (0..k)
+                            .map(|k_| f64::from(x[t * k + k_]) * f64::from(plain[n * k + k_]));
+                        let (mut sum, mut size) = (0.0, 0.0);
+                        terms.for_each(|term| (sum, size) = (sum + term, size + term.abs()));
+                        // Each step of the sum rounds once; min terms add parts of both signs.
+                        let tolerance = (size + 4.0 * k as f64) * f64::from(f32::EPSILON) * 2.0;
+                        let off = (f64::from(y[t * w.rows() + n]) - sum).abs();
+                        let name = format.name();
+                        assert!(off <= tolerance, "{class} {name} {n}/{k} row {t}: off by {off}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_alone_has_the_bits_it_has_among_many_on_any_number_of_threads() {
+    for class in Class::available() {
+        let (one, two) = (Cpu::new(class, 1), Cpu::new(class, 2));
+        for format in Format::ALL {
+            let (n, k) = (150, if format.block_len() == 1 { 83 } else { 256 });
+            let w = Packed::new(&one, format, n, k, &raw_weights(format, n, k, 5));
+            let x = noise(11, 31 * k);
+            let all = product(&two, &x, 31, &w);
+            for t in 0..31 {
+                let alone = product(&one, &x[t * k..(t + 1) * k], 1, &w);
+                let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&alone), bits(&all[t * n..(t + 1) * n]), "{class} {format:?} {t}");
+            }
+            let few = product(&two, &x[..4 * k], 4, &w);
+            assert_eq!(few, all[..4 * n], "{class} {format:?}");
+        }
+    }
+}
+
+#[test]
+fn rows_come_back_as_the_file_has_them() {
+    let cpu = Cpu::new(Class::best(), 2);
+    for format in Format::ALL {
+        let (n, k) = (35, format.block_len() * 3);
+        let raw = raw_weights(format, n, k, 9);
+        let w = Packed::new(&cpu, format, n, k, &raw);
+        let mut plain = vec![0.0; n * k];
+        blocks::unpack(format, &raw, &mut plain);
+        let mut row = vec![0.0; k];
+        for i in 0..n {
+            w.row(i, &mut row);
+            assert_eq!(row, plain[i * k..(i + 1) * k], "{format:?} row {i}");
+        }
+    }
+}
+
+#[test]
+fn several_products_of_one_call_equal_single_calls() {
+    let cpu = Cpu::new(Class::best(), 2);
+    let formats = [Format::Q4_K, Format::Q6_K, Format::F32, Format::BF16, Format::Q4_1];
+    let weights: Vec<Packed> = formats
+        .iter()
+        .enumerate()
+        .map(|(i, &f)| Packed::new(&cpu, f, 20 + i, 256, &raw_weights(f, 20 + i, 256, 4)))
+        .collect();
+    let x = noise(2, 9 * 256);
+    let mut together: Vec<Vec<f32>> = weights.iter().map(|w| vec![0.0; 9 * w.rows()]).collect();
+    let mut products: Vec<Product> =
+        together.iter_mut().zip(&weights).map(|(y, w)| Product { y, w }).collect();
+    matmul(&cpu, &x, 9, &mut products);
+    for (y, w) in together.iter().zip(&weights) {
+        assert_eq!(*y, product(&cpu, &x, 9, w));
+    }
+}

@@ -1,0 +1,131 @@
+//! Norms of rows: root-mean-square norm and layer norm.
+
+use crate::class::Class;
+use crate::dispatch::for_class;
+use crate::math::{mul_add, sum_by};
+
+/// Root-mean-square norm of each row: y = x / sqrt(mean(x^2) + eps) * w.
+///
+/// Shapes: `y` and `x` are [T, D] row by row, `w` is `[D]`. A row's bits depend on that row alone.
+/// Panics if `w` is empty, `x` is not whole rows, or `y` differs in length from `x`.
+/// Source: arXiv 1910.07467; `eps` is inside the root, as in the Llama reference.
+///
+/// ```
+/// use herd_kernels::{Class, norm::rms_norm};
+/// let mut y = [0.0; 2];
+/// rms_norm(Class::best(), &mut y, &[3.0, 4.0], &[1.0, 1.0], 0.0);
+/// assert!((y[0] - 0.8485).abs() < 1e-4 && (y[1] - 1.1314).abs() < 1e-4);
+/// ```
+pub fn rms_norm(class: Class, y: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
+    check_rows("rms_norm", y, x, w);
+    for_class!(class, rms_norm_body(y: &mut [f32], x: &[f32], w: &[f32], eps: f32));
+}
+
+#[inline(always)]
+fn rms_norm_body<const FMA: bool>(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
+    for (y, x) in y.chunks_exact_mut(w.len()).zip(x.chunks_exact(w.len())) {
+        let mean_square = sum_by(x, |sum, x| mul_add::<FMA>(x, x, sum)) / w.len() as f32;
+        let scale = 1.0 / (mean_square + eps).sqrt();
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            *y = x * scale * w;
+        }
+    }
+}
+
+/// Layer norm of each row: y = (x - mean(x)) / sqrt(variance(x) + eps) * w + b.
+///
+/// Shapes: `y` and `x` are [T, D] row by row, `w` and `b` are `[D]`. The variance is the mean of
+/// (x - mean)^2, summed in a second walk over the row: no cancellation when the mean is large.
+/// Panics if `w` is empty, `x` is not whole rows, or lengths differ. Source: arXiv 1607.06450.
+pub fn layer_norm(class: Class, y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32) {
+    check_rows("layer_norm", y, x, w);
+    assert_eq!(b.len(), w.len(), "layer_norm: b and w differ in length");
+    for_class!(class, layer_norm_body(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32));
+}
+
+#[inline(always)]
+fn layer_norm_body<const FMA: bool>(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f32) {
+    for (y, x) in y.chunks_exact_mut(w.len()).zip(x.chunks_exact(w.len())) {
+        let mean = sum_by(x, |sum, x| sum + x) / w.len() as f32;
+        let square = |sum, x: f32| mul_add::<FMA>(x - mean, x - mean, sum);
+        let variance = sum_by(x, square) / w.len() as f32;
+        let scale = 1.0 / (variance + eps).sqrt();
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(b) {
+            *y = mul_add::<FMA>((x - mean) * scale, *w, *b);
+        }
+    }
+}
+
+fn check_rows(name: &str, y: &[f32], x: &[f32], w: &[f32]) {
+    assert!(!w.is_empty(), "{name}: the weight is empty");
+    assert_eq!(x.len() % w.len(), 0, "{name}: x is not whole rows");
+    assert_eq!(y.len(), x.len(), "{name}: y and x differ in length");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::sum_roundings;
+    use crate::naive;
+    use crate::sample::{ROWS, Sample, WIDTHS};
+
+    const EPS: f64 = f32::EPSILON as f64;
+
+    #[test]
+    fn rms_norm_agrees_with_naive_in_every_class() {
+        let mut sample = Sample::new(1);
+        for (width, rows) in WIDTHS.into_iter().flat_map(|w| ROWS.map(|r| (w, r))) {
+            let (x, w) = (sample.normals(rows * width), sample.normals(width));
+            let (mut got, mut want) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            naive::rms_norm(&mut want, &x, &w, 1e-5);
+            for class in Class::available() {
+                rms_norm(class, &mut got, &x, &w, 1e-5);
+                for (got, want) in got.iter().zip(&want) {
+                    // The root halves the sum's error; eight more roundings make the result.
+                    let tolerance =
+                        EPS * f64::from(want.abs()) * (sum_roundings(width) / 2.0 + 8.0);
+                    let off = f64::from(got - want).abs();
+                    assert!(off <= tolerance, "{class} [{rows}, {width}]: {got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn layer_norm_agrees_with_naive_in_every_class() {
+        let mut sample = Sample::new(2);
+        for (width, rows) in WIDTHS.into_iter().flat_map(|w| ROWS.map(|r| (w, r))) {
+            let x: Vec<f32> = sample.normals(rows * width).iter().map(|x| x + 3.0).collect();
+            let (w, b) = (sample.normals(width), sample.normals(width));
+            let (mut got, mut want) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            naive::layer_norm(&mut want, &x, &w, &b, 1e-2);
+            for class in Class::available() {
+                layer_norm(class, &mut got, &x, &w, &b, 1e-2);
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    // |x| < 9, and 1 / root < 10: the mean's error is multiplied by both and w.
+                    let scale = 90.0 * f64::from(w[i % width].abs()) + f64::from(want.abs());
+                    let tolerance = EPS * scale * (sum_roundings(width) + 8.0);
+                    let off = f64::from(got - want).abs();
+                    assert!(off <= tolerance, "{class} [{rows}, {width}]: {got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_alone_has_the_bits_it_has_among_many() {
+        let mut sample = Sample::new(3);
+        for width in WIDTHS {
+            let (x, w, b) = (sample.normals(17 * width), sample.normals(width), vec![0.5; width]);
+            for class in Class::available() {
+                let (mut many, mut alone) = (vec![0.0; x.len()], vec![0.0; width]);
+                rms_norm(class, &mut many, &x, &w, 1e-5);
+                rms_norm(class, &mut alone, &x[5 * width..][..width], &w, 1e-5);
+                assert_eq!(many[5 * width..][..width], alone, "{class} rms_norm of {width}");
+                layer_norm(class, &mut many, &x, &w, &b, 1e-5);
+                layer_norm(class, &mut alone, &x[16 * width..], &w, &b, 1e-5);
+                assert_eq!(many[16 * width..], alone, "{class} layer_norm of {width}");
+            }
+        }
+    }
+}
