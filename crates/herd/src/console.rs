@@ -50,7 +50,8 @@ impl Console {
 
     /// Rows as columns: the first row is the head, numbers (as they look) stand right.
     pub fn print_table(&self, rows: &[Vec<String>]) -> Result<(), Error> {
-        self.print(table(rows))
+        let visible = |row: &Vec<String>| row.iter().map(|cell| visible(cell)).collect();
+        self.print(table(&rows.iter().map(visible).collect::<Vec<_>>()))
     }
 
     /// A meter for a transfer of `total` bytes, where that is known.
@@ -64,6 +65,15 @@ impl Console {
         let label = label.to_owned();
         Meter { label, total, every, begun: now, shown: now, start: None, lines: 0 }
     }
+}
+
+/// Files are not trusted with the terminal: control characters are spelt out.
+pub fn visible(text: &str) -> String {
+    let spell = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(spell).collect()
 }
 
 fn table(rows: &[Vec<String>]) -> String {

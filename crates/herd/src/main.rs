@@ -6,6 +6,8 @@
 mod commands;
 mod console;
 mod error;
+mod flags;
+mod machine;
 mod pull;
 mod store;
 

@@ -123,7 +123,7 @@ fn print(
 /// Text without quotes, cut to a line's length unless all is asked for.
 fn one_line(value: &Value, full: bool) -> String {
     let text = match value {
-        Value::String(text) => text.escape_debug().to_string(),
+        Value::String(text) => text.clone(),
         other => other.to_string(),
     };
     match text.char_indices().nth(100) {

@@ -1,6 +1,7 @@
 //! One file per command: its flags, and what it does with them.
 
 mod completions;
+mod doctor;
 mod inspect;
 mod ls;
 mod pull;
@@ -23,6 +24,8 @@ pub enum Command {
     Rm(rm::Flags),
     /// Print what a model file holds: metadata, tensors, types, sizes
     Inspect(inspect::Flags),
+    /// Say what this machine is, what it reaches, and whether Herd is well on it
+    Doctor(doctor::Flags),
     /// Print the completions of a shell
     Completions(completions::Flags),
 }
@@ -36,6 +39,7 @@ impl Command {
             Command::Show(flags) => show::run(flags, console),
             Command::Rm(flags) => rm::run(flags, console),
             Command::Inspect(flags) => inspect::run(flags, console),
+            Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
         }
     }
