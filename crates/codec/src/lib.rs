@@ -1,1 +1,2 @@
 //! Text and chats as numbers and back.
+pub mod chat;
