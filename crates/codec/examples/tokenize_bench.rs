@@ -19,7 +19,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["ids", tokenizer] => print_ids(&load(tokenizer)?),
-        ["json", tokenizer] => Ok(println!("{}", load(tokenizer)?.to_tokenizer_json()?)),
+        ["json", tokenizer] => {
+            println!("{}", load(tokenizer)?.to_tokenizer_json()?);
+            Ok(())
+        }
         ["time", tokenizer, texts, threads, passes] => {
             time(&load(tokenizer)?, texts, threads.parse()?, passes.parse()?)
         }
