@@ -75,6 +75,12 @@ pub enum Error {
     #[error("{what} is {got:?}, expected {expected}")]
     Value { what: &'static str, got: String, expected: String },
 
+    #[error("{} holds neither tokenizer.json nor tokenizer.model", folder.display())]
+    NoTokenizer { folder: PathBuf },
+
+    #[error("the tokenizer of {} cannot be used", path.display())]
+    Tokenizer { path: PathBuf, source: herd_codec::CodecError },
+
     #[error(transparent)]
     Files(#[from] herd_tensor::files::FileError),
 }
@@ -122,6 +128,8 @@ impl Error {
             | Error::Package { .. }
             | Error::Answer { .. }
             | Error::Json { .. }
+            | Error::NoTokenizer { .. }
+            | Error::Tokenizer { .. }
             | Error::Unanswered { .. }
             | Error::Value { .. } => return None,
         };

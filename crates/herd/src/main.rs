@@ -11,6 +11,7 @@ mod flags;
 mod machine;
 mod pull;
 mod store;
+mod vocabulary;
 
 use std::io::{ErrorKind, Write, stderr};
 use std::panic::{self, AssertUnwindSafe};

@@ -116,6 +116,14 @@ impl Store {
         }
     }
 
+    /// The same for what need not be a whole model, like a tokenizer: a path is taken as it is.
+    pub fn resolve_file(&self, file: &str) -> Result<PathBuf, Error> {
+        match Path::new(file).exists() {
+            true => Ok(PathBuf::from(file)),
+            false => self.resolve(file),
+        }
+    }
+
     /// The error for a model that is not there, with the nearest that is.
     pub fn unknown(&self, name: &str) -> Error {
         let nearest = self.nearest(name).unwrap_or(None);
@@ -206,7 +214,7 @@ pub fn inner_path(path: &str) -> Option<PathBuf> {
 }
 
 /// The file to load from a folder: the folder itself where a config lies, else its only GGUF.
-fn model_in_folder(folder: &Path) -> Result<PathBuf, Error> {
+pub fn model_in_folder(folder: &Path) -> Result<PathBuf, Error> {
     if ["config.json", "params.json"].iter().any(|name| folder.join(name).is_file()) {
         return Ok(folder.to_owned());
     }

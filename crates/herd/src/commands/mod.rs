@@ -1,12 +1,14 @@
 //! One file per command: its flags, and what it does with them.
 
 mod completions;
+mod detokenize;
 mod doctor;
 mod inspect;
 mod ls;
 mod pull;
 mod rm;
 mod show;
+mod tokenize;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
@@ -24,6 +26,10 @@ pub enum Command {
     Rm(rm::Flags),
     /// Print what a model file holds: metadata, tensors, types, sizes
     Inspect(inspect::Flags),
+    /// Turn text into token ids
+    Tokenize(tokenize::Flags),
+    /// Turn token ids into the text they stand for
+    Detokenize(detokenize::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
     Doctor(doctor::Flags),
     /// Print the completions of a shell
@@ -39,6 +45,8 @@ impl Command {
             Command::Show(flags) => show::run(flags, console),
             Command::Rm(flags) => rm::run(flags, console),
             Command::Inspect(flags) => inspect::run(flags, console),
+            Command::Tokenize(flags) => tokenize::run(flags, console),
+            Command::Detokenize(flags) => detokenize::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
         }
