@@ -1,1 +1,648 @@
-//! Attention.
+//! Grouped-query attention over a paged cache, without ever holding T x T scores.
+//!
+//! out_t = sum_j softmax_j(q_t . k_j / sqrt(K)) v_j over the keys j <= t of the same sequence.
+//!
+//! Keys are walked in blocks of `BLOCK` at fixed positions of the sequence. A block gives each
+//! query its largest score m, the sum l of e^(s - m) and the sum o of e^(s - m) v; blocks are
+//! folded in ascending order. That order is the same whether blocks are computed by one thread or
+//! by several, for one query or many, in pages of any length: so are the bits.
+//!
+//! Letters: T tokens, H query heads, G key/value heads, R = H / G, K head width.
+
+use crate::cpu::{Cpu, Parts};
+use crate::lanes::{Lanes, Plain};
+use crate::{Class, math};
+use std::cell::RefCell;
+
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2, Avx512};
+
+/// Keys in a block: their scores for twelve queries fill a quarter of the first cache.
+const BLOCK: usize = 256;
+/// Query rows that a tile holds at most.
+const TILE: usize = 12;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvFormat {
+    /// As computed.
+    F32,
+    /// Half the bytes; 11 bits of precision.
+    F16,
+}
+
+impl KvFormat {
+    /// Bytes of one number.
+    pub const fn bytes(self) -> usize {
+        match self {
+            KvFormat::F32 => 4,
+            KvFormat::F16 => 2,
+        }
+    }
+}
+
+/// The shape of one layer's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// How numbers are stored.
+    pub format: KvFormat,
+    /// Positions in a page; a multiple of 16.
+    pub page_len: usize,
+    /// Key/value heads, G.
+    pub kv_heads: usize,
+    /// Head width, K.
+    pub head_dim: usize,
+}
+
+impl KvShape {
+    /// Head width in memory: values are read sixteen at a time.
+    fn padded(self) -> usize {
+        self.head_dim.next_multiple_of(16)
+    }
+
+    /// Bytes of one page of keys and values.
+    pub fn page_bytes(self) -> usize {
+        self.value_offset() * 2
+    }
+
+    /// Where the values of a page begin.
+    fn value_offset(self) -> usize {
+        self.kv_heads * self.padded() * self.page_len * self.format.bytes()
+    }
+
+    /// Bytes of one head's keys (or values) in a page.
+    fn head_bytes(self) -> usize {
+        self.padded() * self.page_len * self.format.bytes()
+    }
+}
+
+/// Rows of one sequence in a packed batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence<'a> {
+    /// Its first row in the batch.
+    pub row: usize,
+    /// Its rows.
+    pub rows: usize,
+    /// Positions already in the cache: the position of its first row.
+    pub past: usize,
+    /// The pages that hold positions 0 and up.
+    pub pages: &'a [u32],
+}
+
+/// Writes keys and values, each [T, G, K], to the pages of their sequences.
+///
+/// `cache` is pages of `shape.page_bytes()`: keys `[G][K][page_len]`, then values
+/// `[G][page_len][K]`, both as attention reads them. Panics if a page is missing.
+pub fn store(cache: &mut [u8], shape: KvShape, k: &[f32], v: &[f32], sequences: &[Sequence<'_>]) {
+    let (g_count, dim, padded) = (shape.kv_heads, shape.head_dim, shape.padded());
+    for s in sequences {
+        for t in 0..s.rows {
+            let at = s.past + t;
+            let (page, slot) = (s.pages[at / shape.page_len] as usize, at % shape.page_len);
+            let page = &mut cache[page * shape.page_bytes()..][..shape.page_bytes()];
+            let (keys, values) = page.split_at_mut(shape.value_offset());
+            for g in 0..g_count {
+                let row = ((s.row + t) * g_count + g) * dim..((s.row + t) * g_count + g + 1) * dim;
+                let keys = &mut keys[g * shape.head_bytes()..][..shape.head_bytes()];
+                put(keys, shape.format, slot, shape.page_len, &k[row.clone()]);
+                let values = &mut values[g * shape.head_bytes()..][..shape.head_bytes()];
+                put(values, shape.format, slot * padded, 1, &v[row]);
+            }
+        }
+    }
+}
+
+/// Number i of `x` goes to place `from + i * step` of `out`.
+fn put(out: &mut [u8], format: KvFormat, from: usize, step: usize, x: &[f32]) {
+    match format {
+        KvFormat::F32 => {
+            let (out, _) = out.as_chunks_mut::<4>();
+            for (i, x) in x.iter().enumerate() {
+                out[from + i * step] = x.to_le_bytes();
+            }
+        }
+        KvFormat::F16 => {
+            let (out, _) = out.as_chunks_mut::<2>();
+            for (i, x) in x.iter().enumerate() {
+                out[from + i * step] = half::f16::from_f32(*x).to_le_bytes();
+            }
+        }
+    }
+}
+
+/// Attention of every row of `q` [T, H, K] over its sequence's cache, into `out` [T, H, K].
+///
+/// The rows' own keys and values are stored before. `scale` is usually 1 / sqrt(K). Rows that
+/// belong to no sequence keep their `out`. Panics if sizes disagree.
+pub fn attention(
+    cpu: &Cpu,
+    out: &mut [f32],
+    q: &[f32],
+    cache: &[u8],
+    shape: KvShape,
+    heads: usize,
+    scale: f32,
+    sequences: &[Sequence<'_>],
+) {
+    let width = heads * shape.head_dim;
+    assert_eq!(q.len(), out.len(), "attention: q and out differ in length");
+    assert!(width > 0 && q.len().is_multiple_of(width), "attention: q is not rows of {width}");
+    assert!(heads.is_multiple_of(shape.kv_heads), "attention: {heads} heads, {}", shape.kv_heads);
+    assert!(shape.page_len > 0 && shape.page_len.is_multiple_of(16), "attention: page length");
+    for s in sequences {
+        assert!((s.row + s.rows) * width <= q.len(), "attention: rows past the end of q");
+        let pages = (s.past + s.rows).div_ceil(shape.page_len);
+        assert!(s.pages.len() >= pages, "attention: {pages} pages needed, {}", s.pages.len());
+        for &page in &s.pages[..pages] {
+            let end = (page as usize + 1) * shape.page_bytes();
+            assert!(end <= cache.len(), "attention: page {page} is past the end of the cache");
+        }
+    }
+    let batch = Batch { out: Parts::new(out), q, cache, shape, heads, scale, sequences };
+    let tiles = batch.tiles();
+    let blocks = sequences.iter().map(|s| (s.past + s.rows).div_ceil(BLOCK)).max().unwrap_or(0);
+    if tiles >= 4 * cpu.pool.threads() || blocks <= 1 {
+        cpu.pool.run(tiles, |i| {
+            WORK.with_borrow_mut(|work| {
+                let tile = batch.tile(i);
+                work.begin(&batch, &tile);
+                for b in 0..tile.blocks() {
+                    work.block(cpu.class, &batch, &tile, b);
+                    work.fold(&tile, batch.shape.padded());
+                }
+                work.finish(&batch, &tile);
+            });
+        });
+        return;
+    }
+    // Few rows and many keys: the blocks of a tile go to different threads.
+    let per_block = TILE * (shape.padded() + 2);
+    let mut scratch = cpu.scratch();
+    let len = tiles * blocks * per_block;
+    if scratch.len() < len {
+        scratch.resize(len, 0);
+    }
+    let partial = Parts::new(&mut scratch[..len]);
+    cpu.pool.run(tiles * blocks, |i| {
+        let (tile, b) = (batch.tile(i / blocks), i % blocks);
+        if b < tile.blocks() {
+            WORK.with_borrow_mut(|work| {
+                work.begin(&batch, &tile);
+                work.block(cpu.class, &batch, &tile, b);
+                // SAFETY: each task has its own part of the scratch.
+                work.save(unsafe { partial.part(i * per_block, per_block) }, shape.padded());
+            });
+        }
+    });
+    WORK.with_borrow_mut(|work| {
+        for i in 0..tiles {
+            let tile = batch.tile(i);
+            work.begin(&batch, &tile);
+            for b in 0..tile.blocks() {
+                work.load(&scratch[(i * blocks + b) * per_block..][..per_block], shape.padded());
+                work.fold(&tile, shape.padded());
+            }
+            work.finish(&batch, &tile);
+        }
+    });
+}
+
+struct Batch<'a> {
+    out: Parts<f32>,
+    q: &'a [f32],
+    cache: &'a [u8],
+    shape: KvShape,
+    heads: usize,
+    scale: f32,
+    sequences: &'a [Sequence<'a>],
+}
+
+/// Some query rows that share a key/value head: `tokens` rows of the batch, `count` heads each.
+struct Tile<'a> {
+    sequence: Sequence<'a>,
+    g: usize,
+    /// First of its query heads, and how many.
+    head: usize,
+    count: usize,
+    /// First token within the sequence, and how many.
+    token: usize,
+    tokens: usize,
+}
+
+impl Tile<'_> {
+    fn rows(&self) -> usize {
+        self.tokens * self.count
+    }
+
+    /// The position of row `i`'s token.
+    fn position(&self, i: usize) -> usize {
+        self.sequence.past + self.token + i / self.count
+    }
+
+    /// Keys that its last token sees.
+    fn keys(&self) -> usize {
+        self.sequence.past + self.token + self.tokens
+    }
+
+    fn blocks(&self) -> usize {
+        self.keys().div_ceil(BLOCK)
+    }
+
+    /// Where row `i` lies in q and out, in heads.
+    fn place(&self, i: usize, heads: usize) -> usize {
+        let row = self.sequence.row + self.token + i / self.count;
+        row * heads + self.head + i % self.count
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// Query heads that a tile takes of each token.
+    fn heads_a_tile(&self) -> usize {
+        (self.heads / self.shape.kv_heads).min(TILE)
+    }
+
+    fn tokens_a_tile(&self) -> usize {
+        TILE / self.heads_a_tile()
+    }
+
+    /// Tiles of one sequence for each key/value head: by tokens, and by heads.
+    fn tiles_of(&self, s: &Sequence<'_>) -> (usize, usize) {
+        let by_heads = (self.heads / self.shape.kv_heads).div_ceil(self.heads_a_tile());
+        (s.rows.div_ceil(self.tokens_a_tile()), by_heads)
+    }
+
+    fn tiles(&self) -> usize {
+        let count = |s| {
+            let (by_tokens, by_heads) = self.tiles_of(s);
+            by_tokens * by_heads * self.shape.kv_heads
+        };
+        self.sequences.iter().map(count).sum()
+    }
+
+    /// Tile `i`; the last tokens, which see most keys, come first so that no thread ends alone.
+    fn tile(&self, mut i: usize) -> Tile<'a> {
+        for s in self.sequences {
+            let (by_tokens, by_heads) = self.tiles_of(s);
+            let count = by_tokens * by_heads * self.shape.kv_heads;
+            if i < count {
+                let r = self.heads / self.shape.kv_heads;
+                let (g, h) = (i % self.shape.kv_heads, i / self.shape.kv_heads % by_heads);
+                let t = by_tokens - 1 - i / self.shape.kv_heads / by_heads;
+                let token = t * self.tokens_a_tile();
+                return Tile {
+                    sequence: *s,
+                    g,
+                    head: g * r + h * self.heads_a_tile(),
+                    count: self.heads_a_tile().min(r - h * self.heads_a_tile()),
+                    token,
+                    tokens: self.tokens_a_tile().min(s.rows - token),
+                };
+            }
+            i -= count;
+        }
+        unreachable!("tile {i} past the last")
+    }
+
+    /// Position `at`'s page of the tile, as keys and values of its head.
+    fn page(&self, tile: &Tile<'_>, at: usize) -> (&'a [u8], &'a [u8]) {
+        let page = tile.sequence.pages[at / self.shape.page_len] as usize;
+        let (bytes, head) = (self.shape.page_bytes(), self.shape.head_bytes());
+        let page = &self.cache[page * bytes..][..bytes];
+        let (keys, values) = page.split_at(self.shape.value_offset());
+        (&keys[tile.g * head..][..head], &values[tile.g * head..][..head])
+    }
+}
+
+thread_local! {
+    /// A thread's working memory; a tile uses it from beginning to end.
+    static WORK: RefCell<Work> = const { RefCell::new(Work::new()) };
+}
+
+/// The state of one tile.
+struct Work {
+    /// Query rows in the kernel: those of the tile, and idle ones up to a size that has a kernel.
+    n: usize,
+    /// Queries, [K][n].
+    q: Vec<f32>,
+    /// Scores, then weights: [n][BLOCK].
+    s: Vec<f32>,
+    /// Of the block: the largest score, the sum of weights, the weighted values [n][padded K].
+    m: [f32; TILE],
+    l: [f32; TILE],
+    o: Vec<f32>,
+    /// The same of all blocks before it.
+    m_all: [f32; TILE],
+    l_all: [f32; TILE],
+    o_all: Vec<f32>,
+}
+
+/// Numbers of query rows that have a kernel.
+const KERNELS: [usize; 5] = [1, 3, 4, 8, 12];
+
+impl Work {
+    const fn new() -> Work {
+        let zero = [0.0; TILE];
+        Work {
+            n: 0,
+            q: Vec::new(),
+            s: Vec::new(),
+            m: zero,
+            l: zero,
+            o: Vec::new(),
+            m_all: zero,
+            l_all: zero,
+            o_all: Vec::new(),
+        }
+    }
+
+    fn begin(&mut self, batch: &Batch<'_>, tile: &Tile<'_>) {
+        let (dim, padded) = (batch.shape.head_dim, batch.shape.padded());
+        let rows = tile.rows();
+        self.n = KERNELS.into_iter().find(|&n| n >= rows).expect("a tile holds twelve rows");
+        self.q.resize(TILE * padded, 0.0);
+        self.s.resize(TILE * BLOCK, 0.0);
+        self.o.resize(TILE * padded, 0.0);
+        self.o_all.resize(TILE * padded, 0.0);
+        for i in 0..rows {
+            let q = &batch.q[tile.place(i, batch.heads) * dim..][..dim];
+            for (d, q) in q.iter().enumerate() {
+                self.q[d * self.n + i] = *q;
+            }
+        }
+        self.m_all = [f32::NEG_INFINITY; TILE];
+        self.l_all = [0.0; TILE];
+        self.o_all.fill(0.0);
+    }
+
+    /// Computes block `b`.
+    fn block(&mut self, class: Class, batch: &Batch<'_>, tile: &Tile<'_>, b: usize) {
+        // SAFETY: `Cpu` checked the class; `attention` checked the pages.
+        unsafe {
+            match class {
+                Class::Portable => block::<Plain>(self, batch, tile, b),
+                #[cfg(target_arch = "x86_64")]
+                Class::Avx2 => block_avx2(self, batch, tile, b),
+                #[cfg(target_arch = "x86_64")]
+                Class::Avx512 | Class::Amx => block_avx512(self, batch, tile, b),
+                #[cfg(not(target_arch = "x86_64"))]
+                Class::Avx2 | Class::Avx512 | Class::Amx => unreachable!("checked by Cpu::new"),
+            }
+        }
+    }
+
+    /// Joins the block to those before it.
+    fn fold(&mut self, tile: &Tile<'_>, padded: usize) {
+        for i in 0..tile.rows() {
+            if self.m[i] == f32::NEG_INFINITY {
+                continue;
+            }
+            let (o, all) = (&self.o[i * padded..], &mut self.o_all[i * padded..][..padded]);
+            let m = self.m_all[i].max(self.m[i]);
+            let (old, new) =
+                (math::exp::<false>(self.m_all[i] - m), math::exp::<false>(self.m[i] - m));
+            self.l_all[i] = self.l_all[i] * old + self.l[i] * new;
+            for (all, o) in all.iter_mut().zip(o) {
+                *all = *all * old + o * new;
+            }
+            self.m_all[i] = m;
+        }
+    }
+
+    fn finish(&self, batch: &Batch<'_>, tile: &Tile<'_>) {
+        let (dim, padded) = (batch.shape.head_dim, batch.shape.padded());
+        for i in 0..tile.rows() {
+            // SAFETY: each row and head of `out` belongs to one tile.
+            let out = unsafe { batch.out.part(tile.place(i, batch.heads) * dim, dim) };
+            for (out, o) in out.iter_mut().zip(&self.o_all[i * padded..]) {
+                *out = o / self.l_all[i];
+            }
+        }
+    }
+
+    /// Writes the block's results down, for another thread.
+    fn save(&self, out: &mut [u32], padded: usize) {
+        let numbers = self.m.iter().chain(&self.l).chain(&self.o[..TILE * padded]);
+        for (out, x) in out.iter_mut().zip(numbers) {
+            *out = x.to_bits();
+        }
+    }
+
+    fn load(&mut self, from: &[u32], padded: usize) {
+        let numbers = self.m.iter_mut().chain(&mut self.l).chain(&mut self.o[..TILE * padded]);
+        for (x, from) in numbers.zip(from) {
+            *x = f32::from_bits(*from);
+        }
+    }
+}
+
+/// # Safety
+///
+/// The CPU has AVX2; as `block`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn block_avx2(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, b: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { block::<Avx2>(work, batch, tile, b) }
+}
+
+/// # Safety
+///
+/// The CPU has AVX-512; as `block`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,f16c")]
+unsafe fn block_avx512(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, b: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { block::<Avx512>(work, batch, tile, b) }
+}
+
+/// Scores, weights and weighted values of one block.
+///
+/// # Safety
+///
+/// The contract of `Lanes`; the pages of all keys that the tile sees exist.
+#[inline(always)]
+unsafe fn block<L: Lanes>(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, b: usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match (batch.shape.format, work.n) {
+            (KvFormat::F32, 1) => block_of::<L, false, 1, 4>(work, batch, tile, b),
+            (KvFormat::F32, 3) => block_of::<L, false, 3, 4>(work, batch, tile, b),
+            (KvFormat::F32, 4) => block_of::<L, false, 4, 4>(work, batch, tile, b),
+            (KvFormat::F32, 8) => block_of::<L, false, 8, 2>(work, batch, tile, b),
+            (KvFormat::F32, _) => block_of::<L, false, 12, 2>(work, batch, tile, b),
+            (KvFormat::F16, 1) => block_of::<L, true, 1, 4>(work, batch, tile, b),
+            (KvFormat::F16, 3) => block_of::<L, true, 3, 4>(work, batch, tile, b),
+            (KvFormat::F16, 4) => block_of::<L, true, 4, 4>(work, batch, tile, b),
+            (KvFormat::F16, 8) => block_of::<L, true, 8, 2>(work, batch, tile, b),
+            (KvFormat::F16, _) => block_of::<L, true, 12, 2>(work, batch, tile, b),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As `block`; `work.n` is N.
+#[inline(always)]
+unsafe fn block_of<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
+    work: &mut Work,
+    batch: &Batch<'_>,
+    tile: &Tile<'_>,
+    b: usize,
+) {
+    let first = b * BLOCK;
+    let keys = (tile.keys() - first).min(BLOCK);
+    // SAFETY: the caller's contract.
+    unsafe {
+        scores::<L, HALF, N, C>(work, batch, tile, first, keys);
+        for i in 0..tile.rows() {
+            let seen = (tile.position(i) + 1).saturating_sub(first).min(keys);
+            let row = &mut work.s[i * BLOCK..][..keys.next_multiple_of(16)];
+            (work.m[i], work.l[i]) = weights::<L>(row, seen, batch.scale);
+        }
+        values::<L, HALF, N, C>(work, batch, tile, first, keys);
+    }
+}
+
+/// Sixteen stored numbers at `p`.
+///
+/// # Safety
+///
+/// The contract of `Lanes`.
+#[inline(always)]
+unsafe fn load<L: Lanes, const HALF: bool>(p: *const u8) -> L::F {
+    // SAFETY: the caller's contract.
+    unsafe { if HALF { L::load_f16(p) } else { L::load(p.cast()) } }
+}
+
+/// s[i][j] = q_i . k_j, sixteen keys a vector, each a sum over the head width in order.
+///
+/// # Safety
+///
+/// As `block_of`.
+#[inline(always)]
+unsafe fn scores<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
+    work: &mut Work,
+    batch: &Batch<'_>,
+    tile: &Tile<'_>,
+    first: usize,
+    keys: usize,
+) {
+    let (bytes, page_len) = (batch.shape.format.bytes(), batch.shape.page_len);
+    let step = page_len * bytes;
+    let last = keys.next_multiple_of(16);
+    let q = &work.q[..batch.shape.head_dim * N];
+    for j in (0..last).step_by(16 * C) {
+        // SAFETY: the caller's contract; a vector past the last reads the last again.
+        unsafe {
+            let k: [*const u8; C] = std::array::from_fn(|c| {
+                let at = first + (j + 16 * c).min(last - 16);
+                batch.page(tile, at).0[at % page_len * bytes..].as_ptr()
+            });
+            let mut sum = [[L::splat(0.0); C]; N];
+            for (d, q) in q.as_chunks::<N>().0.iter().enumerate() {
+                let k: [L::F; C] = std::array::from_fn(|c| load::<L, HALF>(k[c].add(d * step)));
+                for i in 0..N {
+                    let q = L::splat(q[i]);
+                    for c in 0..C {
+                        sum[i][c] = L::fma(q, k[c], sum[i][c]);
+                    }
+                }
+            }
+            for i in 0..N {
+                for c in 0..C {
+                    if j + 16 * c < last {
+                        L::store(work.s[i * BLOCK + j + 16 * c..][..16].as_mut_ptr(), sum[i][c]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Scores to weights e^(s - m), 0 from `seen` on; returns m and the sum of the weights.
+///
+/// # Safety
+///
+/// The contract of `Lanes`.
+#[inline(always)]
+unsafe fn weights<L: Lanes>(s: &mut [f32], seen: usize, scale: f32) -> (f32, f32) {
+    let mut peaks = [f32::NEG_INFINITY; 16];
+    for (c, s) in s.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        for j in 0..16 {
+            s[j] = if 16 * c + j < seen { s[j] * scale } else { f32::NEG_INFINITY };
+            peaks[j] = if s[j] > peaks[j] { s[j] } else { peaks[j] };
+        }
+    }
+    let m = peaks.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    if m == f32::NEG_INFINITY {
+        s.fill(0.0);
+        // All masked; or NaN, which must not pass for masked.
+        return if seen == 0 { (m, 0.0) } else { (f32::NAN, f32::NAN) };
+    }
+    let mut sums = [0.0f32; 16];
+    for s in s.as_chunks_mut::<16>().0 {
+        for j in 0..16 {
+            s[j] = math::exp::<true>(s[j] - m);
+            sums[j] += s[j];
+        }
+    }
+    for half in [8, 4, 2, 1] {
+        for j in 0..half {
+            sums[j] += sums[j + half];
+        }
+    }
+    (m, sums[0])
+}
+
+/// o[i] = sum_j s[i][j] v_j, each a sum over keys in order.
+///
+/// # Safety
+///
+/// As `block_of`.
+#[inline(always)]
+unsafe fn values<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
+    work: &mut Work,
+    batch: &Batch<'_>,
+    tile: &Tile<'_>,
+    first: usize,
+    keys: usize,
+) {
+    let (padded, page_len) = (batch.shape.padded(), batch.shape.page_len);
+    let bytes = batch.shape.format.bytes();
+    for d in (0..padded).step_by(16 * C) {
+        // SAFETY: the caller's contract; a vector past the last reads the last again.
+        unsafe {
+            let place: [usize; C] = std::array::from_fn(|c| (d + 16 * c).min(padded - 16));
+            let mut sum = [[L::splat(0.0); C]; N];
+            let mut j = 0;
+            while j < keys {
+                let at = first + j;
+                let end = (j + page_len - at % page_len).min(keys);
+                let page = batch.page(tile, at).1;
+                let mut v = page[at % page_len * padded * bytes..].as_ptr();
+                for j in j..end {
+                    let row: [L::F; C] =
+                        std::array::from_fn(|c| load::<L, HALF>(v.add(place[c] * bytes)));
+                    for i in 0..N {
+                        let s = L::splat(*work.s.get_unchecked(i * BLOCK + j));
+                        for c in 0..C {
+                            sum[i][c] = L::fma(s, row[c], sum[i][c]);
+                        }
+                    }
+                    v = v.wrapping_add(padded * bytes);
+                }
+                j = end;
+            }
+            for i in 0..N {
+                for c in 0..C {
+                    if d + 16 * c < padded {
+                        L::store(work.o[i * padded + d + 16 * c..][..16].as_mut_ptr(), sum[i][c]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -24,19 +24,10 @@ pub(crate) trait Lanes: Copy {
     /// a * b + c, with one rounding where the class has FMA.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// The nearest integer as a float, ties to even; for |x| below 2^22.
     unsafe fn round(x: Self::F) -> Self::F;
-    /// 2^n for whole n in -126..=127, by its exponent bits.
-    unsafe fn exp2_whole(n: Self::F) -> Self::F;
-    /// Lane i of `a` where x[i] < y[i], else of `b`.
-    unsafe fn select_less(x: Self::F, y: Self::F, a: Self::F, b: Self::F) -> Self::F;
     /// Sixteen f16 at `p` (32 bytes), widened.
     unsafe fn load_f16(p: *const u8) -> Self::F;
-    /// Sixteen bf16 at `p` (32 bytes), widened.
-    unsafe fn load_bf16(p: *const u8) -> Self::F;
     /// Sixteen unsigned bytes at `p`, as floats.
     unsafe fn load_u8(p: *const u8) -> Self::F;
     /// Sixteen signed bytes at `p`, as floats.
@@ -108,47 +99,15 @@ impl Lanes for Plain {
         std::array::from_fn(|i| a[i] * b[i])
     }
     #[inline(always)]
-    unsafe fn add(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        std::array::from_fn(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    unsafe fn sub(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        std::array::from_fn(|i| a[i] - b[i])
-    }
-    #[inline(always)]
-    unsafe fn max(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
-        // As the instruction: the second where either is NaN.
-        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
     unsafe fn round(x: [f32; 16]) -> [f32; 16] {
         const BIG: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves no fraction bits
         std::array::from_fn(|i| (x[i] + BIG) - BIG)
-    }
-    #[inline(always)]
-    unsafe fn exp2_whole(n: [f32; 16]) -> [f32; 16] {
-        std::array::from_fn(|i| f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
-    }
-    #[inline(always)]
-    unsafe fn select_less(
-        x: [f32; 16],
-        y: [f32; 16],
-        a: [f32; 16],
-        b: [f32; 16],
-    ) -> [f32; 16] {
-        std::array::from_fn(|i| if x[i] < y[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> [f32; 16] {
         // SAFETY: the caller vouches for 32 bytes at `p`.
         let halves = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
         halves.map(|h| half::f16::from_bits(h).to_f32_const())
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(p: *const u8) -> [f32; 16] {
-        // SAFETY: the caller vouches for 32 bytes at `p`.
-        let halves = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
-        halves.map(|h| f32::from_bits(u32::from(h) << 16))
     }
     #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> [f32; 16] {
@@ -278,50 +237,14 @@ mod x86 {
             unsafe { _mm512_mul_ps(a, b) }
         }
         #[inline(always)]
-        unsafe fn add(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: the trait's contract.
-            unsafe { _mm512_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: the trait's contract.
-            unsafe { _mm512_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn max(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: the trait's contract.
-            unsafe { _mm512_max_ps(a, b) }
-        }
-        #[inline(always)]
         unsafe fn round(x: __m512) -> __m512 {
             // SAFETY: the trait's contract.
             unsafe { _mm512_roundscale_ps::<0x08>(x) }
         }
         #[inline(always)]
-        unsafe fn exp2_whole(n: __m512) -> __m512 {
-            // SAFETY: the trait's contract.
-            unsafe {
-                let n = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-                _mm512_castsi512_ps(_mm512_slli_epi32::<23>(n))
-            }
-        }
-        #[inline(always)]
-        unsafe fn select_less(x: __m512, y: __m512, a: __m512, b: __m512) -> __m512 {
-            // SAFETY: the trait's contract.
-            unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, y), b, a) }
-        }
-        #[inline(always)]
         unsafe fn load_f16(p: *const u8) -> __m512 {
             // SAFETY: the trait's contract.
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
-        }
-        #[inline(always)]
-        unsafe fn load_bf16(p: *const u8) -> __m512 {
-            // SAFETY: the trait's contract.
-            unsafe {
-                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-            }
         }
         #[inline(always)]
         unsafe fn load_u8(p: *const u8) -> __m512 {
@@ -476,67 +399,15 @@ mod x86 {
             unsafe { both!(|a, b| _mm256_mul_ps(a, b), a, b) }
         }
         #[inline(always)]
-        unsafe fn add(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-            // SAFETY: the trait's contract.
-            unsafe { both!(|a, b| _mm256_add_ps(a, b), a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-            // SAFETY: the trait's contract.
-            unsafe { both!(|a, b| _mm256_sub_ps(a, b), a, b) }
-        }
-        #[inline(always)]
-        unsafe fn max(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-            // SAFETY: the trait's contract.
-            unsafe { both!(|a, b| _mm256_max_ps(a, b), a, b) }
-        }
-        #[inline(always)]
         unsafe fn round(x: [__m256; 2]) -> [__m256; 2] {
             // SAFETY: the trait's contract.
             unsafe { both!(|x| _mm256_round_ps::<0x08>(x), x) }
-        }
-        #[inline(always)]
-        unsafe fn exp2_whole(n: [__m256; 2]) -> [__m256; 2] {
-            // SAFETY: the trait's contract.
-            unsafe {
-                both!(
-                    |n| {
-                        let n = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
-                    },
-                    n
-                )
-            }
-        }
-        #[inline(always)]
-        unsafe fn select_less(
-            x: [__m256; 2],
-            y: [__m256; 2],
-            a: [__m256; 2],
-            b: [__m256; 2],
-        ) -> [__m256; 2] {
-            // SAFETY: the trait's contract.
-            unsafe {
-                let blend = |x, y, a, b| _mm256_blendv_ps(b, a, _mm256_cmp_ps::<_CMP_LT_OQ>(x, y));
-                both!(blend, x, y, a, b)
-            }
         }
         #[inline(always)]
         unsafe fn load_f16(p: *const u8) -> [__m256; 2] {
             // SAFETY: the trait's contract.
             unsafe {
                 let at = |i: usize| _mm256_cvtph_ps(_mm_loadu_si128(p.add(i).cast()));
-                [at(0), at(16)]
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_bf16(p: *const u8) -> [__m256; 2] {
-            // SAFETY: the trait's contract.
-            unsafe {
-                let at = |i: usize| {
-                    let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(i).cast()));
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-                };
                 [at(0), at(16)]
             }
         }

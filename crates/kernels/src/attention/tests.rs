@@ -1,0 +1,164 @@
+//! Attention against its definition, and the same bits in any company.
+
+use super::*;
+
+fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let step = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(step).collect()
+}
+
+struct Case {
+    heads: usize,
+    shape: KvShape,
+    lengths: Vec<usize>,
+    /// One a sequence: [length, H or G, K].
+    q: Vec<Vec<f32>>,
+    k: Vec<Vec<f32>>,
+    v: Vec<Vec<f32>>,
+}
+
+impl Case {
+    fn new(shape: KvShape, heads: usize, lengths: &[usize]) -> Case {
+        let of = |seed: u64, h: usize| -> Vec<Vec<f32>> {
+            let numbers = |(i, &n): (usize, &usize)| {
+                noise(seed + i as u64, n * h * shape.head_dim).iter().map(|x| x * 2.0).collect()
+            };
+            lengths.iter().enumerate().map(numbers).collect()
+        };
+        let g = shape.kv_heads;
+        Case { heads, shape, lengths: lengths.into(), q: of(1, heads), k: of(50, g), v: of(90, g) }
+    }
+
+    /// Runs the sequences in the given pieces (sequence, rows), all pieces of a call packed.
+    fn run(&self, cpu: &Cpu, calls: &[Vec<(usize, usize)>]) -> Vec<Vec<f32>> {
+        let (shape, width) = (self.shape, self.heads * self.shape.head_dim);
+        let kv_width = shape.kv_heads * shape.head_dim;
+        let pages_of = |n: &usize| n.div_ceil(shape.page_len);
+        let total: usize = self.lengths.iter().map(pages_of).sum();
+        // Pages in falling order, and NaN where nothing was written.
+        let mut cache = vec![0xff; total * shape.page_bytes()];
+        let mut next = total as u32;
+        let tables: Vec<Vec<u32>> = self
+            .lengths
+            .iter()
+            .map(|n| {
+                let take = |_| {
+                    next -= 1;
+                    next
+                };
+                (0..pages_of(n)).map(take).collect()
+            })
+            .collect();
+        let mut past = vec![0; self.lengths.len()];
+        let mut outs: Vec<Vec<f32>> = vec![Vec::new(); self.lengths.len()];
+        for call in calls {
+            let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
+            let mut sequences = Vec::new();
+            let mut row = 0;
+            for &(s, rows) in call {
+                let (from, to) = (past[s], past[s] + rows);
+                q.extend_from_slice(&self.q[s][from * width..to * width]);
+                k.extend_from_slice(&self.k[s][from * kv_width..to * kv_width]);
+                v.extend_from_slice(&self.v[s][from * kv_width..to * kv_width]);
+                sequences.push(Sequence { row, rows, past: from, pages: &tables[s] });
+                row += rows;
+            }
+            store(&mut cache, shape, &k, &v, &sequences);
+            let mut out = vec![f32::NAN; q.len()];
+            attention(cpu, &mut out, &q, &cache, shape, self.heads, 0.25, &sequences);
+            for (sequence, &(s, rows)) in sequences.iter().zip(call) {
+                outs[s].extend_from_slice(&out[sequence.row * width..][..rows * width]);
+                past[s] += rows;
+            }
+        }
+        outs
+    }
+
+    /// The definition, in f64.
+    fn naive(&self, s: usize) -> Vec<f64> {
+        let (dim, g_count) = (self.shape.head_dim, self.shape.kv_heads);
+        let kept = |x: f32| match self.shape.format {
+            KvFormat::F32 => f64::from(x),
+            KvFormat::F16 => half::f16::from_f32(x).to_f64(),
+        };
+        let mut out = Vec::new();
+        for t in 0..self.lengths[s] {
+            for h in 0..self.heads {
+                let g = h / (self.heads / g_count);
+                let q = &self.q[s][(t * self.heads + h) * dim..][..dim];
+                let at = |j: usize| (j * g_count + g) * dim;
+                let score = |j: usize| {
+                    let k = &self.k[s][at(j)..at(j) + dim];
+                    q.iter().zip(k).map(|(q, k)| f64::from(*q) * kept(*k)).sum::<f64>() * 0.25
+                };
+                let scores: Vec<f64> = (0..=t).map(score).collect();
+                let m = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
+                let sum: f64 = scores.iter().map(|s| (s - m).exp()).sum();
+                for d in 0..dim {
+                    let value = |j: usize| (scores[j] - m).exp() * kept(self.v[s][at(j) + d]);
+                    out.push((0..=t).map(value).sum::<f64>() / sum);
+                }
+            }
+        }
+        out
+    }
+}
+
+fn shape(format: KvFormat, page_len: usize, kv_heads: usize, head_dim: usize) -> KvShape {
+    KvShape { format, page_len, kv_heads, head_dim }
+}
+
+#[test]
+fn attention_agrees_with_its_definition() {
+    for class in Class::available() {
+        let cpu = Cpu::new(class, 2);
+        for (format, g, r, dim) in [
+            (KvFormat::F32, 2, 3, 64),
+            (KvFormat::F16, 1, 4, 32),
+            (KvFormat::F32, 3, 1, 6),
+            (KvFormat::F16, 2, 2, 18),
+            (KvFormat::F32, 1, 8, 128),
+            (KvFormat::F32, 1, 13, 16),
+        ] {
+            let case = Case::new(shape(format, 32, g, dim), g * r, &[1, 270, 17]);
+            let got = case.run(&cpu, &[vec![(0, 1), (1, 270), (2, 17)]]);
+            for s in 0..3 {
+                for (got, want) in got[s].iter().zip(case.naive(s)) {
+                    // Scores of up to K/2 with K roundings; weights and values of size 2.
+                    let tolerance = dim as f64 * f64::from(f32::EPSILON) * 16.0;
+                    let off = (f64::from(*got) - want).abs();
+                    assert!(off <= tolerance, "{class} {g} {r} {dim}: off by {off}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn chunks_pages_threads_and_company_change_no_bit() {
+    for class in Class::available() {
+        for (format, r) in [(KvFormat::F16, 3), (KvFormat::F32, 4), (KvFormat::F16, 1)] {
+            let lengths = [600, 70];
+            let bits = |page_len, threads, calls: &[Vec<(usize, usize)>]| {
+                let case = Case::new(shape(format, page_len, 2, 32), 2 * r, &lengths);
+                let out = case.run(&Cpu::new(class, threads), calls);
+                out.concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            };
+            let whole = bits(64, 1, &[vec![(0, 600)], vec![(1, 70)]]);
+            let single: Vec<Vec<(usize, usize)>> =
+                (0..600).map(|_| vec![(0, 1)]).chain((0..70).map(|_| vec![(1, 1)])).collect();
+            let mixed = [
+                vec![(0, 255), (1, 1)],
+                vec![(1, 12), (0, 2)],
+                vec![(0, 342)],
+                vec![(1, 57), (0, 1)],
+            ];
+            assert_eq!(bits(16, 2, &single), whole, "{class} one row at a time");
+            assert_eq!(bits(256, 2, &mixed), whole, "{class} mixed");
+        }
+    }
+}
