@@ -81,6 +81,24 @@ pub enum Error {
     #[error("the tokenizer of {} cannot be used", path.display())]
     Tokenizer { path: PathBuf, source: herd_codec::CodecError },
 
+    #[error("cannot read the chat template {name:?}")]
+    Template { name: String, source: io::Error },
+
+    #[error("{} says not how it chats", path.display())]
+    NoTemplate { path: PathBuf },
+
+    #[error(transparent)]
+    Chat(#[from] herd_codec::chat::ChatError),
+
+    #[error(transparent)]
+    Config(#[from] herd_model::ConfigError),
+
+    #[error(transparent)]
+    Sampling(#[from] herd_engine::sample::SampleError),
+
+    #[error(transparent)]
+    Stops(#[from] herd_engine::stop::StopError),
+
     #[error(transparent)]
     Files(#[from] herd_tensor::files::FileError),
 }
@@ -117,6 +135,11 @@ impl Error {
             Error::Hash { .. } => "the bad file was removed; run this again",
             Error::NoMatch { files, .. } => return Some(format!("it has {}", files.join(", "))),
             Error::Choose { .. } => "choose with --file, for example --file '*Q4_K_M.gguf'",
+            Error::Template { .. } => {
+                "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
+            }
+            Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
+            Error::Config(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"
@@ -130,6 +153,9 @@ impl Error {
             | Error::Json { .. }
             | Error::NoTokenizer { .. }
             | Error::Tokenizer { .. }
+            | Error::Chat(_)
+            | Error::Sampling(_)
+            | Error::Stops(_)
             | Error::Unanswered { .. }
             | Error::Value { .. } => return None,
         };

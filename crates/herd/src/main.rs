@@ -3,6 +3,7 @@
 //! Exit code 0: done; 1: the answer is no; 2: could not run. Errors are one line with their
 //! causes, and a `hint:` where there is one.
 
+mod about;
 mod chat;
 mod commands;
 mod console;
