@@ -10,6 +10,8 @@
 /// All methods ask that the CPU has the instructions of the class (checked by `Class`), and that
 /// pointers are readable or writable for the stated length. Alignment is never needed.
 pub(crate) trait Lanes: Copy {
+    /// Products and sums round once.
+    const FMA: bool;
     /// Sixteen f32.
     type F: Copy;
     /// Sixteen i32.
@@ -72,6 +74,7 @@ fn upper(bits: u32) -> f32 {
 }
 
 impl Lanes for Plain {
+    const FMA: bool = false;
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [u8; 64];
@@ -207,6 +210,7 @@ mod x86 {
     // SAFETY of every block below: the trait's contract, that the CPU has the instructions and
     // that pointers are good for the stated length; the loads and stores used need no alignment.
     impl Lanes for Avx512 {
+        const FMA: bool = true;
         type F = __m512;
         type I = __m512i;
         type B = __m512i;
@@ -366,6 +370,7 @@ mod x86 {
     }
 
     impl Lanes for Avx2 {
+        const FMA: bool = true;
         type F = [__m256; 2];
         type I = [__m256i; 2];
         type B = [__m256i; 2];
