@@ -10,6 +10,8 @@
 /// All methods ask that the CPU has the instructions of the class (checked by `Class`), and that
 /// pointers are readable or writable for the stated length. Alignment is never needed.
 pub(crate) trait Lanes: Copy {
+    /// Products and sums round once.
+    const FMA: bool;
     /// Sixteen f32.
     type F: Copy;
     /// Sixteen i32.
@@ -33,6 +35,9 @@ pub(crate) trait Lanes: Copy {
     /// Sixteen signed bytes at `p`, as floats.
     unsafe fn load_i8(p: *const u8) -> Self::F;
     unsafe fn to_array(x: Self::F) -> [f32; 16];
+
+    /// Asks for the cache line at `p`, which need not be readable.
+    unsafe fn prefetch(p: *const u8);
 
     unsafe fn splat_i(x: i32) -> Self::I;
     unsafe fn to_f(x: Self::I) -> Self::F;
@@ -72,6 +77,7 @@ fn upper(bits: u32) -> f32 {
 }
 
 impl Lanes for Plain {
+    const FMA: bool = false;
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [u8; 64];
@@ -123,6 +129,9 @@ impl Lanes for Plain {
     unsafe fn to_array(x: [f32; 16]) -> [f32; 16] {
         x
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 
     #[inline(always)]
     unsafe fn splat_i(x: i32) -> [i32; 16] {
@@ -207,6 +216,7 @@ mod x86 {
     // SAFETY of every block below: the trait's contract, that the CPU has the instructions and
     // that pointers are good for the stated length; the loads and stores used need no alignment.
     impl Lanes for Avx512 {
+        const FMA: bool = true;
         type F = __m512;
         type I = __m512i;
         type B = __m512i;
@@ -262,6 +272,12 @@ mod x86 {
             // SAFETY: the trait's contract; `out` holds sixteen f32.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) };
             out
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
 
         #[inline(always)]
@@ -366,6 +382,7 @@ mod x86 {
     }
 
     impl Lanes for Avx2 {
+        const FMA: bool = true;
         type F = [__m256; 2];
         type I = [__m256i; 2];
         type B = [__m256i; 2];
@@ -440,6 +457,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn splat_i(x: i32) -> [__m256i; 2] {
             // SAFETY: the trait's contract.
             unsafe { [_mm256_set1_epi32(x); 2] }
@@ -477,10 +500,7 @@ mod x86 {
         unsafe fn high_nibbles(x: [__m256i; 2]) -> [__m256i; 2] {
             // SAFETY: the trait's contract.
             unsafe {
-                both!(
-                    |x| _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15)),
-                    x
-                )
+                both!(|x| _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15)), x)
             }
         }
         #[inline(always)]

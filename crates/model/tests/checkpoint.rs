@@ -1,5 +1,7 @@
 //! Checkpoints of every style open with the same parts; wrong ones are refused by name.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod common;
 
 use std::fs;

@@ -1,0 +1,197 @@
+//! Byte-pair encoding proper: merge the best-ranked neighbours until none is left.
+//!
+//! Short pieces live in arrays that are scanned for the least rank; long ones use a heap over a
+//! linked list, n log n in the worst case. Both take the leftmost of equal ranks.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::CodecError;
+
+/// Stands for "no such merge" and "no such token".
+pub(super) const NONE: u32 = u32::MAX;
+/// Ids must fit 20 bits and ranks 24, so that a pair and its rank share one 64-bit word.
+pub(super) const IDS_MAX: usize = 1 << 20;
+const RANKS_MAX: usize = 1 << 24;
+const EMPTY: u64 = u64::MAX;
+/// Up to here scanning beats the heap.
+const SHORT_MAX: usize = 96;
+
+/// All merges of a vocabulary: a pair of ids gives a rank, a rank gives the merged id.
+pub(super) struct Merges {
+    /// Open addressing: left id (20 bits), right id (20), rank (24); a power of two of them.
+    slots: Vec<u64>,
+    shift: u32,
+    merged: Vec<u32>,
+}
+
+/// One merge: the two halves, their rank (lower goes first) and what they become.
+#[derive(Clone, Copy)]
+pub(super) struct Merge {
+    pub(super) left: u32,
+    pub(super) right: u32,
+    pub(super) rank: u32,
+    pub(super) merged: u32,
+}
+
+/// Working memory of [`Merges::apply`], kept between calls.
+#[derive(Default)]
+pub(super) struct Scratch {
+    ranks: Vec<u32>,
+    next: Vec<u32>,
+    previous: Vec<u32>,
+    heap: BinaryHeap<Reverse<u64>>,
+}
+
+impl Merges {
+    /// A table of `merges`; of equal pairs the first stays.
+    ///
+    /// Errors if an id or rank is too large for the table.
+    pub(super) fn new(merges: &[Merge]) -> Result<Self, CodecError> {
+        let ranks = merges.iter().map(|m| m.rank as usize + 1).max().unwrap_or(0);
+        if ranks > RANKS_MAX {
+            return Err(CodecError::TooLarge {
+                what: "the number of merges",
+                got: ranks,
+                limit: RANKS_MAX,
+            });
+        }
+        let slots = (merges.len() * 2).next_power_of_two().max(16);
+        let mut table = Self {
+            slots: vec![EMPTY; slots],
+            shift: 64 - slots.trailing_zeros(),
+            merged: vec![NONE; ranks],
+        };
+        for merge in merges {
+            table.insert(merge);
+        }
+        Ok(table)
+    }
+
+    fn insert(&mut self, merge: &Merge) {
+        let &Merge { left, right, rank, merged } = merge;
+        for id in [left, right, merged] {
+            assert!((id as usize) < IDS_MAX, "merges: id {id} does not fit 20 bits");
+        }
+        self.merged[rank as usize] = merged;
+        let key = pair_key(left, right);
+        let mut slot = self.home(key);
+        while self.slots[slot] != EMPTY {
+            if self.slots[slot] >> 24 == key {
+                return;
+            }
+            slot = (slot + 1) & (self.slots.len() - 1);
+        }
+        self.slots[slot] = key << 24 | u64::from(rank);
+    }
+
+    #[inline]
+    fn home(&self, key: u64) -> usize {
+        (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
+    }
+
+    /// The rank of a pair, or [`NONE`].
+    #[inline]
+    pub(super) fn rank(&self, left: u32, right: u32) -> u32 {
+        let key = pair_key(left, right);
+        let mut slot = self.home(key);
+        loop {
+            let word = self.slots[slot];
+            if word >> 24 == key {
+                return (word & 0xFF_FFFF) as u32;
+            }
+            if word == EMPTY {
+                return NONE;
+            }
+            slot = (slot + 1) & (self.slots.len() - 1);
+        }
+    }
+
+    /// Merges `ids` in place until no pair of neighbours has a rank.
+    pub(super) fn apply(&self, ids: &mut Vec<u32>, scratch: &mut Scratch) {
+        if ids.len() < 2 {
+            return;
+        }
+        scratch.ranks.clear();
+        scratch.ranks.extend(ids.windows(2).map(|pair| self.rank(pair[0], pair[1])));
+        if ids.len() <= SHORT_MAX {
+            self.apply_short(ids, &mut scratch.ranks);
+        } else {
+            self.apply_long(ids, scratch);
+        }
+    }
+
+    fn apply_short(&self, ids: &mut Vec<u32>, ranks: &mut Vec<u32>) {
+        loop {
+            let (mut best, mut at) = (NONE, 0);
+            for (i, &rank) in ranks.iter().enumerate() {
+                if rank < best {
+                    (best, at) = (rank, i);
+                }
+            }
+            if best == NONE {
+                return;
+            }
+            ids[at] = self.merged[best as usize];
+            ids.remove(at + 1);
+            ranks.remove(at);
+            if at > 0 {
+                ranks[at - 1] = self.rank(ids[at - 1], ids[at]);
+            }
+            if at < ranks.len() {
+                ranks[at] = self.rank(ids[at], ids[at + 1]);
+            }
+        }
+    }
+
+    fn apply_long(&self, ids: &mut Vec<u32>, scratch: &mut Scratch) {
+        let Scratch { ranks, next, previous, heap } = scratch;
+        let n = u32::try_from(ids.len()).expect("pieces are cut far below 2^32 bytes");
+        ranks.push(NONE);
+        next.clear();
+        next.extend(1..=n);
+        previous.clear();
+        previous.extend((0..n).map(|i| i.wrapping_sub(1)));
+        let mut entries = std::mem::take(heap).into_vec();
+        entries.clear();
+        entries.extend((0..n).filter(|&i| ranks[i as usize] != NONE).map(|i| entry(ranks, i)));
+        *heap = BinaryHeap::from(entries);
+        while let Some(Reverse(word)) = heap.pop() {
+            let (rank, at) = ((word >> 32) as u32, word as u32 as usize);
+            if ranks[at] != rank {
+                continue; // The pair has changed since; its new rank has an entry of its own.
+            }
+            let gone = next[at] as usize;
+            ids[at] = self.merged[rank as usize];
+            ids[gone] = NONE;
+            ranks[gone] = NONE;
+            next[at] = next[gone];
+            ranks[at] = NONE;
+            if next[at] < n {
+                previous[next[at] as usize] = at as u32;
+                ranks[at] = self.rank(ids[at], ids[next[at] as usize]);
+                if ranks[at] != NONE {
+                    heap.push(entry(ranks, at as u32));
+                }
+            }
+            if at > 0 {
+                let before = previous[at] as usize;
+                ranks[before] = self.rank(ids[before], ids[at]);
+                if ranks[before] != NONE {
+                    heap.push(entry(ranks, before as u32));
+                }
+            }
+        }
+        ids.retain(|&id| id != NONE);
+    }
+}
+
+#[inline]
+fn pair_key(left: u32, right: u32) -> u64 {
+    u64::from(left) << 20 | u64::from(right)
+}
+
+#[inline]
+fn entry(ranks: &[u32], at: u32) -> Reverse<u64> {
+    Reverse(u64::from(ranks[at as usize]) << 32 | u64::from(at))
+}

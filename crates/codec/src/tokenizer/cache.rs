@@ -1,0 +1,130 @@
+//! The ids of pieces met before: a table of fixed size in which newcomers displace older pieces.
+
+use super::TokenId;
+use super::hash::{hash_bytes, mix, short_key};
+
+/// Entries of 32 bytes, in pairs that share a cache line: 2 MB for each thread at work.
+const SETS_LOG2: u32 = 15;
+/// Ids of pieces with more than three tokens (1 MB), and bytes of pieces of 16 and more (1 MB).
+const IDS_MAX: usize = 1 << 18;
+const BYTES_MAX: usize = 1 << 20;
+/// Longer pieces are seldom met twice.
+const PIECE_MAX: usize = 128;
+/// In the top byte of the second word, where short pieces have their length.
+const LONG: u64 = 0xFF << 56;
+
+/// A cache for one thread at a time.
+///
+/// Entry: two words of key, then three ids and their number. The key of a piece under 16 bytes
+/// is the piece; of a longer one its hash and length, and its first id makes room for the place
+/// of its bytes. More ids than fit stand in `ids`, and their place in the last id's room.
+pub(super) struct Cache {
+    entries: Vec<[u64; 4]>,
+    ids: Vec<TokenId>,
+    bytes: Vec<u8>,
+}
+
+/// The key of a piece, and the set it belongs to.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    words: (u64, u64),
+    set: usize,
+}
+
+impl Key {
+    /// The key of `text[at..end]`, or `None` if such a piece is not kept.
+    #[inline]
+    pub(super) fn new(text: &[u8], at: usize, end: usize) -> Option<Self> {
+        let len = end - at;
+        let (words, hash) = if len < 16 {
+            let words = short_key(text, at, len);
+            (words, mix(words.0, words.1))
+        } else if len <= PIECE_MAX {
+            let hash = hash_bytes(&text[at..end]);
+            ((hash, LONG | len as u64), hash)
+        } else {
+            return None;
+        };
+        Some(Self { words, set: (hash >> (64 - SETS_LOG2)) as usize * 2 })
+    }
+
+    #[inline]
+    fn is_long(self) -> bool {
+        self.words.1 >= LONG
+    }
+}
+
+impl Cache {
+    pub(super) fn new() -> Self {
+        let entries = vec![[0; 4]; 2 << SETS_LOG2];
+        Self { entries, ids: Vec::new(), bytes: Vec::new() }
+    }
+
+    /// Appends the ids of `piece` to `out`, if they are known.
+    #[inline]
+    pub(super) fn find(&self, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
+        let entries = &self.entries[key.set..key.set + 2];
+        for entry in entries {
+            if entry[0] == key.words.0 && entry[1] == key.words.1 {
+                if entry[3] >> 32 == 1 && !key.is_long() {
+                    out.push(TokenId(entry[2] as u32));
+                    return true;
+                }
+                return self.copy(entry, key, piece, out);
+            }
+        }
+        false
+    }
+
+    #[inline]
+    fn copy(&self, entry: &[u64; 4], key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
+        let count = (entry[3] >> 32) as usize;
+        let room = [entry[2] as u32, (entry[2] >> 32) as u32, entry[3] as u32];
+        if key.is_long() {
+            let at = room[0] as usize;
+            if &self.bytes[at..at + piece.len()] != piece {
+                return false;
+            }
+        }
+        let first = usize::from(key.is_long());
+        if count <= 3 - first {
+            for &id in &room[first..first + count] {
+                out.push(TokenId(id));
+            }
+        } else {
+            let at = room[2] as usize;
+            out.extend_from_slice(&self.ids[at..at + count]);
+        }
+        true
+    }
+
+    /// Keeps `ids` as those of `piece`, in place of the older piece of its set.
+    pub(super) fn insert(&mut self, key: Key, piece: &[u8], ids: &[TokenId]) {
+        if self.ids.len() + ids.len() > IDS_MAX || self.bytes.len() + piece.len() > BYTES_MAX {
+            self.entries.fill([0; 4]);
+            self.ids.clear();
+            self.bytes.clear();
+        }
+        if ids.len() > IDS_MAX {
+            return;
+        }
+        let mut room = [0; 3];
+        let first = usize::from(key.is_long());
+        if key.is_long() {
+            room[0] = self.bytes.len() as u32;
+            self.bytes.extend_from_slice(piece);
+        }
+        if ids.len() <= 3 - first {
+            for (room, id) in room[first..].iter_mut().zip(ids) {
+                *room = id.0;
+            }
+        } else {
+            room[2] = self.ids.len() as u32;
+            self.ids.extend_from_slice(ids);
+        }
+        let ids_word = u64::from(room[0]) | u64::from(room[1]) << 32;
+        let last_word = u64::from(room[2]) | (ids.len() as u64) << 32;
+        self.entries[key.set + 1] = self.entries[key.set];
+        self.entries[key.set] = [key.words.0, key.words.1, ids_word, last_word];
+    }
+}
