@@ -42,10 +42,16 @@ struct Source {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut out = stdout().lock();
     for line in stdin().lock().lines() {
-        let answer = answer(&line?).unwrap_or_else(|error| json!({"error": error.to_string()}));
+        let answer = answer(&line?).unwrap_or_else(|error| json!({"error": chain(&*error)}));
         writeln!(out, "{answer}")?;
     }
     Ok(())
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn Error) -> String {
+    let cause = error.source().map(|cause| format!(": {}", chain(cause)));
+    error.to_string() + &cause.unwrap_or_default()
 }
 
 fn answer(line: &str) -> Result<Value, Box<dyn Error>> {

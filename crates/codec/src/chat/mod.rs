@@ -177,7 +177,9 @@ pub enum ChatError {
         limit: usize,
     },
     /// All private characters that could mark control tokens are used by the dialogue.
-    #[error("the dialogue uses so many private characters that none is left to mark {controls} control tokens")]
+    #[error(
+        "the dialogue uses so many private characters that none is left to mark {controls} control tokens"
+    )]
     NoMarks {
         /// Marks wanted.
         controls: usize,

@@ -127,15 +127,13 @@ pub(super) fn guarded(source: &str) -> Result<String, ChatError> {
     let mut out = String::with_capacity(source.len() * 2);
     let mut rest = source;
     let mut open_sets = Vec::new();
-    while let Some(at) = rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min()
+    while let Some(at) =
+        rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min()
     {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        let end = if rest.starts_with("{#") {
-            rest.find("#}").map(|end| end + 2)
-        } else {
-            tag_end(rest)
-        };
+        let end =
+            if rest.starts_with("{#") { rest.find("#}").map(|end| end + 2) } else { tag_end(rest) };
         let (tag, behind) = rest.split_at(end.unwrap_or(rest.len()));
         check_operators(tag)?;
         let inner = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}"));
@@ -222,7 +220,9 @@ fn guarded_tag(inner: &str, open_sets: &mut Vec<String>) -> String {
         None => (body, ""),
     };
     let names = match word {
-        "generation" => return format!("{{%{}%}}", inner.replacen("generation", "filter herd_said", 1)),
+        "generation" => {
+            return format!("{{%{}%}}", inner.replacen("generation", "filter herd_said", 1));
+        }
         "endgeneration" => {
             return format!("{{%{}%}}", inner.replacen("endgeneration", "endfilter", 1));
         }

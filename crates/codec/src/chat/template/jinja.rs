@@ -137,6 +137,11 @@ fn add_filters(env: &mut Environment, limit: usize) {
     for unbounded in ["format", "pprint", "urlencode", "batch", "slice", "indent", "sum"] {
         env.remove_filter(unbounded);
     }
+    // In Python neither None nor a number can be walked.
+    env.add_test("iterable", |value: Value| {
+        let walked = [ValueKind::Seq, ValueKind::Iterable, ValueKind::Map, ValueKind::String];
+        walked.contains(&value.kind()) || value.is_undefined()
+    });
     env.add_filter("trim", |text: String| strip(&text).to_string());
     env.add_filter("string", move |value: Value| -> Result<String, Error> {
         weigh(&value, limit)?;
@@ -177,7 +182,12 @@ fn check_replace(text: &str, from: &str, to: &str, limit: usize) -> Result<(), E
 }
 
 /// Refuses a call of a Python method whose result could pass the bound.
-fn check_method(value: &Value, method: &str, arguments: &[Value], limit: usize) -> Result<(), Error> {
+fn check_method(
+    value: &Value,
+    method: &str,
+    arguments: &[Value],
+    limit: usize,
+) -> Result<(), Error> {
     let texts: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
     match (method, value.as_str(), texts.as_slice()) {
         ("replace", Some(text), [from, to]) => check_replace(text, from, to, limit),
@@ -192,7 +202,17 @@ fn check_method(value: &Value, method: &str, arguments: &[Value], limit: usize) 
             Ok(())
         }
         // Widths in a format can ask for any length.
-        ("format", ..) => Err(Error::new(ErrorKind::UnknownMethod, "str.format is not allowed")),
+        ("format", Some(text), _) if text.contains(':') => Err(Error::new(
+            ErrorKind::UnknownMethod,
+            "str.format with a format spec is not allowed",
+        )),
+        ("format", Some(text), _) => {
+            let mut bytes = 0usize;
+            for argument in arguments {
+                bytes += weigh(argument, limit)?;
+            }
+            within(text.matches('{').count().saturating_mul(bytes), limit)
+        }
         _ => Ok(()),
     }
 }
