@@ -1,5 +1,7 @@
 //! Chats against recorded reference code: Meta's ChatFormat and Hugging Face's templates.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use herd_codec::chat::{

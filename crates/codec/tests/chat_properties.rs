@@ -1,6 +1,8 @@
 //! Properties of chats: hostile text makes no control id, parsing undoes rendering, cuts change
 //! nothing, and hostile templates and answers end in time.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::{Duration, Instant};
 
 use herd_codec::chat::{
@@ -225,6 +227,9 @@ fn hostile_templates_give_a_typed_error_in_time() {
         "{% macro f(n) %}{{ f(n) ~ f(n) }}{% endmacro %}{{ f(1) }}".to_string(),
         "{{ 'a' * 90000000 }}".to_string(),
         "{{ 'a' * 99999999999 }}".to_string(),
+        "{% set x = 9000 %}{% set y = x * x %}{{ 'a' * y }}".to_string(),
+        "{{ ('a' * 9000) * 9000 }}".to_string(),
+        "{{ 'a' * 9000 * 9000 }}".to_string(),
         "{{ 'a' | indent(99999999999) }}{{ '\n' | indent(99999999999) }}".to_string(),
         "{{ [[1]] | tojson(indent=99999999999) }}".to_string(),
         "{{ '{:99999999999}'.format('a') }}".to_string(),
@@ -247,10 +252,20 @@ fn hostile_templates_give_a_typed_error_in_time() {
         let rendered = Template::new(&bomb, &CONTROLS, None, None).and_then(|t| {
             ChatFormat::Template(Box::new(t)).render(&dialogue, &RenderOptions::PROMPT)
         });
-        println!("{:?} {bomb:.80} {:.150}", started.elapsed(), format!("{:?}", rendered));
         assert!(rendered.is_err(), "{bomb:.80}");
         assert!(started.elapsed() < Duration::from_secs(10), "{bomb:.80}");
     }
+}
+
+#[test]
+fn templates_may_repeat_a_text_and_multiply_numbers() {
+    let source = "{% set n = 3 %}{{ '  ' * n }}|{{ n * 2 }}|{{ \"a*'b\" }}|{{ 1 + n * 2.5 }}";
+    let template = Template::new(source, &[], None, None).unwrap();
+    let template = ChatFormat::Template(Box::new(template));
+    let dialogue = Dialogue::from(vec![Message::new(Role::User, "hello")]);
+    let spans = template.render(&dialogue, &RenderOptions::PROMPT).unwrap();
+    let Span::Text { text, .. } = &spans[0] else { panic!("{spans:?}") };
+    assert_eq!(text, "      |6|a*'b|8.5");
 }
 
 #[test]
@@ -481,7 +496,6 @@ fn hostile_answers_are_parsed_in_time() {
             parser.push(Piece::Text(&text[at..text.len().min(at + 5)]));
         }
         parser.finish();
-        println!("{:?} {beginning}", started.elapsed());
         assert!(started.elapsed() < Duration::from_secs(10), "{beginning}");
     }
 }

@@ -113,6 +113,7 @@ fn environment<'a>(
         }
         Ok(Value::UNDEFINED)
     });
+    env.add_function("herd_times", move |a: Value, b: Value| times(&a, &b, limit));
     let (open, close) = (marks.open, marks.close);
     env.add_filter("herd_said", move |said: String| format!("{open}{said}{close}"));
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -131,6 +132,24 @@ fn environment<'a>(
         minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
     });
     env
+}
+
+/// `a * b` of numbers, or a text repeated.
+fn times(a: &Value, b: &Value, limit: usize) -> Result<Value, Error> {
+    let (text, count) = if a.as_str().is_some() { (a, b) } else { (b, a) };
+    let Some(text) = text.as_str() else {
+        let product = match (a.as_i64(), b.as_i64()) {
+            (Some(a), Some(b)) => a.checked_mul(b).map(Value::from),
+            _ => f64::try_from(a.clone())
+                .ok()
+                .zip(f64::try_from(b.clone()).ok())
+                .map(|(a, b)| (a * b).into()),
+        };
+        return product.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "not a product"));
+    };
+    let count = usize::try_from(count.as_i64().unwrap_or(-1).max(0)).unwrap_or(0);
+    within(text.len().saturating_mul(count), limit)?;
+    Ok(text.repeat(count).into())
 }
 
 fn add_filters(env: &mut Environment, limit: usize) {
