@@ -27,7 +27,8 @@ fn agrees(template: &Template, native: &ChatFormat) -> bool {
     PROBES.iter().all(|dialogue| {
         options().into_iter().all(|options| {
             let theirs = template.render(dialogue, &options).map(|spans| flat(&spans));
-            let ours = |dialogue| native.render(dialogue, &options).map(|spans| flat(&spans));
+            let ours =
+                |dialogue: &Dialogue| native.render(dialogue, &options).map(|spans| flat(&spans));
             match (ours(dialogue), theirs) {
                 (Ok(ours), Ok(theirs)) => ours == theirs,
                 (Ok(_), Err(_)) => false,
