@@ -234,6 +234,7 @@ fn hostile_templates_give_a_typed_error_in_time() {
         "{{ [[1]] | tojson(indent=99999999999) }}".to_string(),
         "{{ '{:99999999999}'.format('a') }}".to_string(),
         format!("{{{{ {}1 }}}}", "'a' ~ ".repeat(10_000)),
+        format!("{{{{ [{}1] }}}}", "messages | string, ".repeat(10_000)),
         format!("{{{{ {} }}}}", "(".repeat(100_000)),
         format!("{}{}", "{% if 1 %}".repeat(10_000), "{% endif %}".repeat(10_000)),
         "x".repeat(300_000),
@@ -254,6 +255,33 @@ fn hostile_templates_give_a_typed_error_in_time() {
         });
         assert!(rendered.is_err(), "{bomb:.80}");
         assert!(started.elapsed() < Duration::from_secs(10), "{bomb:.80}");
+    }
+}
+
+#[test]
+fn damaged_templates_never_panic() {
+    const SEED: &str = "{%- set ns = namespace(n=0) -%}{# é #}{% macro f(a, b='}}') %}{{ a * 2 ~ b }}\
+        {% endmacro %}{% for k, v in messages[0] | items %}{% set x %}{{ k }}{% endset %}{% raw %}{{\
+        {% endraw %}{% generation %}{{ f(k) + '<|eot_id|>' }}{% endgeneration %}{% with y = x %}\
+        {{ y.split('a')[0] | tojson(indent=2) }}{% endwith %}{% endfor %}{{ 3 * ns.n }}\"\\";
+    let dialogue = Dialogue::from(vec![Message::new(Role::User, "héllo")]);
+    let mut rng = Rng(5);
+    for _ in 0..5_000 {
+        let mut chars: Vec<char> = if rng.below(2) == 0 { SEED } else { CHATML }.chars().collect();
+        for _ in 0..1 + rng.below(3) {
+            let at = rng.below(chars.len());
+            match rng.below(4) {
+                0 => chars.truncate(at.max(1)),
+                1 => drop(chars.remove(at)),
+                2 => chars.insert(at, ['{', '}', '%', '\'', '*', '(', '|', 'é', '-'][rng.below(9)]),
+                _ => chars.swap(at, 0),
+            }
+        }
+        let source: String = chars.into_iter().collect();
+        if let Ok(template) = Template::new(&source, &CONTROLS, None, None) {
+            let template = ChatFormat::Template(Box::new(template));
+            let _ = template.render(&dialogue, &RenderOptions::PROMPT);
+        }
     }
 }
 

@@ -36,7 +36,8 @@ impl Bounds {
     }
 }
 
-/// Most operators that can grow a value within one tag.
+/// Most operators, calls and slices in one tag: each can add a value of full weight before the
+/// next guard. Published templates have at most some twenty.
 const OPERATORS_MAX: usize = 128;
 
 /// Deepest value.
@@ -193,7 +194,8 @@ fn multiplied(tag: &str) -> Result<Cow<'_, str>, ChatError> {
     if tag.starts_with("{#") {
         return Ok(Cow::Borrowed(tag));
     }
-    let operators = unquoted(tag).filter(|(_, c)| matches!(c, '+' | '~' | '*')).count();
+    let operators =
+        unquoted(tag).filter(|(_, c)| matches!(c, '+' | '~' | '*' | '|' | '(' | '[')).count();
     if operators > OPERATORS_MAX {
         let (what, limit) = ("a tag's operators", OPERATORS_MAX);
         return Err(ChatError::TooLarge { what, bytes: operators, limit });

@@ -153,7 +153,9 @@ fn times(a: &Value, b: &Value, limit: usize) -> Result<Value, Error> {
 }
 
 fn add_filters(env: &mut Environment, limit: usize) {
-    for unbounded in ["format", "pprint", "urlencode", "batch", "slice", "indent", "sum"] {
+    for unbounded in
+        ["format", "pprint", "urlencode", "batch", "slice", "indent", "sum", "chain", "zip"]
+    {
         env.remove_filter(unbounded);
     }
     // In Python neither None nor a number can be walked.
