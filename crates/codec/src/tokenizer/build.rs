@@ -7,7 +7,7 @@ use super::bpe::{Merge, Merges, NONE};
 use super::chars::{Chars, Prefix};
 use super::steps::Splitter;
 use super::vocab::Vocab;
-use super::{AddedToken, Alphabet, Specials, TokenId, TokenKind, Tokenizer};
+use super::{AddedToken, Alphabet, Bytes, Specials, TokenId, TokenKind, Tokenizer};
 use crate::CodecError;
 
 /// Which merge goes first.
@@ -52,10 +52,13 @@ impl Parts {
             check_id(&token.text, token.id.0.into(), vocab.len())?;
         }
         let unk = self.specials.unk.map(|id| id.0);
-        let (alphabet, splitter) = match self.alphabet {
+        let (mut alphabet, splitter) = match self.alphabet {
             AlphabetPart::Bytes => {
                 let id = |byte: usize| vocab.find(&[byte as u8]).unwrap_or(NONE);
-                (Alphabet::Bytes(Box::new(std::array::from_fn(id))), self.splitter)
+                let ids = std::array::from_fn(id);
+                let complete = !ids.contains(&NONE);
+                let bytes = Bytes { ids, complete, pair_ranks: Vec::new() };
+                (Alphabet::Bytes(bytes), self.splitter)
             }
             AlphabetPart::Chars { prefix, fuse_unk } => {
                 let chars = Chars::new(&vocab, prefix, unk, fuse_unk);
@@ -65,7 +68,12 @@ impl Parts {
                 (Alphabet::Chars(Box::new(chars)), splitter)
             }
         };
-        let merges = Merges::new(&merges(&vocab, &alphabet, &self.order)?)?;
+        let list = merges(&vocab, &alphabet, &self.order)?;
+        let merges = Merges::new(&list)?;
+        let merges = merges.pruned(&list, |id, symbols| spell(&vocab, &alphabet, id, symbols))?;
+        if let Alphabet::Bytes(bytes) = &mut alphabet {
+            bytes.pair_ranks = merges.byte_pair_ranks(&bytes.ids);
+        }
         Ok(Tokenizer {
             vocab,
             alphabet,
@@ -147,6 +155,22 @@ fn merges(
         });
     }
     Ok(merges)
+}
+
+/// The symbols that merging a token begins with; none for an id that is no text.
+fn spell(vocab: &Vocab, alphabet: &Alphabet, id: u32, symbols: &mut Vec<u32>) {
+    let bytes = vocab.bytes(id);
+    match alphabet {
+        Alphabet::Bytes(known) => symbols.extend(bytes.iter().map(|&b| known.ids[b as usize])),
+        Alphabet::Chars(chars) => {
+            let mut at = 0;
+            while at < bytes.len() {
+                let (code, n) = super::unicode::decode(&bytes[at..]);
+                symbols.extend(code.and_then(|code| chars.id_of(code)));
+                at += n;
+            }
+        }
+    }
 }
 
 /// Every way in which two symbols make a token.

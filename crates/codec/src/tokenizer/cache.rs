@@ -13,13 +13,14 @@ const PIECE_MAX: usize = 128;
 /// In the top byte of the second word, where short pieces have their length.
 const LONG: u64 = 0xFF << 56;
 
-/// A cache for one thread at a time.
-///
-/// Entry: two words of key, then three ids and their number. The key of a piece under 16 bytes
+/// Two words of key, then three ids and their number. The key of a piece under 16 bytes
 /// is the piece; of a longer one its hash and length, and its first id makes room for the place
 /// of its bytes. More ids than fit stand in `ids`, and their place in the last id's room.
+type Entry = [u64; 4];
+
+/// A cache for one thread at a time.
 pub(super) struct Cache {
-    entries: Vec<[u64; 4]>,
+    entries: Vec<[Entry; 2]>,
     ids: Vec<TokenId>,
     bytes: Vec<u8>,
 }
@@ -45,7 +46,7 @@ impl Key {
         } else {
             return None;
         };
-        Some(Self { words, set: (hash >> (64 - SETS_LOG2)) as usize * 2 })
+        Some(Self { words, set: (hash >> (64 - SETS_LOG2)) as usize })
     }
 
     #[inline]
@@ -56,28 +57,29 @@ impl Key {
 
 impl Cache {
     pub(super) fn new() -> Self {
-        let entries = vec![[0; 4]; 2 << SETS_LOG2];
+        let entries = vec![[[0; 4]; 2]; 1 << SETS_LOG2];
         Self { entries, ids: Vec::new(), bytes: Vec::new() }
     }
 
     /// Appends the ids of `piece` to `out`, if they are known.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&self, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
-        let entries = &self.entries[key.set..key.set + 2];
-        for entry in entries {
-            if entry[0] == key.words.0 && entry[1] == key.words.1 {
-                if entry[3] >> 32 == 1 && !key.is_long() {
-                    out.push(TokenId(entry[2] as u32));
-                    return true;
-                }
-                return self.copy(entry, key, piece, out);
-            }
+        let Some([first, second]) = self.entries.get(key.set) else { return false };
+        let entry = if is_key(first, key) {
+            first
+        } else if is_key(second, key) {
+            second
+        } else {
+            return false;
+        };
+        if entry[3] >> 32 == 1 && !key.is_long() {
+            out.push(TokenId(entry[2] as u32));
+            return true;
         }
-        false
+        self.copy(entry, key, piece, out)
     }
 
-    #[inline]
-    fn copy(&self, entry: &[u64; 4], key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
+    fn copy(&self, entry: &Entry, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
         let count = (entry[3] >> 32) as usize;
         let room = [entry[2] as u32, (entry[2] >> 32) as u32, entry[3] as u32];
         if key.is_long() {
@@ -101,12 +103,9 @@ impl Cache {
     /// Keeps `ids` as those of `piece`, in place of the older piece of its set.
     pub(super) fn insert(&mut self, key: Key, piece: &[u8], ids: &[TokenId]) {
         if self.ids.len() + ids.len() > IDS_MAX || self.bytes.len() + piece.len() > BYTES_MAX {
-            self.entries.fill([0; 4]);
+            self.entries.fill([[0; 4]; 2]);
             self.ids.clear();
             self.bytes.clear();
-        }
-        if ids.len() > IDS_MAX {
-            return;
         }
         let mut room = [0; 3];
         let first = usize::from(key.is_long());
@@ -124,7 +123,13 @@ impl Cache {
         }
         let ids_word = u64::from(room[0]) | u64::from(room[1]) << 32;
         let last_word = u64::from(room[2]) | (ids.len() as u64) << 32;
-        self.entries[key.set + 1] = self.entries[key.set];
-        self.entries[key.set] = [key.words.0, key.words.1, ids_word, last_word];
+        let set = &mut self.entries[key.set];
+        set[1] = set[0];
+        set[0] = [key.words.0, key.words.1, ids_word, last_word];
     }
+}
+
+#[inline]
+fn is_key(entry: &Entry, key: Key) -> bool {
+    entry[0] == key.words.0 && entry[1] == key.words.1
 }

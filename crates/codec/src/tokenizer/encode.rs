@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::added::Segment;
 use super::bpe::{NONE, Scratch};
 use super::cache::{Cache, Key};
-use super::chars::push_with_spaces;
+use super::chars::{Chars, push_with_spaces};
 use super::steps::Splitter;
 use super::unicode::decode;
-use super::{Alphabet, SpecialSet, TokenId, Tokenizer, split};
+use super::{Alphabet, Bytes, SpecialSet, TokenId, Tokenizer, split};
 use crate::CodecError;
 
 /// Pieces are cut at this many bytes, so that positions inside one fit 32 bits.
@@ -209,24 +209,24 @@ impl Tokenizer {
     fn encode_new(&self, piece: &[u8], key: Option<Key>, work: &mut Work, ids: &mut Vec<TokenId>) {
         let Work { cache, scratch, ids: symbols, tokens, .. } = work;
         tokens.clear();
-        match &self.alphabet {
-            _ if self.whole_pieces && self.vocab.find(piece).is_some() => {
-                tokens.extend(self.vocab.find(piece).map(TokenId));
-            }
-            Alphabet::Bytes(byte_ids) => {
+        let whole = if self.whole_pieces { self.vocab.find(piece) } else { None };
+        match (whole, &self.alphabet) {
+            (Some(id), _) => tokens.push(TokenId(id)),
+            (None, Alphabet::Bytes(bytes)) if bytes.complete => {
                 symbols.clear();
-                for &byte in piece {
-                    let id = byte_ids[byte as usize];
-                    if id != NONE {
-                        symbols.push(id);
-                    } else {
-                        self.merge_into(symbols, scratch, tokens);
-                        tokens.extend(self.specials.unk);
-                    }
-                }
-                self.merge_into(symbols, scratch, tokens);
+                symbols.extend(piece.iter().map(|&byte| bytes.ids[byte as usize]));
+                let rank = |pair: &[u8; 2]| bytes.pair_ranks[pair_index(pair)];
+                scratch.ranks.clear();
+                scratch.ranks.extend(piece.array_windows().map(rank));
+                self.merges.apply_ranked(symbols, scratch);
+                tokens.extend(symbols.drain(..).map(TokenId));
             }
-            Alphabet::Chars(_) => self.encode_chars(piece, symbols, scratch, tokens),
+            (None, Alphabet::Bytes(bytes)) => {
+                self.encode_known_bytes(piece, bytes, symbols, scratch, tokens);
+            }
+            (None, Alphabet::Chars(chars)) => {
+                self.encode_chars(piece, chars, symbols, scratch, tokens);
+            }
         }
         if let Some(key) = key {
             cache.insert(key, piece, tokens);
@@ -234,21 +234,37 @@ impl Tokenizer {
         ids.extend_from_slice(tokens);
     }
 
-    /// Merges `symbols`, moves them to `tokens`, and leaves `symbols` empty.
-    fn merge_into(&self, symbols: &mut Vec<u32>, scratch: &mut Scratch, tokens: &mut Vec<TokenId>) {
-        self.merges.apply(symbols, scratch);
-        tokens.extend(symbols.drain(..).map(TokenId));
+    /// Encodes a piece where some bytes have no token: the unknown token stands for each.
+    fn encode_known_bytes(
+        &self,
+        piece: &[u8],
+        bytes: &Bytes,
+        symbols: &mut Vec<u32>,
+        scratch: &mut Scratch,
+        tokens: &mut Vec<TokenId>,
+    ) {
+        for part in piece.split_inclusive(|&byte| bytes.ids[byte as usize] == NONE) {
+            symbols.clear();
+            let ids = part.iter().map(|&byte| bytes.ids[byte as usize]);
+            symbols.extend(ids.filter(|&id| id != NONE));
+            let unknown = symbols.len() < part.len();
+            self.merges.apply(symbols, scratch);
+            tokens.extend(symbols.drain(..).map(TokenId));
+            if unknown {
+                tokens.extend(self.specials.unk);
+            }
+        }
     }
 
     /// Encodes a piece character by character; one outside the vocabulary merges with nothing.
     fn encode_chars(
         &self,
         piece: &[u8],
+        chars: &Chars,
         symbols: &mut Vec<u32>,
         scratch: &mut Scratch,
         tokens: &mut Vec<TokenId>,
     ) {
-        let Alphabet::Chars(chars) = &self.alphabet else { return };
         let mut spelt = Vec::new();
         let mut flush = |symbols: &mut Vec<u32>, tokens: &mut Vec<TokenId>| {
             self.merges.apply(symbols, scratch);
@@ -287,6 +303,12 @@ impl Tokenizer {
         self.encode_plain(&buffer, &mut work, &mut ids);
         ids
     }
+}
+
+/// Where the rank of two bytes stands in [`Bytes::pair_ranks`].
+#[inline]
+fn pair_index(pair: &[u8; 2]) -> usize {
+    usize::from(pair[0]) << 8 | usize::from(pair[1])
 }
 
 /// Unicode normal form C of what is UTF-8 in `text`; the rest as it is.

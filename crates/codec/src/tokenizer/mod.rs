@@ -99,10 +99,19 @@ pub enum Controls {
 
 /// What a vocabulary is built from.
 enum Alphabet {
-    /// The 256 bytes ([`bpe::NONE`] where a byte has no token).
-    Bytes(Box<[u32; 256]>),
+    /// The 256 bytes.
+    Bytes(Bytes),
     /// Characters, with bytes for those outside.
     Chars(Box<Chars>),
+}
+
+/// How bytes become ids before merging.
+struct Bytes {
+    /// [`bpe::NONE`] where a byte has no token.
+    ids: [u32; 256],
+    /// Whether every byte has one.
+    complete: bool,
+    pair_ranks: Vec<u32>,
 }
 
 /// A vocabulary with everything needed to encode and decode. Shared between threads by reference.
