@@ -14,8 +14,8 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(super) const IDS_MAX: usize = 1 << 20;
 const RANKS_MAX: usize = 1 << 24;
 const EMPTY: u64 = u64::MAX;
-/// Up to here scanning beats the heap.
-const SHORT_MAX: usize = 64;
+/// Up to here scanning beats the heap; positions have 7 bits.
+const SHORT_MAX: usize = 128;
 
 /// All merges of a vocabulary: a pair of ids gives a rank, a rank gives the merged id.
 pub(super) struct Merges {
@@ -170,44 +170,50 @@ impl Merges {
     pub(super) fn apply_ranked(&self, ids: &mut Vec<u32>, scratch: &mut Scratch) {
         scratch.ranks.push(NONE);
         if ids.len() <= SHORT_MAX {
-            self.apply_short(ids, &mut scratch.ranks);
+            self.apply_short(ids, &scratch.ranks);
         } else {
             self.apply_long(ids, scratch);
         }
         ids.retain(|&id| id != NONE);
     }
 
-    /// Scans all ranks for each merge: quadratic, but over so few that it beats the heap.
-    fn apply_short(&self, ids: &mut [u32], ranks: &mut [u32]) {
+    /// Takes the least of all candidates for each merge: quadratic, but over so few, and eight at
+    /// a time, that it beats the heap.
+    fn apply_short(&self, ids: &mut [u32], ranks: &[u32]) {
+        // A candidate is rank (24 bits) and position (7): the least is the leftmost of the best.
+        const DEAD: i32 = i32::MAX;
+        let candidate = |rank: u32, at: usize| match rank {
+            NONE => DEAD,
+            _ => (rank << 7 | at as u32) as i32,
+        };
         let n = ids.len();
-        let ranks = &mut ranks[..n];
+        let mut candidates = [DEAD; SHORT_MAX];
         let (mut next, mut previous) = ([0u8; SHORT_MAX + 1], [0u8; SHORT_MAX + 1]);
         for i in 0..n {
+            candidates[i] = candidate(ranks[i], i);
             next[i] = i as u8 + 1;
             previous[i + 1] = i as u8;
         }
+        let blocks = n.div_ceil(8);
         loop {
-            let (mut best, mut at) = (NONE, 0);
-            for (i, &rank) in ranks.iter().enumerate() {
-                if rank < best {
-                    (best, at) = (rank, i);
-                }
-            }
-            if best == NONE {
+            let best = least(&candidates.as_chunks::<8>().0[..blocks]);
+            if best == DEAD {
                 return;
             }
+            let at = best as usize % SHORT_MAX;
             let gone = next[at] as usize;
             let after = next[gone] as usize;
-            let merged = self.merged[best as usize];
+            let merged = self.merged[best as usize / SHORT_MAX];
             ids[at] = merged;
             ids[gone] = NONE;
-            ranks[gone] = NONE;
+            candidates[gone] = DEAD;
             next[at] = after as u8;
             previous[after] = at as u8;
-            ranks[at] = if after < n { self.rank(merged, ids[after]) } else { NONE };
+            candidates[at] =
+                if after < n { candidate(self.rank(merged, ids[after]), at) } else { DEAD };
             if at > 0 {
                 let before = previous[at] as usize;
-                ranks[before] = self.rank(ids[before], merged);
+                candidates[before] = candidate(self.rank(ids[before], merged), before);
             }
         }
     }
@@ -265,6 +271,18 @@ impl Merges {
         }
         ranks
     }
+}
+
+/// The least of all numbers, lane by lane so that it is a few vector instructions.
+#[inline]
+fn least(blocks: &[[i32; 8]]) -> i32 {
+    let mut lanes = [i32::MAX; 8];
+    for block in blocks {
+        for (lane, &number) in lanes.iter_mut().zip(block) {
+            *lane = (*lane).min(number);
+        }
+    }
+    lanes.into_iter().fold(i32::MAX, i32::min)
 }
 
 #[inline]

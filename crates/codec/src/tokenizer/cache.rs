@@ -34,17 +34,15 @@ pub(super) struct Key {
 
 impl Key {
     /// The key of `text[at..end]`, or `None` if such a piece is not kept.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(text: &[u8], at: usize, end: usize) -> Option<Self> {
         let len = end - at;
         let (words, hash) = if len < 16 {
             let words = short_key(text, at, len);
             (words, mix(words.0, words.1))
-        } else if len <= PIECE_MAX {
-            let hash = hash_bytes(&text[at..end]);
-            ((hash, LONG | len as u64), hash)
         } else {
-            return None;
+            let hash = long_hash(&text[at..end])?;
+            ((hash, LONG | len as u64), hash)
         };
         Some(Self { words, set: (hash >> (64 - SETS_LOG2)) as usize })
     }
@@ -63,20 +61,21 @@ impl Cache {
 
     /// Appends the ids of `piece` to `out`, if they are known.
     #[inline(always)]
-    pub(super) fn find(&self, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
-        let Some([first, second]) = self.entries.get(key.set) else { return false };
-        let entry = if is_key(first, key) {
-            first
-        } else if is_key(second, key) {
-            second
-        } else {
-            return false;
-        };
+    pub(super) fn find(&mut self, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
+        let Some(set) = self.entries.get_mut(key.set) else { return false };
+        if !is_key(&set[0], key) {
+            if !is_key(&set[1], key) {
+                return false;
+            }
+            set.swap(0, 1);
+        }
+        let entry = &set[0];
         if entry[3] >> 32 == 1 && !key.is_long() {
             out.push(TokenId(entry[2] as u32));
             return true;
         }
-        self.copy(entry, key, piece, out)
+        let entry = *entry;
+        self.copy(&entry, key, piece, out)
     }
 
     fn copy(&self, entry: &Entry, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
@@ -100,7 +99,8 @@ impl Cache {
         true
     }
 
-    /// Keeps `ids` as those of `piece`, in place of the older piece of its set.
+    /// Keeps `ids` as those of `piece`. A newcomer takes the second place of its set, and the
+    /// first when it is met again, so that words met once do not displace common ones.
     pub(super) fn insert(&mut self, key: Key, piece: &[u8], ids: &[TokenId]) {
         if self.ids.len() + ids.len() > IDS_MAX || self.bytes.len() + piece.len() > BYTES_MAX {
             self.entries.fill([[0; 4]; 2]);
@@ -123,10 +123,13 @@ impl Cache {
         }
         let ids_word = u64::from(room[0]) | u64::from(room[1]) << 32;
         let last_word = u64::from(room[2]) | (ids.len() as u64) << 32;
-        let set = &mut self.entries[key.set];
-        set[1] = set[0];
-        set[0] = [key.words.0, key.words.1, ids_word, last_word];
+        self.entries[key.set][1] = [key.words.0, key.words.1, ids_word, last_word];
     }
+}
+
+#[inline(never)]
+fn long_hash(piece: &[u8]) -> Option<u64> {
+    (piece.len() <= PIECE_MAX).then(|| hash_bytes(piece))
 }
 
 #[inline]

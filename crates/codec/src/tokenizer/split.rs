@@ -17,6 +17,36 @@ pub(super) const GPT2: &str =
 /// End of the piece at `at` under [`LLAMA3`], with at most `DIGITS` numbers in a piece.
 #[inline]
 pub(super) fn llama3<const DIGITS: usize>(text: &[u8], at: usize) -> usize {
+    // Most pieces are an ASCII word of up to eight letters with something in front.
+    let before = LETTERS_AFTER[text[at] as usize];
+    if let Some(eight) = text.get(at + before..).and_then(|text| text.first_chunk::<8>()) {
+        let n = leading_letters(*eight);
+        let end = at + before + n;
+        if n > 0 && n < 8 && text[end] < 0x80 {
+            return end;
+        }
+    }
+    llama3_any::<DIGITS>(text, at)
+}
+
+/// How many bytes may stand before the letters of a word that begins with this byte; so many
+/// that no word fits where it takes a closer look.
+static LETTERS_AFTER: [usize; 256] = {
+    let mut table = [usize::MAX >> 1; 256];
+    let mut b = 0;
+    while b < 128 {
+        table[b] = match b as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' => 0,
+            b'0'..=b'9' | b'\r' | b'\n' | b'\'' => usize::MAX >> 1,
+            _ => 1,
+        };
+        b += 1;
+    }
+    table
+};
+
+/// [`llama3`] without the short cut.
+fn llama3_any<const DIGITS: usize>(text: &[u8], at: usize) -> usize {
     let (class, bytes) = class_at(text, at);
     let first = text[at];
     let after = at + bytes;
