@@ -234,7 +234,7 @@ impl Tokenizer {
         ids.extend_from_slice(tokens);
     }
 
-    /// Encodes a piece where some bytes have no token: the unknown token stands for each.
+    /// Encodes a piece where some bytes may have no token: the unknown token stands for each.
     fn encode_known_bytes(
         &self,
         piece: &[u8],
@@ -243,7 +243,9 @@ impl Tokenizer {
         scratch: &mut Scratch,
         tokens: &mut Vec<TokenId>,
     ) {
-        for part in piece.split_inclusive(|&byte| bytes.ids[byte as usize] == NONE) {
+        // What is lost leaves no gap: its neighbours may merge, as in `tokenizers`.
+        let cuts = |byte: &u8| bytes.unk.is_some() && bytes.ids[usize::from(*byte)] == NONE;
+        for part in piece.split_inclusive(cuts) {
             symbols.clear();
             let ids = part.iter().map(|&byte| bytes.ids[byte as usize]);
             symbols.extend(ids.filter(|&id| id != NONE));
@@ -251,7 +253,7 @@ impl Tokenizer {
             self.merges.apply(symbols, scratch);
             tokens.extend(symbols.drain(..).map(TokenId));
             if unknown {
-                tokens.extend(self.specials.unk);
+                tokens.extend(bytes.unk);
             }
         }
     }

@@ -100,7 +100,7 @@ pub enum Controls {
 /// What a vocabulary is built from.
 enum Alphabet {
     /// The 256 bytes.
-    Bytes(Bytes),
+    Bytes(Box<Bytes>),
     /// Characters, with bytes for those outside.
     Chars(Box<Chars>),
 }
@@ -109,6 +109,9 @@ enum Alphabet {
 struct Bytes {
     /// [`bpe::NONE`] where a byte has no token.
     ids: [u32; 256],
+    /// Stands for a byte without a token; never a control token. Without it the byte is lost, as
+    /// in `tokenizers` and llama.cpp.
+    unk: Option<TokenId>,
     /// Whether every byte has one.
     complete: bool,
     pair_ranks: Vec<u32>,
@@ -154,6 +157,18 @@ impl Tokenizer {
     /// What a token is for; an id outside the vocabulary is [`TokenKind::Unused`].
     pub fn kind(&self, id: TokenId) -> TokenKind {
         if (id.0 as usize) < self.vocab.len() { self.vocab.kind(id.0) } else { TokenKind::Unused }
+    }
+
+    /// Bytes that this vocabulary cannot spell and that encoding therefore loses; none for Llama.
+    ///
+    /// SmolLM2's vocabulary lacks twenty-odd control characters and bytes that UTF-8 rarely uses.
+    pub fn missing_bytes(&self) -> Vec<u8> {
+        match &self.alphabet {
+            Alphabet::Bytes(bytes) => {
+                (0..=255).filter(|&byte| bytes.ids[usize::from(byte)] == bpe::NONE).collect()
+            }
+            Alphabet::Chars(chars) => chars.missing_bytes(),
+        }
     }
 
     /// The text token with exactly these bytes.
