@@ -1,5 +1,7 @@
 //! Ids against references recorded in testdata/tokenizer, and the promises of the tokenizer.
 
+#![allow(clippy::unwrap_used)] // helpers beside the tests panic as the tests do
+
 use std::fs;
 use std::path::PathBuf;
 
