@@ -227,12 +227,25 @@ impl Tokenizer {
 
     /// [`decode`](Self::decode), with or without control tokens.
     pub fn decode_with(&self, ids: &[TokenId], controls: Controls) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(ids.len() * 5);
+        let mut bytes = Vec::with_capacity(ids.len() * 5 + 16);
         let mut at_start = true;
-        for &id in ids {
+        for (i, &id) in ids.iter().enumerate() {
+            if !at_start && controls == Controls::Show {
+                self.push_all(&ids[i..], &mut bytes);
+                break;
+            }
             bytes.extend_from_slice(self.visible_bytes(id, controls, &mut at_start));
         }
         bytes
+    }
+
+    /// Appends the bytes of every token.
+    fn push_all(&self, ids: &[TokenId], bytes: &mut Vec<u8>) {
+        for &id in ids {
+            if (id.0 as usize) < self.vocab.len() {
+                self.vocab.push_bytes(id.0, bytes);
+            }
+        }
     }
 
     /// [`decode`](Self::decode) as text; what is not UTF-8 becomes U+FFFD.

@@ -114,7 +114,8 @@ fn gpt2_family<const SINGLE: bool>(text: &[u8], at: usize) -> usize {
         Number => numbers_end(text, after, usize::MAX),
         Other => others_end(text, after),
         Space => {
-            let (end, last) = spaces_end(text, at);
+            let end = spaces_end(text, at);
+            let last = last_begin(text, end);
             // Where a number has been cut out, the run stands at the end of its text.
             let at_end = end == text.len() || SINGLE && class_at(text, end).0 == Number;
             if at_end || last == at { end } else { last }
@@ -219,28 +220,45 @@ fn newlines_end(text: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// End of the run of white space at `at`, and where its last character begins.
+/// End of the run of white space from `at`.
 #[inline]
-fn spaces_end(text: &[u8], at: usize) -> (usize, usize) {
-    let (mut end, mut last) = (at, at);
-    while end < text.len() {
-        let (class, bytes) = class_at(text, end);
+fn spaces_end(text: &[u8], mut at: usize) -> usize {
+    while at < text.len() {
+        // Indentation comes in eights of spaces.
+        if text[at..].first_chunk() == Some(b"        ") {
+            at += 8;
+            continue;
+        }
+        let (class, bytes) = class_at(text, at);
         if class != Space {
             break;
         }
-        last = end;
-        end += bytes;
+        at += bytes;
     }
-    (end, last)
+    at
+}
+
+/// Where the character before `end` begins, in well-formed text.
+#[inline]
+fn last_begin(text: &[u8], end: usize) -> usize {
+    let mut at = end - 1;
+    while text[at] & 0xC0 == 0x80 {
+        at -= 1;
+    }
+    at
 }
 
 /// `\s*[\r\n]+|\s+(?!\S)|\s+` at white space.
 fn space_with_newlines(text: &[u8], at: usize) -> usize {
-    let (end, last) = spaces_end(text, at);
+    let end = spaces_end(text, at);
     if let Some(i) = text[at..end].iter().rposition(|&b| b == b'\n' || b == b'\r') {
         return at + i + 1;
     }
-    if end == text.len() || last == at { end } else { last }
+    if end == text.len() {
+        return end;
+    }
+    let last = last_begin(text, end);
+    if last == at { end } else { last }
 }
 
 /// `'s|'t|'re|'ve|'m|'ll|'d` at an apostrophe.
