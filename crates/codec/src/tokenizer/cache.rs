@@ -26,25 +26,25 @@ pub(super) struct Cache {
 }
 
 /// The key of a piece, and the set it belongs to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Key {
     words: (u64, u64),
     set: usize,
 }
 
 impl Key {
-    /// The key of `text[at..end]`, or `None` if such a piece is not kept.
+    /// The key of `text[at..end]`.
     #[inline(always)]
-    pub(super) fn new(text: &[u8], at: usize, end: usize) -> Option<Self> {
+    pub(super) fn new(text: &[u8], at: usize, end: usize) -> Self {
         let len = end - at;
         let (words, hash) = if len < 16 {
             let words = short_key(text, at, len);
             (words, mix(words.0, words.1))
         } else {
-            let hash = long_hash(&text[at..end])?;
+            let hash = long_hash(&text[at..end]);
             ((hash, LONG | len as u64), hash)
         };
-        Some(Self { words, set: (hash >> (64 - SETS_LOG2)) as usize })
+        Self { words, set: (hash >> (64 - SETS_LOG2)) as usize }
     }
 
     #[inline]
@@ -57,6 +57,13 @@ impl Cache {
     pub(super) fn new() -> Self {
         let entries = vec![[[0; 4]; 2]; 1 << SETS_LOG2];
         Self { entries, ids: Vec::new(), bytes: Vec::new() }
+    }
+
+    /// Reads the entries of `keys`, all at once, so that finding them will not wait for memory.
+    #[inline(always)]
+    pub(super) fn touch(&self, keys: impl Iterator<Item = Key>) {
+        let words = keys.filter_map(|key| self.entries.get(key.set)).map(|set| set[0][0]);
+        std::hint::black_box(words.fold(0, |all, word| all ^ word));
     }
 
     /// Appends the ids of `piece` to `out`, if they are known.
@@ -102,6 +109,9 @@ impl Cache {
     /// Keeps `ids` as those of `piece`. A newcomer takes the second place of its set, and the
     /// first when it is met again, so that words met once do not displace common ones.
     pub(super) fn insert(&mut self, key: Key, piece: &[u8], ids: &[TokenId]) {
+        if piece.len() > PIECE_MAX {
+            return;
+        }
         if self.ids.len() + ids.len() > IDS_MAX || self.bytes.len() + piece.len() > BYTES_MAX {
             self.entries.fill([[0; 4]; 2]);
             self.ids.clear();
@@ -128,8 +138,8 @@ impl Cache {
 }
 
 #[inline(never)]
-fn long_hash(piece: &[u8]) -> Option<u64> {
-    (piece.len() <= PIECE_MAX).then(|| hash_bytes(piece))
+fn long_hash(piece: &[u8]) -> u64 {
+    if piece.len() <= PIECE_MAX { hash_bytes(piece) } else { 0 }
 }
 
 #[inline]

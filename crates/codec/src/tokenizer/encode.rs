@@ -15,6 +15,9 @@ use crate::CodecError;
 /// Pieces are cut at this many bytes, so that positions inside one fit 32 bits.
 const PIECE_BYTES_MAX: usize = 1 << 30;
 
+/// Pieces cut before any is looked up, so that their entries come from memory side by side.
+const BATCH: usize = 16;
+
 /// Working memory of one thread.
 pub(super) struct Work {
     cache: Cache,
@@ -163,7 +166,7 @@ impl Tokenizer {
             Splitter::Steps(steps) => {
                 let mut at = 0;
                 for end in steps.ends(text) {
-                    self.encode_piece(text, at, end, work, ids);
+                    self.encode_piece(text, at, end, Key::new(text, at, end), work, ids);
                     at = end;
                 }
             }
@@ -179,10 +182,18 @@ impl Tokenizer {
         ids: &mut Vec<TokenId>,
     ) {
         let mut at = 0;
+        let mut batch = [(0, 0, Key::default()); BATCH];
         while at < text.len() {
-            let end = piece_end(text, at).min(at.saturating_add(PIECE_BYTES_MAX));
-            self.encode_piece(text, at, end, work, ids);
-            at = end;
+            let mut count = 0;
+            while count < BATCH && at < text.len() {
+                let end = piece_end(text, at).min(at.saturating_add(PIECE_BYTES_MAX));
+                batch[count] = (at, end, Key::new(text, at, end));
+                (at, count) = (end, count + 1);
+            }
+            work.cache.touch(batch[..count].iter().map(|piece| piece.2));
+            for &(at, end, key) in &batch[..count] {
+                self.encode_piece(text, at, end, key, work, ids);
+            }
         }
     }
 
@@ -192,13 +203,11 @@ impl Tokenizer {
         text: &[u8],
         at: usize,
         end: usize,
+        key: Key,
         work: &mut Work,
         ids: &mut Vec<TokenId>,
     ) {
-        let key = Key::new(text, at, end);
-        if let Some(key) = key
-            && work.cache.find(key, &text[at..end], ids)
-        {
+        if work.cache.find(key, &text[at..end], ids) {
             return;
         }
         self.encode_new(&text[at..end], key, work, ids);
@@ -206,7 +215,7 @@ impl Tokenizer {
 
     /// Encodes a piece that the cache does not know.
     #[inline(never)]
-    fn encode_new(&self, piece: &[u8], key: Option<Key>, work: &mut Work, ids: &mut Vec<TokenId>) {
+    fn encode_new(&self, piece: &[u8], key: Key, work: &mut Work, ids: &mut Vec<TokenId>) {
         let Work { cache, scratch, ids: symbols, tokens, .. } = work;
         tokens.clear();
         let whole = if self.whole_pieces { self.vocab.find(piece) } else { None };
@@ -228,9 +237,7 @@ impl Tokenizer {
                 self.encode_chars(piece, chars, symbols, scratch, tokens);
             }
         }
-        if let Some(key) = key {
-            cache.insert(key, piece, tokens);
-        }
+        cache.insert(key, piece, tokens);
         ids.extend_from_slice(tokens);
     }
 
