@@ -36,6 +36,9 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_i8(p: *const u8) -> Self::F;
     unsafe fn to_array(x: Self::F) -> [f32; 16];
 
+    /// Asks for the cache line at `p`, which need not be readable.
+    unsafe fn prefetch(p: *const u8);
+
     unsafe fn splat_i(x: i32) -> Self::I;
     unsafe fn to_f(x: Self::I) -> Self::F;
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
@@ -126,6 +129,9 @@ impl Lanes for Plain {
     unsafe fn to_array(x: [f32; 16]) -> [f32; 16] {
         x
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 
     #[inline(always)]
     unsafe fn splat_i(x: i32) -> [i32; 16] {
@@ -266,6 +272,12 @@ mod x86 {
             // SAFETY: the trait's contract; `out` holds sixteen f32.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) };
             out
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
 
         #[inline(always)]
@@ -445,6 +457,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn splat_i(x: i32) -> [__m256i; 2] {
             // SAFETY: the trait's contract.
             unsafe { [_mm256_set1_epi32(x); 2] }
@@ -482,10 +500,7 @@ mod x86 {
         unsafe fn high_nibbles(x: [__m256i; 2]) -> [__m256i; 2] {
             // SAFETY: the trait's contract.
             unsafe {
-                both!(
-                    |x| _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15)),
-                    x
-                )
+                both!(|x| _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15)), x)
             }
         }
         #[inline(always)]

@@ -3,7 +3,6 @@
 //! Every number depends on its own row alone, so a row gives the same bits in any tile.
 
 use super::layout::BLOCK;
-use crate::lanes::Lanes;
 
 /// Words that one row takes in a tile of block activations, a block of 32 columns:
 /// eight words of codes, two starting sums, the scale, two scaled sums.
@@ -32,17 +31,9 @@ pub(super) enum Kind {
 /// Lays the rows of `x`, `cols` long, into one tile of `rows` rows; rows that `x` lacks keep
 /// what the tile held: their products are not stored.
 ///
-/// # Safety
-///
-/// The contract of `Lanes`.
+/// Inlined into a function of each class, so that its loops become that class's vectors.
 #[inline(always)]
-pub(super) unsafe fn lay<L: Lanes>(
-    tile: &mut [u32],
-    x: &[f32],
-    rows: usize,
-    cols: usize,
-    kind: Kind,
-) {
+pub(super) fn lay(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: Kind) {
     assert!(x.len() <= rows * cols, "activations: x is more than {rows} rows of {cols}");
     assert_eq!(tile.len(), rows * words(kind, cols), "activations: wrong tile");
     match kind {
@@ -66,10 +57,14 @@ pub(super) unsafe fn lay<L: Lanes>(
                 let (blocks, _) = row.as_chunks::<BLOCK>();
                 for (b, block) in blocks.iter().enumerate() {
                     let tile = &mut tile[b * rows * BLOCK_WORDS..][..rows * BLOCK_WORDS];
-                    // SAFETY: the caller's contract.
-                    let q = unsafe { quantise::<L>(block) };
+                    let q = quantise(block);
                     for k in 0..8 {
-                        let c = [q.codes[4 * k], q.codes[4 * k + 1], q.codes[4 * k + 2], q.codes[4 * k + 3]];
+                        let c = [
+                            q.codes[4 * k],
+                            q.codes[4 * k + 1],
+                            q.codes[4 * k + 2],
+                            q.codes[4 * k + 3],
+                        ];
                         tile[k * rows + t] = u32::from_le_bytes(c.map(|c| c as u8));
                     }
                     let sums = if sub16 { q.sums } else { [q.sums[0] + q.sums[1], 0] };
@@ -103,40 +98,31 @@ struct Quantised {
 
 /// x = scale * code with scale = max |x| / 127 and codes rounded to nearest, ties to even.
 ///
-/// # Safety
-///
-/// The contract of `Lanes`.
+/// A block with NaN or infinity has such a scale, and its products are NaN.
 #[inline(always)]
-unsafe fn quantise<L: Lanes>(x: &[f32; BLOCK]) -> Quantised {
-    // Sixteen running maxima rather than one, so that the loop needs no order.
-    let mut peaks = [0.0f32; 16];
+fn quantise(x: &[f32; BLOCK]) -> Quantised {
+    // As integers the sizes of floats have the order of their bits, NaN above all.
+    let mut peaks = [0u32; 16];
     for half in x.as_chunks::<16>().0 {
         for (p, x) in peaks.iter_mut().zip(half) {
-            *p = if x.abs() > *p { x.abs() } else { *p };
+            *p = (*p).max(x.to_bits() & 0x7fff_ffff);
         }
     }
-    let peak = peaks.iter().fold(0.0f32, |a, &b| if b > a { b } else { a });
-    let scale = peak / 127.0;
-    let inverse = if peak > 0.0 { 127.0 / peak } else { 0.0 };
+    let peak = f32::from_bits(peaks.into_iter().fold(0, u32::max));
+    let inverse = if peak == 0.0 { 0.0 } else { 127.0 / peak };
+    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits.
+    const WHOLE: f32 = 12_582_912.0;
     let mut codes = [0i8; BLOCK];
-    let mut sums = [0i32; 2];
-    for h in 0..2 {
-        // SAFETY: the caller's contract; sixteen floats from `16 h` lie in `x`.
-        let rounded = unsafe {
-            L::to_array(L::round(L::mul(L::load(x[16 * h..].as_ptr()), L::splat(inverse))))
-        };
-        for (c, r) in codes[16 * h..16 * h + 16].iter_mut().zip(rounded) {
-            *c = r as i8;
-        }
-        sums[h] = codes[16 * h..16 * h + 16].iter().map(|&c| i32::from(c)).sum();
+    for (c, x) in codes.iter_mut().zip(x) {
+        *c = (x * inverse + WHOLE).to_bits() as i8;
     }
-    Quantised { codes, sums, scale }
+    let sum = |half: &[i8]| half.iter().map(|&c| i32::from(c)).sum();
+    Quantised { codes, sums: [sum(&codes[..16]), sum(&codes[16..])], scale: peak / 127.0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lanes::Plain;
 
     #[test]
     fn bf16_rounds_to_the_nearest_even() {
@@ -150,8 +136,7 @@ mod tests {
     #[test]
     fn codes_are_within_half_a_step() {
         let x: [f32; 32] = std::array::from_fn(|i| ((i * 37 % 64) as f32 - 31.0) * 0.17);
-        // SAFETY: the portable class runs everywhere.
-        let q = unsafe { quantise::<Plain>(&x) };
+        let q = quantise(&x);
         for (x, c) in x.iter().zip(q.codes) {
             assert!((x - q.scale * f32::from(c)).abs() <= q.scale * 0.5001);
         }
