@@ -1,5 +1,6 @@
 //! Llama as pages of mathematics.
 
+pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod generation;
@@ -11,6 +12,7 @@ pub mod names;
 mod nearest;
 pub mod presets;
 
+pub use checkpoint::{Checkpoint, Stored};
 pub use config::{Config, RopeScaling, Yarn};
-pub use error::ConfigError;
+pub use error::{CheckpointError, ConfigError};
 pub use generation::GenerationDefaults;

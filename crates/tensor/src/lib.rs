@@ -10,6 +10,6 @@ pub use device::Device;
 pub use herd_kernels::attention::{KvFormat, KvShape, Sequence};
 pub use herd_kernels::pool::allowed_threads;
 pub use herd_kernels::rope::{Scaling, inverse_frequencies};
-pub use herd_kernels::{Class, Format};
+pub use herd_kernels::{Class, Format, blocks};
 pub use tensor::Tensor;
 pub use weight::Weight;
