@@ -81,6 +81,9 @@ pub enum Error {
     #[error("the tokenizer of {} cannot be used", path.display())]
     Tokenizer { path: PathBuf, source: herd_codec::CodecError },
 
+    #[error("{problem}")]
+    Command { problem: String },
+
     #[error("cannot read the chat template {name:?}")]
     Template { name: String, source: io::Error },
 
@@ -97,7 +100,10 @@ pub enum Error {
     Sampling(#[from] herd_engine::sample::SampleError),
 
     #[error(transparent)]
-    Stops(#[from] herd_engine::stop::StopError),
+    Request(#[from] herd_engine::RequestError),
+
+    #[error(transparent)]
+    Checkpoint(#[from] herd_model::CheckpointError),
 
     #[error(transparent)]
     Files(#[from] herd_tensor::files::FileError),
@@ -139,6 +145,10 @@ impl Error {
                 "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
             }
             Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
+            Error::Request(herd_engine::RequestError::Context { .. }) => {
+                "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
+            }
+            Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
@@ -155,7 +165,8 @@ impl Error {
             | Error::Tokenizer { .. }
             | Error::Chat(_)
             | Error::Sampling(_)
-            | Error::Stops(_)
+            | Error::Request(_)
+            | Error::Command { .. }
             | Error::Unanswered { .. }
             | Error::Value { .. } => return None,
         };

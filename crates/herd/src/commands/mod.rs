@@ -1,5 +1,7 @@
 //! One file per command: its flags, and what it does with them.
 
+mod chat;
+mod complete;
 mod completions;
 mod detokenize;
 mod doctor;
@@ -26,6 +28,10 @@ pub enum Command {
     Rm(rm::Flags),
     /// Print what a model file holds: metadata, tensors, types, sizes
     Inspect(inspect::Flags),
+    /// Talk with a model
+    Chat(chat::Flags),
+    /// Go on with a text
+    Complete(complete::Flags),
     /// Turn text into token ids
     Tokenize(tokenize::Flags),
     /// Turn token ids into the text they stand for
@@ -45,6 +51,8 @@ impl Command {
             Command::Show(flags) => show::run(flags, console),
             Command::Rm(flags) => rm::run(flags, console),
             Command::Inspect(flags) => inspect::run(flags, console),
+            Command::Chat(flags) => chat::run(flags, console),
+            Command::Complete(flags) => complete::run(flags, console),
             Command::Tokenize(flags) => tokenize::run(flags, console),
             Command::Detokenize(flags) => detokenize::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),

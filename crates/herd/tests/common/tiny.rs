@@ -21,9 +21,19 @@ const TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message[
 
 /// Writes `tiny.gguf` into `folder`.
 pub fn write(folder: &Path) -> PathBuf {
-    let path = folder.join("tiny.gguf");
+    write_with(folder.join("tiny.gguf"), &metadata())
+}
+
+/// The same without a chat template.
+pub fn write_plain(folder: &Path) -> PathBuf {
+    let mut metadata = metadata();
+    metadata.remove("tokenizer.chat_template");
+    write_with(folder.join("plain.gguf"), &metadata)
+}
+
+fn write_with(path: PathBuf, metadata: &Metadata) -> PathBuf {
     let tensors = tensors();
-    let mut writer = GgufWriter::create(&path, &metadata(), &tensors).unwrap();
+    let mut writer = GgufWriter::create(&path, metadata, &tensors).unwrap();
     let mut seed = 1u64;
     for tensor in &tensors {
         let norm = tensor.name.contains("norm");
