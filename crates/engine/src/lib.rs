@@ -1,5 +1,6 @@
 //! Runs many requests on one model.
 
+pub mod bench;
 pub mod engine;
 pub mod pages;
 pub mod request;

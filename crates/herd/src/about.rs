@@ -8,6 +8,7 @@ use herd_codec::chat::{ChatFormat, Date, RenderOptions, ToolFormat, spans_to_ids
 use herd_codec::{SpecialSet, TokenId, TokenKind, Tokenizer};
 use herd_model::GenerationDefaults;
 use herd_model::checkpoint::Checkpoint;
+use herd_tensor::files::Kind;
 use serde_json::Value;
 
 use crate::chat::session::Session;
@@ -28,13 +29,16 @@ pub struct About {
 }
 
 impl About {
-    /// Reads what lies beside the weights of `checkpoint`, opened at `path`.
-    pub fn read(path: &Path, checkpoint: &Checkpoint) -> Result<About, Error> {
-        let template = match path.is_dir() {
-            true => folder_template(path)?,
-            false => {
-                let metadata = checkpoint.archive().metadata();
-                metadata.find::<&str>("tokenizer.chat_template")?.map(str::to_owned)
+    /// Reads what lies beside the weights of a checkpoint.
+    pub fn read(checkpoint: &Checkpoint) -> Result<About, Error> {
+        let archive = checkpoint.archive();
+        let (path, template) = match archive.kind() {
+            Kind::Gguf => {
+                let template = archive.metadata().find::<&str>("tokenizer.chat_template")?;
+                (checkpoint.path(), template.map(str::to_owned))
+            }
+            Kind::Safetensors | Kind::Torch => {
+                (checkpoint.folder(), folder_template(checkpoint.folder())?)
             }
         };
         let tokenizer = Arc::new(vocabulary::load(path)?);

@@ -1,8 +1,9 @@
 //! Flags that several commands share, under llama.cpp's names.
 
 use herd_engine::sample::{Sampling, TemperatureAt};
-use herd_kernels::Class;
 use herd_model::GenerationDefaults;
+use herd_model::llama::Llama;
+use herd_tensor::{Class, Format, KvFormat};
 
 use crate::error::Error;
 
@@ -59,6 +60,30 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Error> {
     }
 }
 
+/// How keys and values are stored.
+#[derive(Debug, clap::Args)]
+pub struct KvFlag {
+    /// Store keys and values as f32 or f16 [default: f32 for f32 weights, else f16]
+    #[arg(long, visible_alias = "cache-type", value_name = "TYPE")]
+    pub kv: Option<String>,
+}
+
+impl KvFlag {
+    /// The format asked for, else the one that fits the weights.
+    pub fn format(&self, model: &Llama) -> Result<KvFormat, Error> {
+        match self.kv.as_deref() {
+            Some("f32") => Ok(KvFormat::F32),
+            Some("f16") => Ok(KvFormat::F16),
+            Some(other) => {
+                let expected = "f32 or f16".to_owned();
+                Err(Error::Value { what: "--kv", got: other.to_owned(), expected })
+            }
+            None if model.format() == Format::F32 => Ok(KvFormat::F32),
+            None => Ok(KvFormat::F16),
+        }
+    }
+}
+
 /// How tokens are chosen; what is not given comes from the model, else from Llama's defaults.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Sampling")]
@@ -82,7 +107,12 @@ pub struct SamplingFlags {
     #[arg(long, visible_alias = "typical-p", value_name = "P", allow_negative_numbers = true)]
     pub typical: Option<f32>,
     /// Divide the logits of tokens seen
-    #[arg(long, visible_alias = "repetition-penalty", value_name = "R", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        visible_alias = "repetition-penalty",
+        value_name = "R",
+        allow_negative_numbers = true
+    )]
     pub repeat_penalty: Option<f32>,
     /// Tokens that count as seen; -1 for all
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

@@ -1,52 +1,45 @@
-//! Makes a model ready to run: finds it, plans its memory, loads it.
+//! Makes a model ready to run: finds it, checks that it fits, loads it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use herd_codec::Tokenizer;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::llama::Llama;
 use herd_tensor::Device;
 
+use crate::about::About;
 use crate::error::Error;
 use crate::flags::ModelFlags;
 use crate::store::Store;
-use crate::vocabulary;
 
-/// A loaded model with its tokenizer.
+/// A loaded model.
 pub struct Ready {
-    /// The file or folder.
-    pub path: PathBuf,
+    /// What its files say besides weights.
+    pub about: Arc<About>,
     /// The weights.
     pub model: Arc<Llama>,
-    /// Text to ids and back.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Tokens of context asked for.
+    /// Tokens of context.
     pub context: usize,
 }
 
-/// Loads the model that the flags name; `context` where they give none, else the model's own.
+/// Loads the model that the flags name, with its tokenizer; `context` where they give none, else
+/// the model's own.
 pub fn load(flags: &ModelFlags, context: Option<usize>) -> Result<Ready, Error> {
-    let path = Store::open()?.resolve_file(&flags.model)?;
-    let tokenizer = Arc::new(vocabulary::load(&path)?);
-    let (model, context) = load_model(flags, context)?;
-    Ok(Ready { path, model, tokenizer, context })
+    let (checkpoint, context) = open(flags, context)?;
+    let about = Arc::new(About::read(&checkpoint)?);
+    let device = Device::cpu(flags.class()?, flags.threads()?);
+    let model = Arc::new(Llama::load(&checkpoint, &device, context)?);
+    Ok(Ready { about, model, context })
 }
 
-/// The same without a tokenizer.
-pub fn load_model(
-    flags: &ModelFlags,
-    context: Option<usize>,
-) -> Result<(Arc<Llama>, usize), Error> {
-    let path = Store::open()?.resolve_file(&flags.model)?;
-    let checkpoint = Checkpoint::open(&path)?;
+fn open(flags: &ModelFlags, context: Option<usize>) -> Result<(Checkpoint, usize), Error> {
+    let checkpoint = Checkpoint::open(Store::open()?.resolve(&flags.model)?)?;
     let own = checkpoint.config.context;
-    let context = flags.ctx_size.or(context).unwrap_or(own);
-    if context == 0 {
-        let expected = "at least 1".to_owned();
-        return Err(Error::Value { what: "--ctx-size", got: "0".to_owned(), expected });
+    match flags.ctx_size {
+        None => Ok((checkpoint, context.unwrap_or(own))),
+        Some(n) if (1..=own).contains(&n) => Ok((checkpoint, n)),
+        Some(n) => {
+            let expected = format!("between 1 and the model's {own}");
+            Err(Error::Value { what: "--ctx-size", got: n.to_string(), expected })
+        }
     }
-    let device = Device::cpu(flags.class()?, flags.threads()?);
-    let model = Llama::load(&checkpoint, &device, context)?;
-    Ok((Arc::new(model), context))
 }

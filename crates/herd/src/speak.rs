@@ -6,16 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use herd_engine::{Engine, Finish, Limits, Request, Token, What};
-use herd_kernels::Class;
-use herd_model::checkpoint::Checkpoint;
-use herd_model::llama::Llama;
-use herd_tensor::Device;
+use herd_tensor::Class;
 use serde::{Serialize, Serializer};
 
 use crate::about::About;
 use crate::error::Error;
-use crate::flags::ModelFlags;
-use crate::store::Store;
+use crate::flags::{KvFlag, ModelFlags};
+use crate::run::{self, Ready};
 
 /// A model and its engine.
 pub struct Speaker {
@@ -37,15 +34,10 @@ pub struct Spoken {
 
 impl Speaker {
     /// Loads the model that the flags name.
-    pub fn load(flags: &ModelFlags) -> Result<Speaker, Error> {
-        let path = Store::open()?.resolve(&flags.model)?;
-        let device = Device::cpu(flags.class()?, flags.threads()?);
-        let checkpoint = Checkpoint::open(&path)?;
-        let context = context(flags.ctx_size, checkpoint.config.context)?;
-        let about = Arc::new(About::read(&path, &checkpoint)?);
-        let model = Arc::new(Llama::load(&checkpoint, &device, context)?);
-        let tokenizer = Some(Arc::clone(&about.tokenizer));
-        let engine = Engine::new(model, tokenizer, Limits::single(context));
+    pub fn load(flags: &ModelFlags, kv: &KvFlag) -> Result<Speaker, Error> {
+        let Ready { about, model, context } = run::load(flags, None)?;
+        let limits = Limits { kv: kv.format(&model)?, ..Limits::single(context) };
+        let engine = Engine::new(model, Some(Arc::clone(&about.tokenizer)), limits);
         Ok(Speaker { about, engine })
     }
 
@@ -107,18 +99,6 @@ impl Speaker {
                     }
                 }
             }
-        }
-    }
-}
-
-/// The context asked for, at most the model's own.
-pub fn context(wanted: Option<usize>, own: usize) -> Result<usize, Error> {
-    match wanted {
-        None => Ok(own),
-        Some(n) if (1..=own).contains(&n) => Ok(n),
-        Some(n) => {
-            let expected = format!("between 1 and the model's {own}");
-            Err(Error::Value { what: "--ctx-size", got: n.to_string(), expected })
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::chat::session::Session;
 use crate::chat::settings;
 use crate::console::{Console, Verdict, visible};
 use crate::error::Error;
-use crate::flags::{ModelFlags, SamplingFlags};
+use crate::flags::{KvFlag, ModelFlags, SamplingFlags};
 use crate::speak::{Speaker, Times};
 use crate::store::{Store, make_folder};
 
@@ -26,6 +26,8 @@ use crate::store::{Store, make_folder};
 pub struct Flags {
     #[command(flatten)]
     model: ModelFlags,
+    #[command(flatten)]
+    kv: KvFlag,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// Ask this, print the answer, and leave
@@ -60,7 +62,7 @@ struct Chat<'a> {
 
 /// Talks until the user leaves.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
-    let speaker = Speaker::load(&flags.model)?;
+    let speaker = Speaker::load(&flags.model, &flags.kv)?;
     let about = Arc::clone(&speaker.about);
     let mut chat = Chat {
         console,

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
-use crate::flags::{ModelFlags, SamplingFlags};
+use crate::flags::{KvFlag, ModelFlags, SamplingFlags};
 use crate::speak::{self, Speaker};
 
 /// Flags of `herd complete`.
@@ -20,6 +20,8 @@ use crate::speak::{self, Speaker};
 pub struct Flags {
     #[command(flatten)]
     model: ModelFlags,
+    #[command(flatten)]
+    kv: KvFlag,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// The text to go on with [default: standard input]
@@ -45,7 +47,7 @@ pub struct Flags {
 /// Prints the continuation alone; figures go to standard error on a terminal, or into JSON.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let text = prompt(flags)?;
-    let mut speaker = Speaker::load(&flags.model)?;
+    let mut speaker = Speaker::load(&flags.model, &flags.kv)?;
     let about = Arc::clone(&speaker.about);
     let sampling = flags.sampling.sampling(&about.defaults)?;
     let seed = sampling.seed;

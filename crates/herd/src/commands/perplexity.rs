@@ -32,7 +32,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let bytes = fs::read(&flags.file).map_err(Error::io("read", &flags.file))?;
     let ready = run::load(&flags.model, Some(512))?;
     let context = ready.context;
-    let tokenizer = &ready.tokenizer;
+    let tokenizer = &ready.about.tokenizer;
     let bos = tokenizer.specials().bos.filter(|_| tokenizer.add_bos());
     let mut ids: Vec<u32> = bos.iter().map(|id| id.0).collect();
     ids.extend(tokenizer.encode_bytes(&bytes).into_iter().map(|TokenId(id)| id));
