@@ -1,5 +1,7 @@
 //! Commands that look into files: `inspect`, `tokenize`, `detokenize`, and `doctor`.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 mod common;
 #[path = "common/tiny.rs"]
 mod tiny;

@@ -1,5 +1,7 @@
 //! `herd complete` and `herd chat` on a tiny model: what they print, refuse, keep and survive.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 mod common;
 #[path = "common/tiny.rs"]
 mod tiny;
@@ -84,9 +86,9 @@ fn what_does_not_fit_is_refused() {
     let (code, out, err) = complete(home.path(), &model, &["-c", "8"]);
     assert_eq!((code, out.as_str()), (2, ""));
     assert!(err.contains("9 tokens, the context 8") && err.contains("hint: "), "{err}");
-    let (code, _, err) = complete(home.path(), &model, &["-c", "513"]);
+    let (code, _, err) = complete(home.path(), &model, &["-c", "4097"]);
     assert_eq!(code, 2);
-    assert!(err.contains("\"513\", expected between 1 and the model's 512"), "{err}");
+    assert!(err.contains("\"4097\", expected between 1 and the model's 4096"), "{err}");
     let (code, _, err) = complete(home.path(), &model, &["--temp", "-1"]);
     assert_eq!(code, 2);
     assert!(err.contains("temp"), "{err}");
@@ -134,10 +136,10 @@ fn an_error_in_a_pipe_ends_with_code_2() {
     let (code, _, err) = talk(home.path(), &model, &[], "/laod x\n");
     assert_eq!(code, 2);
     assert!(err.contains("did you mean /load?"), "{err}");
-    let long = "x".repeat(600);
+    let long = "x".repeat(5000);
     let (code, _, err) = talk(home.path(), &model, &[], &format!("{long}\n"));
     assert_eq!(code, 2);
-    assert!(err.contains("the context 512") && err.contains("/clear"), "{err}");
+    assert!(err.contains("the context 4096") && err.contains("/clear"), "{err}");
 }
 
 #[cfg(unix)]
@@ -163,6 +165,65 @@ fn ctrl_c_does_not_end_the_program() {
         told(std::process::Output { stdout: vec![], ..output })
     };
     assert_eq!((code, err.as_str()), (0, ""));
+}
+
+/// At a terminal, which `script` plays; without that program there is nothing to test.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_at_a_terminal_stops_the_answer_and_not_the_program() {
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("skipped: no `script` here to play a terminal");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let model = tiny::write(home.path());
+    let program = env!("CARGO_BIN_EXE_herd");
+    // The end of turn is forbidden: the answer goes on until it is stopped.
+    let line = format!("{program} chat -m {} --logit-bias 258=-inf", model.display());
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("HERD_HOME", home.path()).env("TERM", "xterm");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut keys = child.stdin.take().unwrap();
+    let mut screen = Screen { output: child.stdout.take().unwrap(), seen: vec![] };
+    screen.wait_for("> ");
+    keys.write_all(b"hello\r").unwrap();
+    screen.wait_for("hello");
+    screen.wait_for_bytes(200);
+    keys.write_all(b"\x03").unwrap();
+    screen.wait_for("| stopped]");
+    keys.write_all(b"/stats\r").unwrap();
+    screen.wait_for("tokens/s");
+    keys.write_all(b"/exit\r").unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// What a terminal shows, read as far as the test has looked.
+#[cfg(unix)]
+struct Screen {
+    output: std::process::ChildStdout,
+    seen: Vec<u8>,
+}
+
+#[cfg(unix)]
+impl Screen {
+    fn wait_for(&mut self, text: &str) {
+        while !self.seen.windows(text.len()).any(|w| w == text.as_bytes()) {
+            let seen = String::from_utf8_lossy(&self.seen).into_owned();
+            self.wait_for_bytes(1);
+            assert!(self.seen.len() < 1 << 20, "no {text:?} in {seen:?}");
+        }
+        self.seen.clear();
+    }
+
+    fn wait_for_bytes(&mut self, count: usize) {
+        let wanted = self.seen.len() + count;
+        while self.seen.len() < wanted {
+            let mut buffer = [0; 4096];
+            let n = std::io::Read::read(&mut self.output, &mut buffer).unwrap();
+            assert!(n > 0, "the program ended: {:?}", String::from_utf8_lossy(&self.seen));
+            self.seen.extend_from_slice(&buffer[..n]);
+        }
+    }
 }
 
 #[test]

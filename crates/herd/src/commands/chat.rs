@@ -77,8 +77,8 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         about,
     };
     chat.sampling.check(chat.speaker.vocab())?;
-    chat.catch_interrupts();
     if let Some(text) = &flags.prompt {
+        chat.catch_interrupts();
         chat.session.ask(text);
         chat.answer()?;
         return Ok(Verdict::Done);
@@ -86,6 +86,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let store = Store::open()?;
     make_folder(store.home())?;
     let mut reader = Reader::new(&store.home().join("history"))?;
+    chat.catch_interrupts(); // after the reader, which sets a handler of its own
     if chat.attended {
         let path = chat.about.path.display();
         console

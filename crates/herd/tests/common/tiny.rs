@@ -83,7 +83,7 @@ fn metadata() -> Metadata {
     let number = |n: usize| Value::U32(n as u32);
     set("general.architecture", Value::String("llama".into()));
     set("general.name", Value::String("tiny \x1b[31m".into()));
-    set("llama.context_length", number(512));
+    set("llama.context_length", number(4096));
     set("llama.embedding_length", number(WIDTH));
     set("llama.block_count", number(LAYERS));
     set("llama.feed_forward_length", number(FFN));
