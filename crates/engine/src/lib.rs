@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod engine;
 pub mod pages;
+pub mod plan;
 pub mod request;
 pub mod rng;
 pub mod sample;

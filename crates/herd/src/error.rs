@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::console::bytes;
+
 /// The errors of the program itself; those of the crates below pass through with their causes.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // each message names its fields
@@ -81,6 +83,12 @@ pub enum Error {
     #[error("the tokenizer of {} cannot be used", path.display())]
     Tokenizer { path: PathBuf, source: herd_codec::CodecError },
 
+    #[error(
+        "the model needs {} with a context of {context}, {} are free",
+        bytes(*needed), bytes(*available)
+    )]
+    Memory { needed: u64, available: u64, context: usize, most: Option<usize> },
+
     #[error("{problem}")]
     Command { problem: String },
 
@@ -141,6 +149,10 @@ impl Error {
             Error::Hash { .. } => "the bad file was removed; run this again",
             Error::NoMatch { files, .. } => return Some(format!("it has {}", files.join(", "))),
             Error::Choose { .. } => "choose with --file, for example --file '*Q4_K_M.gguf'",
+            Error::Memory { most: Some(n), .. } => {
+                return Some(format!("--ctx-size {n} would fit"));
+            }
+            Error::Memory { most: None, .. } => "take a smaller model, or quantise this one",
             Error::Template { .. } => {
                 "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
             }

@@ -2,7 +2,6 @@
 
 use herd_engine::sample::{Sampling, TemperatureAt};
 use herd_model::GenerationDefaults;
-use herd_model::llama::Llama;
 use herd_tensor::{Class, Format, KvFormat};
 
 use crate::error::Error;
@@ -69,8 +68,8 @@ pub struct KvFlag {
 }
 
 impl KvFlag {
-    /// The format asked for, else the one that fits the weights.
-    pub fn format(&self, model: &Llama) -> Result<KvFormat, Error> {
+    /// The format asked for, else the one that fits weights of `format`.
+    pub fn format(&self, format: Format) -> Result<KvFormat, Error> {
         match self.kv.as_deref() {
             Some("f32") => Ok(KvFormat::F32),
             Some("f16") => Ok(KvFormat::F16),
@@ -78,7 +77,7 @@ impl KvFlag {
                 let expected = "f32 or f16".to_owned();
                 Err(Error::Value { what: "--kv", got: other.to_owned(), expected })
             }
-            None if model.format() == Format::F32 => Ok(KvFormat::F32),
+            None if format == Format::F32 => Ok(KvFormat::F32),
             None => Ok(KvFormat::F16),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use herd_engine::{Engine, Finish, Limits, Request, Token, What};
+use herd_engine::{Engine, Finish, Request, Token, What};
 use herd_tensor::Class;
 use serde::{Serialize, Serializer};
 
@@ -35,8 +35,7 @@ pub struct Spoken {
 impl Speaker {
     /// Loads the model that the flags name.
     pub fn load(flags: &ModelFlags, kv: &KvFlag) -> Result<Speaker, Error> {
-        let Ready { about, model, context } = run::load(flags, None)?;
-        let limits = Limits { kv: kv.format(&model)?, ..Limits::single(context) };
+        let Ready { about, model, limits } = run::load(flags, kv, None)?;
         let engine = Engine::new(model, Some(Arc::clone(&about.tokenizer)), limits);
         Ok(Speaker { about, engine })
     }

@@ -98,6 +98,35 @@ fn what_does_not_fit_is_refused() {
 }
 
 #[test]
+fn the_plan_adds_up_and_what_exceeds_memory_is_refused_before_loading() {
+    let home = tempfile::tempdir().unwrap();
+    let model = tiny::write_endless(home.path());
+    let model = model.to_str().unwrap();
+    let plan = |context: &str| {
+        let (code, out, err) = run(home.path(), &["plan", "-m", model, "-c", context, "--json"]);
+        assert_eq!(err, "");
+        (code, serde_json::from_str::<Value>(&out).unwrap())
+    };
+    let (code, small) = plan("64");
+    assert_eq!((code, &small["fits"]), (0, &Value::Bool(true)));
+    let parts = small["parts"].as_object().unwrap().values();
+    assert_eq!(parts.map(|p| p.as_u64().unwrap()).sum::<u64>(), small["peak_bytes"]);
+    // 2 layers, keys and values, 2 heads of 16 padded numbers, 4 bytes each.
+    assert_eq!(small["parts"]["cache"], 64 * 2 * 2 * 2 * 16 * 4);
+    let free = small["available_bytes"].as_u64().unwrap();
+    let huge = free / 400;
+    if free == 0 || huge > 1 << 26 {
+        return; // this system does not say, or has more than any context takes here
+    }
+    let huge = huge.to_string();
+    let (code, plan) = plan(&huge);
+    assert_eq!((code, &plan["fits"]), (1, &Value::Bool(false)));
+    let (code, out, err) = run(home.path(), &["complete", "-m", model, "-p", "x", "-c", &huge]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("are free") && err.contains("hint: --ctx-size"), "{err}");
+}
+
+#[test]
 fn a_pipe_gets_one_answer_a_question_and_nothing_else() {
     let home = tempfile::tempdir().unwrap();
     let model = tiny::write(home.path());

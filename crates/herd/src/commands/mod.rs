@@ -10,6 +10,7 @@ mod inspect;
 mod logits;
 mod ls;
 mod perplexity;
+mod plan;
 mod pull;
 mod rm;
 mod show;
@@ -45,6 +46,8 @@ pub enum Command {
     Perplexity(perplexity::Flags),
     /// Print a model's log-probabilities at each of given tokens
     Logits(logits::Flags),
+    /// Say how much memory a model takes at its peak, by part, and whether that is there
+    Plan(plan::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
     Doctor(doctor::Flags),
     /// Print the completions of a shell
@@ -67,6 +70,7 @@ impl Command {
             Command::Bench(flags) => bench::run(flags, console),
             Command::Perplexity(flags) => perplexity::run(flags, console),
             Command::Logits(flags) => logits::run(flags, console),
+            Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
         }

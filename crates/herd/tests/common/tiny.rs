@@ -31,6 +31,13 @@ pub fn write_plain(folder: &Path) -> PathBuf {
     write_with(folder.join("plain.gguf"), &metadata)
 }
 
+/// The same with the longest context that a file may state.
+pub fn write_endless(folder: &Path) -> PathBuf {
+    let mut metadata = metadata();
+    metadata.insert("llama.context_length", Value::U32(1 << 26));
+    write_with(folder.join("endless.gguf"), &metadata)
+}
+
 fn write_with(path: PathBuf, metadata: &Metadata) -> PathBuf {
     let tensors = tensors();
     let mut writer = GgufWriter::create(&path, metadata, &tensors).unwrap();
