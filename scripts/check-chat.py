@@ -107,6 +107,20 @@ def check_chatml(program, generator, count):
     print(f"SmolLM2: {count} dialogues, native and minijinja, all equal")
 
 
+def check_known(program, templates):
+    """Which published templates are native formats."""
+    known = {}
+    for file in sorted(Path(templates).glob("*.jinja")):
+        through = {"source": file.read_text(), "controls": reference.CONTROLS,
+                   "bos": "<|begin_of_text|>", "eos": "<|eot_id|>"}
+        [name] = herd(program, [{"template": through, "know": True}])
+        if isinstance(name, str):
+            known.setdefault(name, []).append(file.stem)
+    if [v[:1] for v in known.values()] != [["meta-llama-Llama-3.1-8B-Instruct"], ["meta-llama-Llama-3.2-3B-Instruct"]]:
+        sys.exit(f"templates known as native: {known}")
+    print("known as native:", known)
+
+
 def check_all_templates(program, templates):
     """Every published template on one dialogue: equal to Jinja, or named."""
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi é"},
@@ -133,6 +147,7 @@ def main(program, templates, count="1000", seed="7"):
     check_meta(program, generator, count)
     check_templates(program, templates, generator, count)
     check_chatml(program, generator, count)
+    check_known(program, templates)
     check_all_templates(program, templates)
 
 

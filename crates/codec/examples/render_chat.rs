@@ -2,8 +2,8 @@
 //! a line on standard input, one array of spans a line on standard output.
 //!
 //! In: `{"format": "llama31-json", "dialogue": {..}, "closed": false, "date": "2024-07-26",
-//! "tools_in_system": false}`, or with `"template": {"source", "controls", "bos", "eos"}` in place
-//! of `format`, or with `"answer": [..spans..]` alone to parse. Out: spans as
+//! "tools_in_system": false}`, with `"template": {"source", "controls", "bos", "eos"}` in place
+//! of `format` (and `"know": true` to name the native format it is), or with `"answer": [..spans..]` alone to parse. Out: spans as
 //! `["control" | "text", "..."]`, a message, or `{"error": ".."}`.
 
 use std::error::Error;
@@ -28,6 +28,9 @@ struct Request {
     date: Option<String>,
     #[serde(default)]
     tools_in_system: bool,
+    /// Only say which native format the template is.
+    #[serde(default)]
+    know: bool,
 }
 
 #[derive(Deserialize)]
@@ -42,10 +45,16 @@ struct Source {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut out = stdout().lock();
     for line in stdin().lock().lines() {
-        let answer = answer(&line?).unwrap_or_else(|error| json!({"error": error.to_string()}));
+        let answer = answer(&line?).unwrap_or_else(|error| json!({"error": chain(&*error)}));
         writeln!(out, "{answer}")?;
     }
     Ok(())
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn Error) -> String {
+    let cause = error.source().map(|cause| format!(": {}", chain(cause)));
+    error.to_string() + &cause.unwrap_or_default()
 }
 
 fn answer(line: &str) -> Result<Value, Box<dyn Error>> {
@@ -57,7 +66,14 @@ fn answer(line: &str) -> Result<Value, Box<dyn Error>> {
         (Some(name), None) => format(name)?,
         (None, Some(Source { source, controls, bos, eos })) => {
             let controls: Vec<&str> = controls.iter().map(String::as_str).collect();
-            let template = Template::new(source, &controls, bos.as_deref(), eos.as_deref())?;
+            let (bos, eos) = (bos.as_deref(), eos.as_deref());
+            if request.know {
+                return Ok(match ChatFormat::of_template(source, &controls, bos, eos)? {
+                    ChatFormat::Template(_) => Value::Null,
+                    native => format!("{native:?}").into(),
+                });
+            }
+            let template = Template::new(source, &controls, bos, eos)?;
             ChatFormat::Template(Box::new(template))
         }
         _ => return Err("give either a format or a template".into()),

@@ -100,6 +100,9 @@ pub enum Error {
     Stops(#[from] herd_engine::stop::StopError),
 
     #[error(transparent)]
+    Checkpoint(#[from] herd_model::CheckpointError),
+
+    #[error(transparent)]
     Files(#[from] herd_tensor::files::FileError),
 }
 
@@ -140,6 +143,7 @@ impl Error {
             }
             Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
             Error::Config(error) => return error.hint().map(str::to_owned),
+            Error::Checkpoint(error) => return error.hint().map(|hint| hint.to_string()),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"

@@ -3,7 +3,8 @@
 use std::thread::available_parallelism;
 
 use herd_engine::sample::{Sampling, TemperatureAt};
-use herd_kernels::Class;
+use herd_model::llama::Llama;
+use herd_tensor::{Class, Format, KvFormat};
 use herd_model::GenerationDefaults;
 
 use crate::error::Error;
@@ -58,6 +59,30 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Error> {
             Err(Error::Value { what: "--threads", got: n.to_string(), expected })
         }
         None => Ok(available_parallelism().map_or(1, |n| n.get())),
+    }
+}
+
+/// How keys and values are stored.
+#[derive(Debug, clap::Args)]
+pub struct KvFlag {
+    /// Store keys and values as f32 or f16 [default: f32 for f32 weights, else f16]
+    #[arg(long, visible_alias = "cache-type", value_name = "TYPE")]
+    pub kv: Option<String>,
+}
+
+impl KvFlag {
+    /// The format asked for, else the one that fits the weights.
+    pub fn format(&self, model: &Llama) -> Result<KvFormat, Error> {
+        match self.kv.as_deref() {
+            Some("f32") => Ok(KvFormat::F32),
+            Some("f16") => Ok(KvFormat::F16),
+            Some(other) => {
+                let expected = "f32 or f16".to_owned();
+                Err(Error::Value { what: "--kv", got: other.to_owned(), expected })
+            }
+            None if model.format() == Format::F32 => Ok(KvFormat::F32),
+            None => Ok(KvFormat::F16),
+        }
     }
 }
 

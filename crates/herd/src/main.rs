@@ -11,6 +11,7 @@ mod error;
 mod flags;
 mod machine;
 mod pull;
+mod run;
 mod store;
 mod vocabulary;
 

@@ -26,8 +26,6 @@ pub(crate) trait Lanes: Copy {
     /// a * b + c, with one rounding where the class has FMA.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
-    /// The nearest integer as a float, ties to even; for |x| below 2^22.
-    unsafe fn round(x: Self::F) -> Self::F;
     /// Sixteen f16 at `p` (32 bytes), widened.
     unsafe fn load_f16(p: *const u8) -> Self::F;
     /// Sixteen unsigned bytes at `p`, as floats.
@@ -103,11 +101,6 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn mul(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| a[i] * b[i])
-    }
-    #[inline(always)]
-    unsafe fn round(x: [f32; 16]) -> [f32; 16] {
-        const BIG: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves no fraction bits
-        std::array::from_fn(|i| (x[i] + BIG) - BIG)
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> [f32; 16] {
@@ -245,11 +238,6 @@ mod x86 {
         unsafe fn mul(a: __m512, b: __m512) -> __m512 {
             // SAFETY: the trait's contract.
             unsafe { _mm512_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn round(x: __m512) -> __m512 {
-            // SAFETY: the trait's contract.
-            unsafe { _mm512_roundscale_ps::<0x08>(x) }
         }
         #[inline(always)]
         unsafe fn load_f16(p: *const u8) -> __m512 {
@@ -414,11 +402,6 @@ mod x86 {
         unsafe fn mul(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
             // SAFETY: the trait's contract.
             unsafe { both!(|a, b| _mm256_mul_ps(a, b), a, b) }
-        }
-        #[inline(always)]
-        unsafe fn round(x: [__m256; 2]) -> [__m256; 2] {
-            // SAFETY: the trait's contract.
-            unsafe { both!(|x| _mm256_round_ps::<0x08>(x), x) }
         }
         #[inline(always)]
         unsafe fn load_f16(p: *const u8) -> [__m256; 2] {

@@ -8,6 +8,7 @@ pub mod generation;
 pub mod gguf;
 pub mod hf;
 mod json;
+pub mod llama;
 pub mod meta;
 pub mod names;
 mod nearest;

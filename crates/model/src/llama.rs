@@ -4,12 +4,12 @@
 //! Letters: T tokens (packed), D width, H heads, G key/value heads, K head width, F feed-forward,
 //! V vocabulary.
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::Checkpoint;
+use crate::error::CheckpointError;
 use crate::names::Part;
 use crate::{Config, RopeScaling};
-use herd_tensor::ops::{Positions, attention, embed, linear, linears, rms_norm, rope, swiglu};
-use herd_tensor::ops::{KvCache};
-use herd_tensor::{Device, Scaling, Sequence, Tensor, Weight, inverse_frequencies};
+use herd_tensor::ops::{KvCache, Positions, attention, embed, linear, linears, rms_norm, rope, swiglu};
+use herd_tensor::{Device, Format, Scaling, Sequence, Tensor, Weight, inverse_frequencies};
 
 /// A Llama, ready to run.
 pub struct Llama {
@@ -80,6 +80,16 @@ impl Llama {
     /// Where it runs.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// How the weights of the layers are stored; of several, that of the first.
+    pub fn format(&self) -> Format {
+        self.blocks.first().map_or(self.tok_embd.format(), |block| block.down.format())
+    }
+
+    /// Bytes of an embedding that is no head: a step reads single rows of it.
+    pub fn embedding_only_bytes(&self) -> usize {
+        if self.output.is_some() { self.tok_embd.bytes() } else { 0 }
     }
 
     /// Bytes that the weights take in memory.
@@ -180,7 +190,7 @@ impl Loader<'_> {
 
     fn norm(&self, part: Part) -> Result<Norm, CheckpointError> {
         let stored = self.checkpoint.part(part)?;
-        Ok(Norm { w: stored.to_f32(), eps: self.checkpoint.config.norm_eps })
+        Ok(Norm { w: stored.unpack(), eps: self.checkpoint.config.norm_eps })
     }
 
     fn block(&self, l: usize) -> Result<Block, CheckpointError> {

@@ -37,7 +37,7 @@ impl Device {
     }
 
     /// The CPU that kernels run on.
-    pub(crate) fn kernels(&self) -> &Cpu {
+    pub fn kernels(&self) -> &Cpu {
         match self {
             Device::Cpu(device) => &device.cpu,
         }

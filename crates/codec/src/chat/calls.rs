@@ -3,6 +3,8 @@
 //! Source: Meta's `tool_utils` of llama-models 0.3.0. Reading goes further than that code where it
 //! loses something: several calls, text before a call, nested arguments, quotes in a query.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -107,66 +109,91 @@ impl CallForms {
     pub const JSON: CallForms = CallForms { custom: &[ToolFormat::Json], builtin: true };
 }
 
-/// The first place from which calls may run to the end of `text`, looking from byte `from`, and
-/// what stands there. Cost: linear times the nesting that JSON allows (128).
-pub(super) fn find_calls(
-    text: &str,
-    from: usize,
+/// A search for calls that run to the end of a text.
+///
+/// Cost: linear times the nesting that JSON allows (128), because no place is read twice.
+pub(super) struct Search<'a> {
+    text: &'a str,
     forms: CallForms,
-) -> Option<(usize, Found<Vec<ToolCall>>)> {
-    for (at, c) in text[from..].char_indices() {
-        if matches!(c, '{' | '<' | '[' | 'b' | 'w' | 'p') {
-            match read_calls(&text[from + at..], forms) {
+    /// Places from which calls do not run to the end.
+    dead: HashSet<usize>,
+}
+
+impl<'a> Search<'a> {
+    pub fn new(text: &'a str, forms: CallForms) -> Search<'a> {
+        Search { text, forms, dead: HashSet::new() }
+    }
+
+    /// The first place at or behind `from` where calls may stand, and what stands there.
+    pub fn next(&mut self, from: usize) -> Option<(usize, Found<Vec<ToolCall>>)> {
+        for (at, c) in self.text[from..].char_indices() {
+            if matches!(c, '{' | '<' | '[' | 'b' | 'w' | 'p') {
+                match self.calls_at(from + at) {
+                    Found::Nothing => {}
+                    found => return Some((from + at, found)),
+                }
+            }
+        }
+        None
+    }
+
+    /// Calls from `start` to the end; between them white space and semicolons may stand.
+    pub fn calls_at(&mut self, start: usize) -> Found<Vec<ToolCall>> {
+        let mut calls = Vec::new();
+        let mut at = start;
+        loop {
+            let rest = self.text[at..].trim_start_matches(is_between);
+            at = self.text.len() - rest.len();
+            if rest.is_empty() && !calls.is_empty() {
+                return Found::Whole(calls, at - start);
+            }
+            if !self.dead.insert(at) {
+                return Found::Nothing;
+            }
+            match self.call_at(rest) {
+                Found::Whole(found, bytes) => {
+                    calls.extend(found);
+                    at += bytes;
+                }
+                Found::Part => return Found::Part,
+                Found::Nothing => return Found::Nothing,
+            }
+        }
+    }
+
+    /// One call, or one list of calls.
+    fn call_at(&mut self, text: &str) -> Found<Vec<ToolCall>> {
+        let mut part = false;
+        for format in self.forms.custom {
+            let found = match format {
+                ToolFormat::Json => read_json(text),
+                ToolFormat::FunctionTag => read_tag(text),
+                ToolFormat::PythonList => read_list(text),
+            };
+            match found {
+                Found::Whole(..) => return found,
+                Found::Part => part = true,
                 Found::Nothing => {}
-                found => return Some((from + at, found)),
             }
         }
-    }
-    None
-}
-
-/// Calls that fill `text` to its end; between them white space and semicolons may stand.
-pub(super) fn read_calls(text: &str, forms: CallForms) -> Found<Vec<ToolCall>> {
-    let mut calls = Vec::new();
-    let mut at = 0;
-    loop {
-        let rest = text[at..].trim_start_matches(|c| is_space(c) || c == ';');
-        at = text.len() - rest.len();
-        if rest.is_empty() && !calls.is_empty() {
-            return Found::Whole(calls, at);
-        }
-        match read_call(rest, forms) {
-            Found::Whole(found, bytes) => {
-                calls.extend(found);
-                at += bytes;
+        if self.forms.builtin {
+            match read_query(text, self.forms.custom) {
+                Found::Nothing => {}
+                Found::Part => {
+                    // A query without an end leaves none for any query behind it.
+                    self.forms.builtin = false;
+                    part = true;
+                }
+                found => return found,
             }
-            Found::Part => return Found::Part,
-            Found::Nothing => return Found::Nothing,
         }
+        if part { Found::Part } else { Found::Nothing }
     }
 }
 
-fn read_call(text: &str, forms: CallForms) -> Found<Vec<ToolCall>> {
-    let mut part = false;
-    for format in forms.custom {
-        let found = match format {
-            ToolFormat::Json => read_json(text),
-            ToolFormat::FunctionTag => read_tag(text),
-            ToolFormat::PythonList => read_list(text),
-        };
-        match found {
-            Found::Whole(..) => return found,
-            Found::Part => part = true,
-            Found::Nothing => {}
-        }
-    }
-    if forms.builtin {
-        match read_query(text) {
-            Found::Nothing => {}
-            found => return found,
-        }
-    }
-    if part { Found::Part } else { Found::Nothing }
+/// What may stand between two calls.
+fn is_between(c: char) -> bool {
+    is_space(c) || c == ';'
 }
 
 /// Reads a value of JSON from the front of `text`.
@@ -218,8 +245,10 @@ fn custom_call(name: &str, arguments: Map<String, Value>) -> ToolCall {
     ToolCall { id: None, name: name.to_string(), arguments }
 }
 
+const TAG_OPEN: &str = "<function=";
+
 fn read_tag(text: &str) -> Found<Vec<ToolCall>> {
-    const OPEN: &str = "<function=";
+    const OPEN: &str = TAG_OPEN;
     const CLOSE: &str = "</function>";
     /// Longer names are none: the limit keeps the search for `>` short.
     const NAME_BYTES_MAX: usize = 256;
@@ -299,17 +328,24 @@ const QUERY: &str = ".call(query=\"";
 
 /// Calls of the query tools to the end of the text. The query is written bare, so it ends where
 /// `")` stands before the next call or the end.
-fn read_query(text: &str) -> Found<Vec<ToolCall>> {
+fn read_query(text: &str, custom: &[ToolFormat]) -> Found<Vec<ToolCall>> {
     let opening = |tool: &str| format!("{tool}{QUERY}");
     let Some(tool) = QUERY_TOOLS.into_iter().find(|tool| text.starts_with(&opening(tool))) else {
         let cut = QUERY_TOOLS.iter().any(|tool| opening(tool).starts_with(text));
         return if cut { Found::Part } else { Found::Nothing };
     };
     let body = &text[opening(tool).len()..];
-    let starts = |rest: &str| QUERY_TOOLS.iter().any(|tool| rest.starts_with(&opening(tool)));
-    let ends = body.match_indices("\")").map(|(at, _)| at);
-    let end = ends.into_iter().find(|at| {
-        let rest = body[at + 2..].trim_start_matches(|c| is_space(c) || c == ';');
+    let starts = |rest: &str| {
+        QUERY_TOOLS.iter().any(|tool| rest.starts_with(&opening(tool)))
+            || custom.iter().any(|format| match format {
+                ToolFormat::Json => rest.starts_with("{\""),
+                ToolFormat::FunctionTag => rest.starts_with(TAG_OPEN),
+                ToolFormat::PythonList => rest.starts_with('['),
+            })
+    };
+    let mut ends = body.match_indices("\")").map(|(at, _)| at);
+    let end = ends.find(|at| {
+        let rest = body[at + 2..].trim_start_matches(is_between);
         rest.is_empty() || starts(rest)
     });
     let Some(end) = end else { return Found::Part };
@@ -323,7 +359,8 @@ pub(super) fn read_tagged(text: &str, forms: CallForms) -> Vec<ToolCall> {
     if let Some(call) = read_dotted(text) {
         return vec![call];
     }
-    if let Found::Whole(calls, _) = read_calls(text, CallForms { builtin: true, ..forms }) {
+    let forms = CallForms { builtin: true, ..forms };
+    if let Found::Whole(calls, _) = Search::new(text, forms).calls_at(0) {
         return calls;
     }
     let arguments = Map::from_iter([("code".to_string(), Value::from(text))]);
@@ -333,16 +370,16 @@ pub(super) fn read_tagged(text: &str, forms: CallForms) -> Vec<ToolCall> {
 /// `name.call(a="x", b="y")`, the form of templates, with bare strings.
 fn read_dotted(text: &str) -> Option<ToolCall> {
     let (name, rest) = text.split_once(".call(")?;
-    let is_name = |name: &str| {
-        !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_')
-    };
+    let is_name =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
     let mut rest = rest.trim_end().strip_suffix(')')?;
     let mut arguments = Map::new();
     while !rest.is_empty() {
         let (key, value) = rest.split_once("=\"")?;
-        let next = value.match_indices("\", ").map(|(at, _)| at).find(|at| {
-            value[at + 3..].split_once("=\"").is_some_and(|(key, _)| is_name(key))
-        });
+        let next = value
+            .match_indices("\", ")
+            .map(|(at, _)| at)
+            .find(|at| value[at + 3..].split_once("=\"").is_some_and(|(key, _)| is_name(key)));
         let (value, left) = match next {
             Some(at) => (&value[..at], &value[at + 3..]),
             None => (value.strip_suffix('"')?, ""),

@@ -11,10 +11,7 @@ use super::{ChatError, Dialogue, Ending, Origin, RenderOptions, Role, Span, Span
 
 const TAGS: [&str; 5] = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<step>"];
 
-pub(super) fn render(
-    dialogue: &Dialogue,
-    options: &RenderOptions,
-) -> Result<Vec<Span>, ChatError> {
+pub(super) fn render(dialogue: &Dialogue, options: &RenderOptions) -> Result<Vec<Span>, ChatError> {
     refuse_tools(dialogue)?;
     refuse_tags(dialogue, &TAGS)?;
     let system = usize::from(dialogue.messages[0].role == Role::System);

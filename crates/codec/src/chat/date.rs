@@ -11,8 +11,18 @@ pub struct Date {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const WEEKDAYS: [&str; 7] =
     ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -20,7 +30,8 @@ const WEEKDAYS: [&str; 7] =
 impl Date {
     /// A date, or `None` if there is no such day.
     pub const fn new(year: u16, month: u8, day: u8) -> Option<Date> {
-        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        let leap =
+            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let days = match month {
             1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
             4 | 6 | 9 | 11 => 30,
@@ -93,14 +104,18 @@ mod tests {
     fn dates_are_written_as_strftime_writes_them() {
         let date = Date::parse("2024-07-26").unwrap();
         assert_eq!(date.short(), "26 Jul 2024");
-        assert_eq!(date.format("%A %B %y %a %F 100%%").unwrap(), "Friday July 24 Fri 2024-07-26 100%");
+        assert_eq!(
+            date.format("%A %B %y %a %F 100%%").unwrap(),
+            "Friday July 24 Fri 2024-07-26 100%"
+        );
         assert_eq!(Date::new(2000, 2, 29).unwrap().format("%a").unwrap(), "Tue");
         assert!(date.format("%H").is_err() && date.format("%").is_err());
     }
 
     #[test]
     fn days_that_do_not_exist_are_none() {
-        for text in ["2023-02-29", "1900-02-29", "2024-13-01", "2024-00-10", "2024-1", "x", "0-1-1"] {
+        for text in ["2023-02-29", "1900-02-29", "2024-13-01", "2024-00-10", "2024-1", "x", "0-1-1"]
+        {
             assert_eq!(Date::parse(text), None, "{text}");
         }
     }

@@ -9,10 +9,7 @@ use super::{ChatError, Dialogue, Ending, Origin, RenderOptions, Role, Span, Span
 
 const TAGS: [&str; 4] = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"];
 
-pub(super) fn render(
-    dialogue: &Dialogue,
-    options: &RenderOptions,
-) -> Result<Vec<Span>, ChatError> {
+pub(super) fn render(dialogue: &Dialogue, options: &RenderOptions) -> Result<Vec<Span>, ChatError> {
     refuse_tools(dialogue)?;
     refuse_tags(dialogue, &TAGS)?;
     let messages = &dialogue.messages;

@@ -193,7 +193,8 @@ struct WireFunction {
 
 impl Serialize for ToolCall {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let arguments = serde_json::to_string(&self.arguments).map_err(serde::ser::Error::custom)?;
+        let arguments =
+            serde_json::to_string(&self.arguments).map_err(serde::ser::Error::custom)?;
         let function =
             WireFunction { name: self.name.clone(), arguments: Value::String(arguments) };
         WireCall { id: self.id.clone(), kind: WireKind::Function, function }.serialize(serializer)

@@ -176,8 +176,16 @@ pub enum ChatError {
         /// The bound.
         limit: usize,
     },
+    /// A product in a template that cannot be bounded beforehand.
+    #[error("chat template: the product in {tag:?} is not of two names or literals")]
+    Product {
+        /// The tag.
+        tag: String,
+    },
     /// All private characters that could mark control tokens are used by the dialogue.
-    #[error("the dialogue uses so many private characters that none is left to mark {controls} control tokens")]
+    #[error(
+        "the dialogue uses so many private characters that none is left to mark {controls} control tokens"
+    )]
     NoMarks {
         /// Marks wanted.
         controls: usize,

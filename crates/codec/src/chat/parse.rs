@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::calls::{CallForms, find_calls, read_tagged};
+use super::calls::{CallForms, Search, read_tagged};
 use super::python::Found;
 use super::{Block, EndOf, Message, Role, Span, ToolCall};
 
@@ -157,7 +157,7 @@ impl StreamParser {
             return None;
         }
         self.looked = self.text.len();
-        let certain = match find_calls(&self.text, self.sent, self.forms) {
+        let certain = match Search::new(&self.text, self.forms).next(self.sent) {
             Some((at, _)) => at,
             None => self.text.len(),
         };
@@ -172,7 +172,8 @@ impl StreamParser {
         match &self.tagged {
             Some(tagged) => tool_calls = read_tagged(tagged, self.forms),
             None => {
-                while let Some((at, found)) = find_calls(&self.text, from, self.forms) {
+                let mut search = Search::new(&self.text, self.forms);
+                while let Some((at, found)) = search.next(from) {
                     if let Found::Whole(calls, _) = found {
                         (tool_calls, end) = (calls, at);
                         break;

@@ -266,7 +266,8 @@ impl<'a> Literals<'a> {
         if let Some((_, value)) = whole.iter().find(|(name, _)| *name == word) {
             return Ok(value.clone());
         }
-        let cut = self.at == self.text.len() && whole.iter().any(|(name, _)| name.starts_with(word));
+        let cut =
+            self.at == self.text.len() && whole.iter().any(|(name, _)| name.starts_with(word));
         Err(if cut { Stop::End } else { Stop::Wrong })
     }
 

@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn joined_texts_are_encoded_once_and_apart_texts_each() {
-        for (mut writer, calls) in [(Writer::joined(), vec!["ab"]), (Writer::apart(), vec!["a", "b"])]
+        for (mut writer, calls) in
+            [(Writer::joined(), vec!["ab"]), (Writer::apart(), vec!["a", "b"])]
         {
             writer.control("<s>", Origin::FRAME);
             writer.text("a", Origin::FRAME);

@@ -1,10 +1,13 @@
 //! One file per command: its flags, and what it does with them.
 
+mod bench;
 mod completions;
 mod detokenize;
 mod doctor;
 mod inspect;
+mod logits;
 mod ls;
+mod perplexity;
 mod pull;
 mod rm;
 mod show;
@@ -30,6 +33,12 @@ pub enum Command {
     Tokenize(tokenize::Flags),
     /// Turn token ids into the text they stand for
     Detokenize(detokenize::Flags),
+    /// Measure tokens a second: prompts, answers, at depth, of several sequences
+    Bench(bench::Flags),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::Flags),
+    /// Print a model's log-probabilities at each of given tokens
+    Logits(logits::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
     Doctor(doctor::Flags),
     /// Print the completions of a shell
@@ -47,6 +56,9 @@ impl Command {
             Command::Inspect(flags) => inspect::run(flags, console),
             Command::Tokenize(flags) => tokenize::run(flags, console),
             Command::Detokenize(flags) => detokenize::run(flags, console),
+            Command::Bench(flags) => bench::run(flags, console),
+            Command::Perplexity(flags) => perplexity::run(flags, console),
+            Command::Logits(flags) => logits::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
         }

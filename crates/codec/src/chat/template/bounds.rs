@@ -4,6 +4,7 @@
 //! behind each tag that binds a name; between two guards one tag can only multiply by its own
 //! operators, which are counted.
 
+use std::borrow::Cow;
 use std::sync::Mutex;
 
 use minijinja::value::{Value, ValueKind};
@@ -35,7 +36,8 @@ impl Bounds {
     }
 }
 
-/// Most operators that can grow a value within one tag.
+/// Most operators, calls and slices in one tag: each can add a value of full weight before the
+/// next guard. Published templates have at most some twenty.
 const OPERATORS_MAX: usize = 128;
 
 /// Deepest value.
@@ -127,17 +129,13 @@ pub(super) fn guarded(source: &str) -> Result<String, ChatError> {
     let mut out = String::with_capacity(source.len() * 2);
     let mut rest = source;
     let mut open_sets = Vec::new();
-    while let Some(at) = rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min()
-    {
+    while let Some(at) = next_tag(rest) {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        let end = if rest.starts_with("{#") {
-            rest.find("#}").map(|end| end + 2)
-        } else {
-            tag_end(rest)
-        };
+        let end =
+            if rest.starts_with("{#") { rest.find("#}").map(|end| end + 2) } else { tag_end(rest) };
         let (tag, behind) = rest.split_at(end.unwrap_or(rest.len()));
-        check_operators(tag)?;
+        let tag = &*multiplied(tag)?;
         let inner = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}"));
         match inner {
             Some(inner) => out.push_str(&guarded_tag(inner, &mut open_sets)),
@@ -156,6 +154,13 @@ pub(super) fn guarded(source: &str) -> Result<String, ChatError> {
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// Where the next tag begins.
+fn next_tag(text: &str) -> Option<usize> {
+    text.match_indices('{')
+        .map(|(at, _)| at)
+        .find(|at| matches!(text.as_bytes().get(at + 1), Some(b'{' | b'%' | b'#')))
 }
 
 const TRIM: &[char] = &['-', '+', ' ', '\t', '\n', '\r'];
@@ -181,13 +186,37 @@ fn tag_end(tag: &str) -> Option<usize> {
     None
 }
 
-fn check_operators(tag: &str) -> Result<(), ChatError> {
-    let operators = unquoted(tag).filter(|(_, c)| matches!(c, '+' | '~' | '*')).count();
-    if operators > OPERATORS_MAX && !tag.starts_with("{#") {
+/// A tag with `a * b` as a call of `herd_times`, which looks before it multiplies.
+///
+/// Errors: more operators than a tag may have, or a product of anything but names and literals,
+/// as no published template has.
+fn multiplied(tag: &str) -> Result<Cow<'_, str>, ChatError> {
+    if tag.starts_with("{#") {
+        return Ok(Cow::Borrowed(tag));
+    }
+    let operators =
+        unquoted(tag).filter(|(_, c)| matches!(c, '+' | '~' | '*' | '|' | '(' | '[')).count();
+    if operators > OPERATORS_MAX {
         let (what, limit) = ("a tag's operators", OPERATORS_MAX);
         return Err(ChatError::TooLarge { what, bytes: operators, limit });
     }
-    Ok(())
+    let mut stars = unquoted(tag).filter(|(_, c)| *c == '*');
+    let Some((at, _)) = stars.next() else { return Ok(Cow::Borrowed(tag)) };
+    let mut product = || {
+        let (left, right) = (tag[..at].trim_end(), tag[at + 1..].trim_start());
+        let simple = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.');
+        let (left, a) = match left.strip_suffix(['"', '\'']) {
+            Some(inner) => left.split_at(inner.rfind(&left[inner.len()..])?),
+            None => left.split_at(left.trim_end_matches(simple).len()),
+        };
+        let b = &right[..right.len() - right.trim_start_matches(simple).len()];
+        let right = &right[b.len()..];
+        let alone = !right.trim_start().starts_with(['(', '[', '|', '*'])
+            && !left.trim_end().ends_with(['/', '%', '.']);
+        (alone && !a.is_empty() && !b.is_empty() && stars.next().is_none())
+            .then(|| format!("{left}herd_times({a}, {b}){right}"))
+    };
+    product().map(Cow::Owned).ok_or_else(|| ChatError::Product { tag: tag.to_string() })
 }
 
 /// Characters outside quotes, with their places.
@@ -222,7 +251,9 @@ fn guarded_tag(inner: &str, open_sets: &mut Vec<String>) -> String {
         None => (body, ""),
     };
     let names = match word {
-        "generation" => return format!("{{%{}%}}", inner.replacen("generation", "filter herd_said", 1)),
+        "generation" => {
+            return format!("{{%{}%}}", inner.replacen("generation", "filter herd_said", 1));
+        }
         "endgeneration" => {
             return format!("{{%{}%}}", inner.replacen("endgeneration", "endfilter", 1));
         }

@@ -113,6 +113,7 @@ fn environment<'a>(
         }
         Ok(Value::UNDEFINED)
     });
+    env.add_function("herd_times", move |a: Value, b: Value| times(&a, &b, limit));
     let (open, close) = (marks.open, marks.close);
     env.add_filter("herd_said", move |said: String| format!("{open}{said}{close}"));
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -133,10 +134,35 @@ fn environment<'a>(
     env
 }
 
+/// `a * b` of numbers, or a text repeated.
+fn times(a: &Value, b: &Value, limit: usize) -> Result<Value, Error> {
+    let (text, count) = if a.as_str().is_some() { (a, b) } else { (b, a) };
+    let Some(text) = text.as_str() else {
+        let product = match (a.as_i64(), b.as_i64()) {
+            (Some(a), Some(b)) => a.checked_mul(b).map(Value::from),
+            _ => f64::try_from(a.clone())
+                .ok()
+                .zip(f64::try_from(b.clone()).ok())
+                .map(|(a, b)| (a * b).into()),
+        };
+        return product.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "not a product"));
+    };
+    let count = usize::try_from(count.as_i64().unwrap_or(-1).max(0)).unwrap_or(0);
+    within(text.len().saturating_mul(count), limit)?;
+    Ok(text.repeat(count).into())
+}
+
 fn add_filters(env: &mut Environment, limit: usize) {
-    for unbounded in ["format", "pprint", "urlencode", "batch", "slice", "indent", "sum"] {
+    for unbounded in
+        ["format", "pprint", "urlencode", "batch", "slice", "indent", "sum", "chain", "zip"]
+    {
         env.remove_filter(unbounded);
     }
+    // In Python neither None nor a number can be walked.
+    env.add_test("iterable", |value: Value| {
+        let walked = [ValueKind::Seq, ValueKind::Iterable, ValueKind::Map, ValueKind::String];
+        walked.contains(&value.kind()) || value.is_undefined()
+    });
     env.add_filter("trim", |text: String| strip(&text).to_string());
     env.add_filter("string", move |value: Value| -> Result<String, Error> {
         weigh(&value, limit)?;
@@ -177,7 +203,12 @@ fn check_replace(text: &str, from: &str, to: &str, limit: usize) -> Result<(), E
 }
 
 /// Refuses a call of a Python method whose result could pass the bound.
-fn check_method(value: &Value, method: &str, arguments: &[Value], limit: usize) -> Result<(), Error> {
+fn check_method(
+    value: &Value,
+    method: &str,
+    arguments: &[Value],
+    limit: usize,
+) -> Result<(), Error> {
     let texts: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
     match (method, value.as_str(), texts.as_slice()) {
         ("replace", Some(text), [from, to]) => check_replace(text, from, to, limit),
@@ -192,7 +223,17 @@ fn check_method(value: &Value, method: &str, arguments: &[Value], limit: usize) 
             Ok(())
         }
         // Widths in a format can ask for any length.
-        ("format", ..) => Err(Error::new(ErrorKind::UnknownMethod, "str.format is not allowed")),
+        ("format", Some(text), _) if text.contains(':') => Err(Error::new(
+            ErrorKind::UnknownMethod,
+            "str.format with a format spec is not allowed",
+        )),
+        ("format", Some(text), _) => {
+            let mut bytes = 0usize;
+            for argument in arguments {
+                bytes += weigh(argument, limit)?;
+            }
+            within(text.matches('{').count().saturating_mul(bytes), limit)
+        }
         _ => Ok(()),
     }
 }
