@@ -46,6 +46,11 @@ impl About {
         Ok(About { path: path.to_owned(), tokenizer, defaults, template })
     }
 
+    /// The chat template in the files.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref()
+    }
+
     /// How the model chats: as `wanted` says (a format's name, or a file with a template), else
     /// as its files say.
     pub fn chat_format(&self, wanted: Option<&str>) -> Result<ChatFormat, Error> {

@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod complete;
 mod completions;
+mod convert;
 mod detokenize;
 mod doctor;
 mod inspect;
@@ -12,9 +13,11 @@ mod ls;
 mod perplexity;
 mod plan;
 mod pull;
+mod quantize;
 mod rm;
 mod show;
 mod tokenize;
+mod verify;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
@@ -46,6 +49,12 @@ pub enum Command {
     Perplexity(perplexity::Flags),
     /// Print a model's log-probabilities at each of given tokens
     Logits(logits::Flags),
+    /// Write a model in another style: GGUF, Hugging Face's folder, Meta's folder
+    Convert(convert::Flags),
+    /// Write a model in fewer bits, and what that costs
+    Quantize(quantize::Flags),
+    /// Say whether a model still gives its parent's logits
+    Verify(verify::Flags),
     /// Say how much memory a model takes at its peak, by part, and whether that is there
     Plan(plan::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
@@ -70,6 +79,9 @@ impl Command {
             Command::Bench(flags) => bench::run(flags, console),
             Command::Perplexity(flags) => perplexity::run(flags, console),
             Command::Logits(flags) => logits::run(flags, console),
+            Command::Convert(flags) => convert::run(flags, console),
+            Command::Quantize(flags) => quantize::run(flags, console),
+            Command::Verify(flags) => verify::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
