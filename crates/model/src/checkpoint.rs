@@ -13,6 +13,7 @@ use herd_tensor::files::{self, Archive, Array, DType, FileError, Kind, ShardAxis
 use herd_tensor::{Format, blocks};
 
 use crate::config::LAYERS_MAX;
+use crate::json::shortest;
 use crate::names::{self, Direction, EmbeddingShards, Named, Part, Style};
 use crate::{CheckpointError, Config, ConfigError, GenerationDefaults, gguf, hf, meta};
 
@@ -327,7 +328,7 @@ fn narrow(value: &files::Value) -> Option<gguf::Value> {
         File::I16(n) => signed((*n).into()),
         File::I32(n) => signed((*n).into()),
         File::I64(n) => signed(*n),
-        File::F32(x) => gguf::Value::Float((*x).into()),
+        File::F32(x) => gguf::Value::Float(shortest(*x)),
         File::F64(x) => gguf::Value::Float(*x),
         File::Bool(flag) => gguf::Value::Bool(*flag),
         File::String(text) => gguf::Value::Text(text.clone()),
@@ -340,7 +341,7 @@ fn narrow(value: &files::Value) -> Option<gguf::Value> {
             Array::I16(items) => list(items, |n| signed((*n).into())),
             Array::I32(items) => list(items, |n| signed((*n).into())),
             Array::I64(items) => list(items, |n| signed(*n)),
-            Array::F32(items) => list(items, |x| gguf::Value::Float((*x).into())),
+            Array::F32(items) => list(items, |x| gguf::Value::Float(shortest(*x))),
             Array::F64(items) => list(items, |x| gguf::Value::Float(*x)),
             Array::Bool(items) => list(items, |flag| gguf::Value::Bool(*flag)),
             Array::String(items) => list(items, |text| gguf::Value::Text(text.clone())),

@@ -2,6 +2,7 @@
 //!
 //! The GGUF reader lies on a lower storey; this page sees only keys and values.
 
+use crate::json::shortest;
 use crate::{Config, ConfigError, GenerationDefaults, RopeScaling, Yarn};
 
 const FILE: &str = "GGUF metadata";
@@ -376,7 +377,9 @@ impl Metadata<'_> {
             Ok::<_, ConfigError>(self.float(key)?.filter(|x| *x != 0.0).unwrap_or(default))
         };
         Ok(Yarn {
-            stated_attention_factor: relative.map(|x| x * paper.attention_factor()),
+            // The key is an f32: the product has no more digits than that.
+            stated_attention_factor: relative
+                .map(|x| shortest((x * paper.attention_factor()) as f32)),
             beta_fast: beta("llama.rope.scaling.yarn_beta_fast", paper.beta_fast)?,
             beta_slow: beta("llama.rope.scaling.yarn_beta_slow", paper.beta_slow)?,
             ..paper
