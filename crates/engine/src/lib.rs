@@ -1,6 +1,7 @@
 //! Runs many requests on one model.
 
 pub mod bench;
+pub mod compare;
 pub mod engine;
 pub mod pages;
 pub mod plan;

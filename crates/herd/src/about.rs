@@ -25,7 +25,7 @@ pub struct About {
     /// Sampling and special ids that the model recommends.
     pub defaults: GenerationDefaults,
     /// The chat template in the files, in the language of Jinja.
-    template: Option<String>,
+    pub template: Option<String>,
 }
 
 impl About {
@@ -163,7 +163,7 @@ fn folder_template(folder: &Path) -> Result<Option<String>, Error> {
 }
 
 /// A text file that need not be there.
-fn optional(path: &Path) -> Result<Option<String>, Error> {
+pub fn optional(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

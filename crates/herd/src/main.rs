@@ -4,12 +4,14 @@
 //! causes, and a `hint:` where there is one.
 
 mod about;
+mod carry;
 mod chat;
 mod commands;
 mod console;
 mod error;
 mod flags;
 mod machine;
+mod measure;
 mod pull;
 mod run;
 mod speak;

@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod complete;
 mod completions;
+mod convert;
 mod detokenize;
 mod doctor;
 mod inspect;
@@ -12,9 +13,11 @@ mod ls;
 mod perplexity;
 mod plan;
 mod pull;
+mod quantize;
 mod rm;
 mod show;
 mod tokenize;
+mod verify;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
@@ -32,6 +35,12 @@ pub enum Command {
     Rm(rm::Flags),
     /// Print what a model file holds: metadata, tensors, types, sizes
     Inspect(inspect::Flags),
+    /// Write a model in another style: GGUF, Hugging Face, Meta
+    Convert(convert::Flags),
+    /// Write a model with fewer bits a weight, and say what that costs
+    Quantize(quantize::Flags),
+    /// Say whether a converted model gives its parent's logits
+    Verify(verify::Flags),
     /// Talk with a model
     Chat(chat::Flags),
     /// Go on with a text
@@ -63,6 +72,9 @@ impl Command {
             Command::Show(flags) => show::run(flags, console),
             Command::Rm(flags) => rm::run(flags, console),
             Command::Inspect(flags) => inspect::run(flags, console),
+            Command::Convert(flags) => convert::run(flags, console),
+            Command::Quantize(flags) => quantize::run(flags, console),
+            Command::Verify(flags) => verify::run(flags, console),
             Command::Chat(flags) => chat::run(flags, console),
             Command::Complete(flags) => complete::run(flags, console),
             Command::Tokenize(flags) => tokenize::run(flags, console),
