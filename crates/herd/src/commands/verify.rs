@@ -1,8 +1,13 @@
 //! `herd verify`: does a converted model give its parent's logits?
+//!
+//! It asks about the numbers in the files. Kernels treat formats differently (beside packed weights
+//! they round activations), so where two models differ in format, both run on weights unpacked to
+//! f32: a Q4_1 file and the folder made of it are the same.
 
 use std::path::PathBuf;
 
 use herd_model::checkpoint::Checkpoint;
+use herd_model::names::all_parts;
 use herd_tensor::Device;
 use serde_json::json;
 
@@ -37,6 +42,9 @@ pub struct Flags {
     /// Judge by the mean KL divergence in nats a token instead: the most that still means yes
     #[arg(long, value_name = "NATS")]
     kl: Option<f64>,
+    /// Compare the models as they run, packed weights and all
+    #[arg(long)]
+    as_run: bool,
     /// Threads that compute [default: as many as the machine lends]
     #[arg(short, long, value_name = "N")]
     threads: Option<usize>,
@@ -52,6 +60,12 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         Ok(Checkpoint::open(store.resolve_file(name)?)?)
     };
     let (child, parent) = (open(&flags.model)?, open(&flags.against)?);
+    let formats = |c: &Checkpoint| -> Result<Vec<_>, Error> {
+        Ok(all_parts(&c.config).into_iter().map(|part| c.format(part)).collect::<Result<_, _>>()?)
+    };
+    let unpack = !flags.as_run && formats(&parent)? != formats(&child)?;
+    let (parent, child) =
+        if unpack { (parent.unpacked(), child.unpacked()) } else { (parent, child) };
     let (ids, same_tokens) = ids(flags, &parent, &child)?;
     let most = parent.config.context.min(child.config.context);
     if !(1..=most).contains(&ids.len()) {
