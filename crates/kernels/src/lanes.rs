@@ -40,6 +40,7 @@ pub(crate) trait Lanes: Copy {
     unsafe fn splat_i(x: i32) -> Self::I;
     unsafe fn to_f(x: Self::I) -> Self::F;
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn shift_left<const N: i32>(a: Self::I) -> Self::I;
 
     /// 64 bytes at `p`.
     unsafe fn load_bytes(p: *const u8) -> Self::B;
@@ -133,6 +134,10 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn to_f(x: [i32; 16]) -> [f32; 16] {
         x.map(|x| x as f32)
+    }
+    #[inline(always)]
+    unsafe fn shift_left<const N: i32>(a: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| a[i] << N)
     }
     #[inline(always)]
     unsafe fn add_i(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
@@ -277,6 +282,11 @@ mod x86 {
         unsafe fn to_f(x: __m512i) -> __m512 {
             // SAFETY: the trait's contract.
             unsafe { _mm512_cvtepi32_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn shift_left<const N: i32>(a: __m512i) -> __m512i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(N)) }
         }
         #[inline(always)]
         unsafe fn add_i(a: __m512i, b: __m512i) -> __m512i {
@@ -454,6 +464,11 @@ mod x86 {
         unsafe fn to_f(x: [__m256i; 2]) -> [__m256; 2] {
             // SAFETY: the trait's contract.
             unsafe { both!(|x| _mm256_cvtepi32_ps(x), x) }
+        }
+        #[inline(always)]
+        unsafe fn shift_left<const N: i32>(a: [__m256i; 2]) -> [__m256i; 2] {
+            // SAFETY: the trait's contract.
+            unsafe { both!(|a| _mm256_slli_epi32::<N>(a), a) }
         }
         #[inline(always)]
         unsafe fn add_i(a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {

@@ -7,7 +7,7 @@ use super::bpe::{Merge, Merges, NONE};
 use super::chars::{Chars, Prefix};
 use super::steps::Splitter;
 use super::vocab::Vocab;
-use super::{AddedToken, Alphabet, Specials, TokenId, TokenKind, Tokenizer};
+use super::{AddedToken, Alphabet, Bytes, Specials, TokenId, TokenKind, Tokenizer};
 use crate::CodecError;
 
 /// Which merge goes first.
@@ -51,11 +51,18 @@ impl Parts {
         for token in &self.added {
             check_id(&token.text, token.id.0.into(), vocab.len())?;
         }
+        if let Some(id) = self.specials.unk {
+            check_id("the unknown token", id.0.into(), vocab.len())?;
+        }
         let unk = self.specials.unk.map(|id| id.0);
-        let (alphabet, splitter) = match self.alphabet {
+        let (mut alphabet, splitter) = match self.alphabet {
             AlphabetPart::Bytes => {
                 let id = |byte: usize| vocab.find(&[byte as u8]).unwrap_or(NONE);
-                (Alphabet::Bytes(Box::new(std::array::from_fn(id))), self.splitter)
+                let ids = std::array::from_fn(id);
+                let complete = !ids.contains(&NONE);
+                let unk = unk.filter(|&id| vocab.kind(id) != TokenKind::Control).map(TokenId);
+                let bytes = Bytes { ids, unk, complete, pair_ranks: Vec::new() };
+                (Alphabet::Bytes(Box::new(bytes)), self.splitter)
             }
             AlphabetPart::Chars { prefix, fuse_unk } => {
                 let chars = Chars::new(&vocab, prefix, unk, fuse_unk);
@@ -65,7 +72,12 @@ impl Parts {
                 (Alphabet::Chars(Box::new(chars)), splitter)
             }
         };
-        let merges = Merges::new(&merges(&vocab, &alphabet, &self.order)?)?;
+        let list = merges(&vocab, &alphabet, &self.order)?;
+        let merges = Merges::new(&list)?;
+        let merges = merges.pruned(&list, |id, symbols| spell(&vocab, &alphabet, id, symbols))?;
+        if let Alphabet::Bytes(bytes) = &mut alphabet {
+            bytes.pair_ranks = merges.byte_pair_ranks(&bytes.ids);
+        }
         Ok(Tokenizer {
             vocab,
             alphabet,
@@ -112,7 +124,6 @@ fn merges(
     order: &MergeOrder,
 ) -> Result<Vec<Merge>, CodecError> {
     let merges = match order {
-        MergeOrder::TokenId => every_split(vocab, alphabet, |id| id),
         MergeOrder::List(list) => {
             let merge = |(rank, &[left, right, merged]): (usize, &[u32; 3])| Merge {
                 left,
@@ -122,14 +133,8 @@ fn merges(
             };
             list.iter().enumerate().map(merge).collect()
         }
-        MergeOrder::Score(scores) => {
-            let mut by_score: Vec<u32> = (0..vocab.len() as u32).collect();
-            let score = |id: u32| scores.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
-            by_score.sort_by(|&a, &b| score(b).total_cmp(&score(a)).then(a.cmp(&b)));
-            let mut rank_of = vec![0; vocab.len()];
-            for (rank, &id) in by_score.iter().enumerate() {
-                rank_of[id as usize] = rank as u32;
-            }
+        MergeOrder::TokenId | MergeOrder::Score(_) => {
+            let rank_of = token_ranks(vocab, order);
             every_split(vocab, alphabet, |id| rank_of[id as usize])
         }
     };
@@ -147,6 +152,36 @@ fn merges(
         });
     }
     Ok(merges)
+}
+
+/// For each token the rank of the merges that make it, where tokens rather than merges have ranks.
+pub(super) fn token_ranks(vocab: &Vocab, order: &MergeOrder) -> Vec<u32> {
+    let mut best_first: Vec<u32> = (0..vocab.len() as u32).collect();
+    if let MergeOrder::Score(scores) = order {
+        let score = |id: u32| scores.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        best_first.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
+    }
+    let mut rank_of = vec![0; vocab.len()];
+    for (rank, &id) in best_first.iter().enumerate() {
+        rank_of[id as usize] = rank as u32;
+    }
+    rank_of
+}
+
+/// The symbols that merging a token begins with; none for an id that is no text.
+fn spell(vocab: &Vocab, alphabet: &Alphabet, id: u32, symbols: &mut Vec<u32>) {
+    let bytes = vocab.bytes(id);
+    match alphabet {
+        Alphabet::Bytes(known) => symbols.extend(bytes.iter().map(|&b| known.ids[b as usize])),
+        Alphabet::Chars(chars) => {
+            let mut at = 0;
+            while at < bytes.len() {
+                let (code, n) = super::unicode::decode(&bytes[at..]);
+                symbols.extend(code.and_then(|code| chars.id_of(code)));
+                at += n;
+            }
+        }
+    }
 }
 
 /// Every way in which two symbols make a token.

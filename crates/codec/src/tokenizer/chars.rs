@@ -102,6 +102,11 @@ impl Chars {
         self.beyond.get(at as usize).and_then(|&code| char::from_u32(code))
     }
 
+    /// Bytes without a token, whether or not some character has one.
+    pub(super) fn missing_bytes(&self) -> Vec<u8> {
+        (0..=255).filter(|&byte| self.byte_ids[usize::from(byte)] == NONE).collect()
+    }
+
     /// How many ids lie beyond the vocabulary.
     pub(super) fn beyond_count(&self) -> usize {
         self.beyond.len()

@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::added::Segment;
 use super::bpe::{NONE, Scratch};
 use super::cache::{Cache, Key};
-use super::chars::push_with_spaces;
+use super::chars::{Chars, push_with_spaces};
 use super::steps::Splitter;
 use super::unicode::decode;
-use super::{Alphabet, SpecialSet, TokenId, Tokenizer, split};
+use super::{Alphabet, Bytes, SpecialSet, TokenId, Tokenizer, split};
 use crate::CodecError;
 
 /// Pieces are cut at this many bytes, so that positions inside one fit 32 bits.
 const PIECE_BYTES_MAX: usize = 1 << 30;
+
+/// Pieces cut before any is looked up, so that their entries come from memory side by side.
+const BATCH: usize = 16;
 
 /// Working memory of one thread.
 pub(super) struct Work {
@@ -163,7 +166,7 @@ impl Tokenizer {
             Splitter::Steps(steps) => {
                 let mut at = 0;
                 for end in steps.ends(text) {
-                    self.encode_piece(text, at, end, work, ids);
+                    self.encode_piece(text, at, end, Key::new(text, at, end), work, ids);
                     at = end;
                 }
             }
@@ -179,10 +182,18 @@ impl Tokenizer {
         ids: &mut Vec<TokenId>,
     ) {
         let mut at = 0;
+        let mut batch = [(0, 0, Key::default()); BATCH];
         while at < text.len() {
-            let end = piece_end(text, at).min(at.saturating_add(PIECE_BYTES_MAX));
-            self.encode_piece(text, at, end, work, ids);
-            at = end;
+            let mut count = 0;
+            while count < BATCH && at < text.len() {
+                let end = piece_end(text, at).min(at.saturating_add(PIECE_BYTES_MAX));
+                batch[count] = (at, end, Key::new(text, at, end));
+                (at, count) = (end, count + 1);
+            }
+            work.cache.touch(batch[..count].iter().map(|piece| piece.2));
+            for &(at, end, key) in &batch[..count] {
+                self.encode_piece(text, at, end, key, work, ids);
+            }
         }
     }
 
@@ -192,13 +203,11 @@ impl Tokenizer {
         text: &[u8],
         at: usize,
         end: usize,
+        key: Key,
         work: &mut Work,
         ids: &mut Vec<TokenId>,
     ) {
-        let key = Key::new(text, at, end);
-        if let Some(key) = key
-            && work.cache.find(key, &text[at..end], ids)
-        {
+        if work.cache.find(key, &text[at..end], ids) {
             return;
         }
         self.encode_new(&text[at..end], key, work, ids);
@@ -206,49 +215,65 @@ impl Tokenizer {
 
     /// Encodes a piece that the cache does not know.
     #[inline(never)]
-    fn encode_new(&self, piece: &[u8], key: Option<Key>, work: &mut Work, ids: &mut Vec<TokenId>) {
+    fn encode_new(&self, piece: &[u8], key: Key, work: &mut Work, ids: &mut Vec<TokenId>) {
         let Work { cache, scratch, ids: symbols, tokens, .. } = work;
         tokens.clear();
-        match &self.alphabet {
-            _ if self.whole_pieces && self.vocab.find(piece).is_some() => {
-                tokens.extend(self.vocab.find(piece).map(TokenId));
-            }
-            Alphabet::Bytes(byte_ids) => {
+        let whole = if self.whole_pieces { self.vocab.find(piece) } else { None };
+        match (whole, &self.alphabet) {
+            (Some(id), _) => tokens.push(TokenId(id)),
+            (None, Alphabet::Bytes(bytes)) if bytes.complete => {
                 symbols.clear();
-                for &byte in piece {
-                    let id = byte_ids[byte as usize];
-                    if id != NONE {
-                        symbols.push(id);
-                    } else {
-                        self.merge_into(symbols, scratch, tokens);
-                        tokens.extend(self.specials.unk);
-                    }
-                }
-                self.merge_into(symbols, scratch, tokens);
+                symbols.extend(piece.iter().map(|&byte| bytes.ids[byte as usize]));
+                let rank = |pair: &[u8; 2]| bytes.pair_ranks[pair_index(pair)];
+                scratch.ranks.clear();
+                scratch.ranks.extend(piece.array_windows().map(rank));
+                self.merges.apply_ranked(symbols, scratch);
+                tokens.extend(symbols.drain(..).map(TokenId));
             }
-            Alphabet::Chars(_) => self.encode_chars(piece, symbols, scratch, tokens),
+            (None, Alphabet::Bytes(bytes)) => {
+                self.encode_known_bytes(piece, bytes, symbols, scratch, tokens);
+            }
+            (None, Alphabet::Chars(chars)) => {
+                self.encode_chars(piece, chars, symbols, scratch, tokens);
+            }
         }
-        if let Some(key) = key {
-            cache.insert(key, piece, tokens);
-        }
+        cache.insert(key, piece, tokens);
         ids.extend_from_slice(tokens);
     }
 
-    /// Merges `symbols`, moves them to `tokens`, and leaves `symbols` empty.
-    fn merge_into(&self, symbols: &mut Vec<u32>, scratch: &mut Scratch, tokens: &mut Vec<TokenId>) {
-        self.merges.apply(symbols, scratch);
-        tokens.extend(symbols.drain(..).map(TokenId));
+    /// Encodes a piece where some bytes may have no token: the unknown token stands for each.
+    fn encode_known_bytes(
+        &self,
+        piece: &[u8],
+        bytes: &Bytes,
+        symbols: &mut Vec<u32>,
+        scratch: &mut Scratch,
+        tokens: &mut Vec<TokenId>,
+    ) {
+        // What is lost leaves no gap: its neighbours may merge, as in `tokenizers`.
+        let cuts = |byte: &u8| bytes.unk.is_some() && bytes.ids[usize::from(*byte)] == NONE;
+        for part in piece.split_inclusive(cuts) {
+            symbols.clear();
+            let ids = part.iter().map(|&byte| bytes.ids[byte as usize]);
+            symbols.extend(ids.filter(|&id| id != NONE));
+            let unknown = symbols.len() < part.len();
+            self.merges.apply(symbols, scratch);
+            tokens.extend(symbols.drain(..).map(TokenId));
+            if unknown {
+                tokens.extend(bytes.unk);
+            }
+        }
     }
 
     /// Encodes a piece character by character; one outside the vocabulary merges with nothing.
     fn encode_chars(
         &self,
         piece: &[u8],
+        chars: &Chars,
         symbols: &mut Vec<u32>,
         scratch: &mut Scratch,
         tokens: &mut Vec<TokenId>,
     ) {
-        let Alphabet::Chars(chars) = &self.alphabet else { return };
         let mut spelt = Vec::new();
         let mut flush = |symbols: &mut Vec<u32>, tokens: &mut Vec<TokenId>| {
             self.merges.apply(symbols, scratch);
@@ -287,6 +312,12 @@ impl Tokenizer {
         self.encode_plain(&buffer, &mut work, &mut ids);
         ids
     }
+}
+
+/// Where the rank of two bytes stands in [`Bytes::pair_ranks`].
+#[inline]
+fn pair_index(pair: &[u8; 2]) -> usize {
+    usize::from(pair[0]) << 8 | usize::from(pair[1])
 }
 
 /// Unicode normal form C of what is UTF-8 in `text`; the rest as it is.

@@ -30,20 +30,32 @@ pub(super) fn hash_bytes(bytes: &[u8]) -> u64 {
 
 /// Up to 15 bytes of `text` from `at` as two words: the bytes, zeros, and their number on top.
 /// Distinct strings give distinct keys.
-#[inline]
+#[inline(always)]
 pub(super) fn short_key(text: &[u8], at: usize, len: usize) -> (u64, u64) {
     debug_assert!(len < 16, "short_key: {len} bytes");
-    let word = match text[at..].first_chunk::<16>() {
-        Some(chunk) => u128::from_le_bytes(*chunk),
+    let (low, high) = match text[at..].first_chunk::<16>() {
+        Some(chunk) => words(chunk),
         None => {
             let mut chunk = [0; 16];
             chunk[..len].copy_from_slice(&text[at..at + len]);
-            u128::from_le_bytes(chunk)
+            words(&chunk)
         }
     };
-    let key = word & ((1 << (8 * len)) - 1) | (len as u128) << 120;
-    (key as u64, (key >> 64) as u64)
+    let [low_mask, high_mask] = MASKS[len & 15];
+    (low & low_mask, high & high_mask | (len as u64) << 56)
 }
+
+/// Ones over the first `len` of 16 bytes.
+static MASKS: [[u64; 2]; 16] = {
+    let mut masks = [[0; 2]; 16];
+    let mut len = 0;
+    while len < 16 {
+        let mask = (1u128 << (8 * len)) - 1;
+        masks[len] = [mask as u64, (mask >> 64) as u64];
+        len += 1;
+    }
+    masks
+};
 
 #[inline]
 fn words(block: &[u8; 16]) -> (u64, u64) {

@@ -238,7 +238,8 @@ fn tokens(file: &File, byte_level: bool) -> Result<Vec<(Vec<u8>, TokenKind)>, Co
         }
         let slot = &mut tokens[token.id as usize];
         let kind = if token.special { TokenKind::Control } else { TokenKind::UserDefined };
-        let unknown = slot.1 == TokenKind::Unknown;
+        // Over bytes the unknown token is often one that ends texts; it must stay control.
+        let unknown = slot.1 == TokenKind::Unknown && !byte_level;
         let kind = if unknown { TokenKind::Unknown } else { kind };
         *slot = (token.content.clone().into_bytes(), kind);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::build::{MergeOrder, every_split};
+use super::build::{MergeOrder, every_split, token_ranks};
 use super::chars::{Chars, Prefix, VISIBLE_SPACE};
 use super::split::{LLAMA3, QWEN2};
 use super::steps::{Behaviour, Splitter, Step};
@@ -53,15 +53,13 @@ impl Tokenizer {
         if let MergeOrder::List(list) = &self.order {
             return Ok(list.clone());
         }
-        let mut splits = every_split(&self.vocab, &self.alphabet, |id| id);
+        let rank_of = token_ranks(&self.vocab, &self.order);
+        let mut splits = every_split(&self.vocab, &self.alphabet, |id| rank_of[id as usize]);
         if let Some(merge) =
             splits.iter().find(|m| m.left.max(m.right) as usize >= self.vocab.len())
         {
             let reason = format!("token {} is made of characters that are no tokens", merge.merged);
             return Err(CodecError::NotRepresentable { format: "a list of merges", reason });
-        }
-        for merge in &mut splits {
-            merge.rank = self.merges.rank(merge.left, merge.right);
         }
         splits.sort_unstable_by_key(|merge| (merge.rank, merge.left, merge.right));
         Ok(splits.iter().map(|merge| [merge.left, merge.right, merge.merged]).collect())

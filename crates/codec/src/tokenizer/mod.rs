@@ -99,10 +99,22 @@ pub enum Controls {
 
 /// What a vocabulary is built from.
 enum Alphabet {
-    /// The 256 bytes ([`bpe::NONE`] where a byte has no token).
-    Bytes(Box<[u32; 256]>),
+    /// The 256 bytes.
+    Bytes(Box<Bytes>),
     /// Characters, with bytes for those outside.
     Chars(Box<Chars>),
+}
+
+/// How bytes become ids before merging.
+struct Bytes {
+    /// [`bpe::NONE`] where a byte has no token.
+    ids: [u32; 256],
+    /// Stands for a byte without a token; never a control token. Without it the byte is lost, as
+    /// in `tokenizers` and llama.cpp.
+    unk: Option<TokenId>,
+    /// Whether every byte has one.
+    complete: bool,
+    pair_ranks: Vec<u32>,
 }
 
 /// A vocabulary with everything needed to encode and decode. Shared between threads by reference.
@@ -145,6 +157,18 @@ impl Tokenizer {
     /// What a token is for; an id outside the vocabulary is [`TokenKind::Unused`].
     pub fn kind(&self, id: TokenId) -> TokenKind {
         if (id.0 as usize) < self.vocab.len() { self.vocab.kind(id.0) } else { TokenKind::Unused }
+    }
+
+    /// Bytes that this vocabulary cannot spell and that encoding therefore loses; none for Llama.
+    ///
+    /// SmolLM2's vocabulary lacks twenty-odd control characters and bytes that UTF-8 rarely uses.
+    pub fn missing_bytes(&self) -> Vec<u8> {
+        match &self.alphabet {
+            Alphabet::Bytes(bytes) => {
+                (0..=255).filter(|&byte| bytes.ids[usize::from(byte)] == bpe::NONE).collect()
+            }
+            Alphabet::Chars(chars) => chars.missing_bytes(),
+        }
     }
 
     /// The text token with exactly these bytes.
@@ -203,12 +227,25 @@ impl Tokenizer {
 
     /// [`decode`](Self::decode), with or without control tokens.
     pub fn decode_with(&self, ids: &[TokenId], controls: Controls) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(ids.len() * 5);
+        let mut bytes = Vec::with_capacity(ids.len() * 5 + 16);
         let mut at_start = true;
-        for &id in ids {
+        for (i, &id) in ids.iter().enumerate() {
+            if !at_start && controls == Controls::Show {
+                self.push_all(&ids[i..], &mut bytes);
+                break;
+            }
             bytes.extend_from_slice(self.visible_bytes(id, controls, &mut at_start));
         }
         bytes
+    }
+
+    /// Appends the bytes of every token.
+    fn push_all(&self, ids: &[TokenId], bytes: &mut Vec<u8>) {
+        for &id in ids {
+            if (id.0 as usize) < self.vocab.len() {
+                self.vocab.push_bytes(id.0, bytes);
+            }
+        }
     }
 
     /// [`decode`](Self::decode) as text; what is not UTF-8 becomes U+FFFD.

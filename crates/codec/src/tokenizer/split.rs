@@ -17,6 +17,36 @@ pub(super) const GPT2: &str =
 /// End of the piece at `at` under [`LLAMA3`], with at most `DIGITS` numbers in a piece.
 #[inline]
 pub(super) fn llama3<const DIGITS: usize>(text: &[u8], at: usize) -> usize {
+    // Most pieces are an ASCII word of up to eight letters with something in front.
+    let before = LETTERS_AFTER[text[at] as usize];
+    if let Some(eight) = text.get(at + before..).and_then(|text| text.first_chunk::<8>()) {
+        let n = leading_letters(*eight);
+        let end = at + before + n;
+        if n > 0 && n < 8 && text[end] < 0x80 {
+            return end;
+        }
+    }
+    llama3_any::<DIGITS>(text, at)
+}
+
+/// How many bytes may stand before the letters of a word that begins with this byte; so many
+/// that no word fits where it takes a closer look.
+static LETTERS_AFTER: [usize; 256] = {
+    let mut table = [usize::MAX >> 1; 256];
+    let mut b = 0;
+    while b < 128 {
+        table[b] = match b as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' => 0,
+            b'0'..=b'9' | b'\r' | b'\n' | b'\'' => usize::MAX >> 1,
+            _ => 1,
+        };
+        b += 1;
+    }
+    table
+};
+
+/// [`llama3`] without the short cut.
+fn llama3_any<const DIGITS: usize>(text: &[u8], at: usize) -> usize {
     let (class, bytes) = class_at(text, at);
     let first = text[at];
     let after = at + bytes;
@@ -84,7 +114,8 @@ fn gpt2_family<const SINGLE: bool>(text: &[u8], at: usize) -> usize {
         Number => numbers_end(text, after, usize::MAX),
         Other => others_end(text, after),
         Space => {
-            let (end, last) = spaces_end(text, at);
+            let end = spaces_end(text, at);
+            let last = last_begin(text, end);
             // Where a number has been cut out, the run stands at the end of its text.
             let at_end = end == text.len() || SINGLE && class_at(text, end).0 == Number;
             if at_end || last == at { end } else { last }
@@ -189,28 +220,45 @@ fn newlines_end(text: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// End of the run of white space at `at`, and where its last character begins.
+/// End of the run of white space from `at`.
 #[inline]
-fn spaces_end(text: &[u8], at: usize) -> (usize, usize) {
-    let (mut end, mut last) = (at, at);
-    while end < text.len() {
-        let (class, bytes) = class_at(text, end);
+fn spaces_end(text: &[u8], mut at: usize) -> usize {
+    while at < text.len() {
+        // Indentation comes in eights of spaces.
+        if text[at..].first_chunk() == Some(b"        ") {
+            at += 8;
+            continue;
+        }
+        let (class, bytes) = class_at(text, at);
         if class != Space {
             break;
         }
-        last = end;
-        end += bytes;
+        at += bytes;
     }
-    (end, last)
+    at
+}
+
+/// Where the character before `end` begins, in well-formed text.
+#[inline]
+fn last_begin(text: &[u8], end: usize) -> usize {
+    let mut at = end - 1;
+    while text[at] & 0xC0 == 0x80 {
+        at -= 1;
+    }
+    at
 }
 
 /// `\s*[\r\n]+|\s+(?!\S)|\s+` at white space.
 fn space_with_newlines(text: &[u8], at: usize) -> usize {
-    let (end, last) = spaces_end(text, at);
+    let end = spaces_end(text, at);
     if let Some(i) = text[at..end].iter().rposition(|&b| b == b'\n' || b == b'\r') {
         return at + i + 1;
     }
-    if end == text.len() || last == at { end } else { last }
+    if end == text.len() {
+        return end;
+    }
+    let last = last_begin(text, end);
+    if last == at { end } else { last }
 }
 
 /// `'s|'t|'re|'ve|'m|'ll|'d` at an apostrophe.

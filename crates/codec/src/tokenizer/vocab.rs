@@ -17,6 +17,9 @@ pub(super) struct Vocab {
     /// Token `i` is `bytes[starts[i]..starts[i + 1]]`.
     starts: Vec<u32>,
     kinds: Vec<TokenKind>,
+    /// Tokens under 16 bytes padded with zeros, their length last (16 for the others), so that
+    /// decoding copies a fixed number of bytes.
+    short: Vec<[u8; 16]>,
     /// Open addressing: high half of the hash, and the id (or [`NONE`]).
     slots: Vec<(u32, u32)>,
 }
@@ -35,6 +38,7 @@ impl Vocab {
             bytes: Vec::with_capacity(tokens.iter().map(|t| t.0.as_ref().len()).sum()),
             starts: vec![0],
             kinds: tokens.iter().map(|t| t.1).collect(),
+            short: tokens.iter().map(|t| short(t.0.as_ref())).collect(),
             slots: vec![(0, NONE); (tokens.len() * 2).next_power_of_two().max(16)],
         };
         for (id, (token, kind)) in tokens.iter().enumerate() {
@@ -80,6 +84,20 @@ impl Vocab {
         &self.bytes[self.starts[id] as usize..self.starts[id + 1] as usize]
     }
 
+    /// Appends the bytes of a token. Panics if `id` is outside the vocabulary.
+    #[inline]
+    pub(super) fn push_bytes(&self, id: u32, out: &mut Vec<u8>) {
+        let short = &self.short[id as usize];
+        let len = usize::from(short[15]);
+        if len < 16 {
+            let end = out.len() + len;
+            out.extend_from_slice(short);
+            out.truncate(end);
+        } else {
+            out.extend_from_slice(self.bytes(id));
+        }
+    }
+
     pub(super) fn kind(&self, id: u32) -> TokenKind {
         self.kinds[id as usize]
     }
@@ -106,4 +124,13 @@ impl Vocab {
     pub(super) fn iter(&self) -> impl Iterator<Item = (TokenId, &[u8], TokenKind)> {
         (0..self.len() as u32).map(|id| (TokenId(id), self.bytes(id), self.kind(id)))
     }
+}
+
+fn short(token: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    short[15] = token.len().min(16) as u8;
+    if token.len() < 16 {
+        short[..token.len()].copy_from_slice(token);
+    }
+    short
 }

@@ -20,7 +20,7 @@ fn raw_weights(format: Format, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
     raw
 }
 
-/// The activations that a format multiplies: as they are, rounded to bf16, or as 8-bit codes.
+/// The activations that a format multiplies: as they are, rounded to bf16, or as 15-bit codes.
 fn seen(format: Format, x: &[f32]) -> Vec<f32> {
     match format {
         Format::F32 | Format::F16 => x.to_vec(),
@@ -29,7 +29,7 @@ fn seen(format: Format, x: &[f32]) -> Vec<f32> {
             .chunks(32)
             .flat_map(|block| {
                 let peak = block.iter().fold(0.0f32, |a, x| a.max(x.abs()));
-                let (d, inverse) = (peak / 127.0, if peak > 0.0 { 127.0 / peak } else { 0.0 });
+                let (d, inverse) = (peak / 16256.0, if peak > 0.0 { 16256.0 / peak } else { 0.0 });
                 block.iter().map(move |x| d * (x * inverse).round_ties_even())
             })
             .collect(),
