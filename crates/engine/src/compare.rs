@@ -1,73 +1,119 @@
-//! How far one model's predictions lie from its parent's on the same tokens.
+//! How far one model is from another: perplexities, Kullback-Leibler divergence, logits.
 
-use crate::softmax::log_normaliser;
+use crate::score::Scorer;
+use crate::softmax::{exp, log_normaliser};
 
-/// Sums over positions at which both models were asked.
+/// What two models make of the same text; `child` is measured against `parent`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Comparison {
     /// Positions compared.
-    pub positions: usize,
-    /// Largest difference of a logit.
-    pub logit_difference_max: f32,
-    /// Largest Kullback-Leibler divergence of the child from the parent at a position, in nats.
+    pub tokens: usize,
+    /// Perplexity of the parent on the text.
+    pub parent_ppl: f64,
+    /// Perplexity of the child.
+    pub child_ppl: f64,
+    /// Mean over positions of KL(parent || child), in nats: sum of p (ln p - ln q).
+    pub kl_mean: f64,
+    /// The largest of them.
     pub kl_max: f64,
-    /// Positions at which both find the same token likeliest.
-    pub same_top: usize,
-    kl_sum: f64,
-    /// Positions whose next token is known, and the sums of its log-probabilities.
-    known: usize,
-    parent_sum: f64,
-    child_sum: f64,
+    /// Share of positions whose likeliest token is the same.
+    pub same_top: f64,
+    /// Largest difference between two log-probabilities of the parent's likely tokens (p >= 1e-3).
+    pub log_prob_difference_max: f64,
+    /// Every logit has the same bits.
+    pub identical: bool,
 }
 
-impl Comparison {
-    /// Adds a position: both rows of logits, [V], and the token that came next, if one did.
-    ///
-    /// Panics if the rows differ in length, or `next` is outside them.
-    pub fn add(&mut self, parent_v: &[f32], child_v: &[f32], next: Option<u32>) {
-        assert_eq!(parent_v.len(), child_v.len(), "compare: rows of two vocabularies");
-        let (parent_z, child_z) = (log_normaliser(parent_v), log_normaliser(child_v));
-        let mut kl = 0.0;
-        for (a, b) in parent_v.iter().zip(child_v) {
-            // NaN must show, which `f32::max` would hide.
-            let difference = (a - b).abs();
-            if difference.is_nan() || difference > self.logit_difference_max {
-                self.logit_difference_max = difference;
+/// Compares two models of one vocabulary over `tokens`, in chunks of `context`.
+///
+/// Keeps the logits of one chunk, `context` * V * 4 bytes. `each(chunk, chunks)` reports.
+/// Panics if a chunk exceeds a scorer's context, or the vocabularies differ in size.
+pub fn compare(
+    parent: &mut Scorer<'_>,
+    child: &mut Scorer<'_>,
+    tokens: &[u32],
+    context: usize,
+    mut each: impl FnMut(usize, usize),
+) -> Comparison {
+    let mut sums = Sums { identical: true, ..Sums::default() };
+    let mut parent_v = Vec::new();
+    let chunks = tokens.chunks(context.max(2));
+    let count = chunks.len();
+    for (i, chunk) in chunks.enumerate() {
+        parent_v.clear();
+        let mut vocab = 0;
+        parent.logits(chunk, 0, |_, logits_tv| {
+            vocab = logits_tv.width();
+            (0..logits_tv.rows()).for_each(|t| parent_v.extend_from_slice(logits_tv.row(t)));
+        });
+        child.logits(chunk, 0, |first, logits_tv| {
+            assert_eq!(logits_tv.width(), vocab, "compare: vocabularies differ");
+            for t in 0..logits_tv.rows() {
+                let row = &parent_v[(first + t) * vocab..][..vocab];
+                sums.add(row, logits_tv.row(t), chunk.get(first + t + 1).copied());
             }
-            let (log_p, log_q) = (f64::from(*a) - parent_z, f64::from(*b) - child_z);
-            kl += log_p.exp() * (log_p - log_q);
-        }
-        let kl = kl.max(0.0); // of equal rows, rounding may leave less than nothing
-        self.positions += 1;
-        self.kl_sum += kl;
-        self.kl_max = self.kl_max.max(kl);
-        self.same_top += usize::from(top(parent_v) == top(child_v));
-        if let Some(next) = next {
-            self.known += 1;
-            self.parent_sum += f64::from(parent_v[next as usize]) - parent_z;
-            self.child_sum += f64::from(child_v[next as usize]) - child_z;
-        }
+        });
+        each(i, count);
     }
-
-    /// Mean divergence of the child from the parent, in nats a token.
-    pub fn kl_mean(&self) -> f64 {
-        self.kl_sum / self.positions as f64
-    }
-
-    /// The parent's perplexity of the tokens that came next.
-    pub fn parent_perplexity(&self) -> f64 {
-        (-self.parent_sum / self.known as f64).exp()
-    }
-
-    /// The child's.
-    pub fn child_perplexity(&self) -> f64 {
-        (-self.child_sum / self.known as f64).exp()
-    }
+    sums.finish()
 }
 
-/// The likeliest token, the first of equals.
-fn top(row: &[f32]) -> usize {
-    (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+#[derive(Default)]
+struct Sums {
+    tokens: usize,
+    predicted: usize,
+    parent: f64,
+    child: f64,
+    kl: f64,
+    kl_max: f64,
+    same_top: usize,
+    difference_max: f64,
+    identical: bool,
+}
+
+impl Sums {
+    /// One position: two rows of logits, and the token that follows if the text has it.
+    fn add(&mut self, parent_v: &[f32], child_v: &[f32], next: Option<u32>) {
+        let (zp, zc) = (log_normaliser(parent_v), log_normaliser(child_v));
+        let mut kl = 0.0;
+        let (mut top_parent, mut top_child) = (0, 0);
+        for (v, (&a, &b)) in parent_v.iter().zip(child_v).enumerate() {
+            let (log_p, log_q) = (f64::from(a) - zp, f64::from(b) - zc);
+            let p = exp(log_p);
+            if p > 0.0 {
+                kl += p * (log_p - log_q);
+            }
+            if p >= 1e-3 {
+                self.difference_max = self.difference_max.max((log_p - log_q).abs());
+            }
+            self.identical &= a.to_bits() == b.to_bits();
+            top_parent = if a > parent_v[top_parent] { v } else { top_parent };
+            top_child = if b > child_v[top_child] { v } else { top_child };
+        }
+        self.tokens += 1;
+        self.kl += kl;
+        self.kl_max = self.kl_max.max(kl);
+        self.same_top += usize::from(top_parent == top_child);
+        if let Some(next) = next {
+            self.predicted += 1;
+            self.parent -= f64::from(parent_v[next as usize]) - zp;
+            self.child -= f64::from(child_v[next as usize]) - zc;
+        }
+    }
+
+    fn finish(self) -> Comparison {
+        let (tokens, predicted) = (self.tokens.max(1) as f64, self.predicted.max(1) as f64);
+        Comparison {
+            tokens: self.tokens,
+            parent_ppl: (self.parent / predicted).exp(),
+            child_ppl: (self.child / predicted).exp(),
+            kl_mean: self.kl / tokens,
+            kl_max: self.kl_max,
+            same_top: self.same_top as f64 / tokens,
+            log_prob_difference_max: self.difference_max,
+            identical: self.identical,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -75,32 +121,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_rows_have_no_divergence() {
-        let mut c = Comparison::default();
-        c.add(&[1.0, 2.0, -3.0], &[1.0, 2.0, -3.0], Some(1));
-        assert_eq!((c.positions, c.same_top, c.logit_difference_max), (1, 1, 0.0));
-        assert_eq!((c.kl_mean(), c.kl_max), (0.0, 0.0));
-        assert_eq!(c.parent_perplexity(), c.child_perplexity());
-    }
-
-    #[test]
     fn divergence_is_that_of_the_definition() {
-        // p = (3/4, 1/4), q = (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2).
-        let mut c = Comparison::default();
-        c.add(&[3f32.ln(), 0.0], &[7.0, 7.0], Some(0));
-        let expected = 0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln();
-        assert!((c.kl_mean() - expected).abs() < 1e-7, "{}", c.kl_mean());
-        assert!((c.parent_perplexity() - 4.0 / 3.0).abs() < 1e-6);
-        assert!((c.child_perplexity() - 2.0).abs() < 1e-6);
-        assert_eq!(c.logit_difference_max, 7.0);
-        c.add(&[0.0, 1.0], &[1.0, 0.0], None);
-        assert_eq!((c.positions, c.same_top), (2, 1));
+        let (p, q) = ([0.5f64, 0.25, 0.25], [0.25f64, 0.5, 0.25]);
+        let logits = |p: [f64; 3]| p.map(|p| (p.ln() + 3.0) as f32);
+        let mut sums = Sums { identical: true, ..Sums::default() };
+        sums.add(&logits(p), &logits(q), Some(1));
+        let kl: f64 = (0..3).map(|i| p[i] * (p[i] / q[i]).ln()).sum();
+        let c = sums.finish();
+        assert!((c.kl_mean - kl).abs() < 1e-6 && (c.kl_max - kl).abs() < 1e-6, "{c:?}");
+        assert!((c.parent_ppl - 4.0).abs() < 1e-5 && (c.child_ppl - 2.0).abs() < 1e-5);
+        assert!((c.log_prob_difference_max - 2f64.ln()).abs() < 1e-6);
+        assert_eq!((c.same_top, c.identical, c.tokens), (0.0, false, 1));
     }
 
     #[test]
-    fn a_logit_that_is_no_number_shows() {
-        let mut c = Comparison::default();
-        c.add(&[0.0, 1.0], &[f32::NAN, 1.0], None);
-        assert!(c.logit_difference_max.is_nan());
+    fn a_row_does_not_differ_from_itself() {
+        let row = [1.0, f32::NEG_INFINITY, -3.5];
+        let mut sums = Sums { identical: true, ..Sums::default() };
+        sums.add(&row, &row, None);
+        let c = sums.finish();
+        assert!(c.identical && c.same_top == 1.0);
+        assert_eq!((c.kl_mean, c.log_prob_difference_max), (0.0, 0.0));
     }
 }

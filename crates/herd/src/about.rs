@@ -25,7 +25,7 @@ pub struct About {
     /// Sampling and special ids that the model recommends.
     pub defaults: GenerationDefaults,
     /// The chat template in the files, in the language of Jinja.
-    pub template: Option<String>,
+    template: Option<String>,
 }
 
 impl About {
@@ -44,6 +44,11 @@ impl About {
         let tokenizer = Arc::new(vocabulary::load(path)?);
         let defaults = checkpoint.generation.clone();
         Ok(About { path: path.to_owned(), tokenizer, defaults, template })
+    }
+
+    /// The chat template in the files.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref()
     }
 
     /// How the model chats: as `wanted` says (a format's name, or a file with a template), else
@@ -163,7 +168,7 @@ fn folder_template(folder: &Path) -> Result<Option<String>, Error> {
 }
 
 /// A text file that need not be there.
-pub fn optional(path: &Path) -> Result<Option<String>, Error> {
+fn optional(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

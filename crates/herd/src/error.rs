@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::console::bytes;
+use crate::console::{bytes, visible};
 
 /// The errors of the program itself; those of the crates below pass through with their causes.
 #[derive(Debug, Error)]
@@ -126,6 +126,10 @@ impl Error {
 
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
+        self.advice().map(|text| visible(&text))
+    }
+
+    fn advice(&self) -> Option<String> {
         let text = match self {
             Error::NoHome => "set HERD_HOME to a folder for models",
             Error::Name { .. } => "names look like smollm2 or owner/name",
@@ -185,7 +189,7 @@ impl Error {
         Some(text.to_owned())
     }
 
-    /// The message and its causes on one line.
+    /// The message and its causes on one line, without control characters of files.
     pub fn line(&self) -> String {
         let mut line = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -196,6 +200,6 @@ impl Error {
             }
             cause = error.source();
         }
-        line.replace('\n', " ")
+        visible(&line.replace('\n', " "))
     }
 }

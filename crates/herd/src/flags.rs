@@ -7,7 +7,7 @@ use herd_tensor::{Class, Format, KvFormat};
 use crate::error::Error;
 
 /// Which model, and how the machine runs it.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct ModelFlags {
     /// The model: a file, a folder, or a name in the store
     #[arg(short, long)]

@@ -1,109 +1,118 @@
-//! Asks two models about the same tokens, one after the other, so that both need not fit at once.
+//! Measures a model against its parent on a text.
 
-use std::path::Path;
+use std::fs;
+use std::path::PathBuf;
 
 use herd_codec::TokenId;
-use herd_engine::Limits;
-use herd_engine::compare::Comparison;
+use herd_engine::compare::{Comparison, compare};
 use herd_engine::score::Scorer;
-use herd_model::checkpoint::Checkpoint;
-use herd_model::llama::Llama;
-use herd_tensor::{Device, KvFormat};
-use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::about::About;
+use crate::console::Console;
 use crate::error::Error;
-use crate::run;
+use crate::pull::download::hex;
+use crate::run::Ready;
 
-/// Prose, arithmetic, code, a table, three languages: a little of what models are asked.
-const PROBE: &str = include_str!("probe.txt");
+/// Flags that say what to measure on.
+#[derive(Debug, clap::Args)]
+pub struct TextFlags {
+    /// The text to measure on [default: some prose, code and numbers that come with Herd]
+    #[arg(short, long)]
+    file: Option<PathBuf>,
+    /// Tokens of the text to measure on at most
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    tokens: usize,
+}
 
-/// Positions computed at once.
-const BATCH: usize = 256;
+/// A comparison, and the hash of the text it was made on.
+#[derive(Debug)]
+pub struct Measured {
+    /// The figures.
+    pub comparison: Comparison,
+    /// sha256 of the text.
+    pub text_sha256: String,
+}
 
-/// The first `most` tokens of `text`, or of the built-in probe, after the begin-of-text token.
-pub fn tokens(about: &About, text: Option<&Path>, most: usize) -> Result<Vec<u32>, Error> {
-    let text = match text {
-        None => PROBE.as_bytes().to_vec(),
-        Some(path) => std::fs::read(path).map_err(Error::io("read", path))?,
+/// Positions that see each other; the logits of as many are held at once.
+const CHUNK: usize = 256;
+
+/// Context that both models need for it.
+pub const CONTEXT: usize = CHUNK;
+
+/// Compares the models on the text that the flags name.
+pub fn measure(
+    flags: &TextFlags,
+    parent: &Ready,
+    child: &Ready,
+    console: &Console,
+) -> Result<Measured, Error> {
+    let text = match &flags.file {
+        Some(path) => fs::read(path).map_err(Error::io("read", path))?,
+        None => include_bytes!("probe.txt").to_vec(),
     };
-    let tokenizer = &about.tokenizer;
-    let bos = tokenizer.specials().bos.filter(|_| tokenizer.add_bos());
-    let ids = bos.into_iter().chain(tokenizer.encode_bytes(&text));
-    Ok(ids.take(most).map(|TokenId(id)| id).collect())
-}
-
-/// Runs both checkpoints on `ids` with keys and values in f32, and compares every position.
-///
-/// Errors: a model does not fit into memory, the vocabularies differ in size, or an id lies
-/// outside them.
-pub fn compare(
-    device: &Device,
-    parent: &Checkpoint,
-    child: &Checkpoint,
-    ids: &[u32],
-) -> Result<Comparison, Error> {
-    let (vocab, other) = (parent.config.vocab, child.config.vocab);
-    if vocab != other {
-        let (what, expected) = ("the child's vocabulary", format!("the parent's {vocab}"));
-        return Err(Error::Value { what, got: other.to_string(), expected });
+    let tokenizer = &parent.about.tokenizer;
+    let ids = tokenizer.encode_bytes(&text);
+    if child.about.tokenizer.encode_bytes(&text) != ids {
+        return Err(Error::Value {
+            what: "the tokenizer",
+            got: child.about.path.display().to_string(),
+            expected: format!("that of {}", parent.about.path.display()),
+        });
     }
-    if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
-        let expected = format!("below the vocabulary's size, {vocab}");
-        return Err(Error::Value { what: "a token id", got: id.to_string(), expected });
+    let mut ids: Vec<u32> = ids.into_iter().map(|TokenId(id)| id).collect();
+    ids.truncate(flags.tokens.max(2));
+    let (rows, others) = (parent.model.config().vocab, child.model.config().vocab);
+    if rows != others {
+        let expected = format!("{rows}, as the parent has");
+        return Err(Error::Value { what: "the vocabulary", got: others.to_string(), expected });
     }
-    let mut parent_tv = Vec::new();
-    each_row(device, parent, ids, |_, row| parent_tv.extend_from_slice(row))?;
-    let mut comparison = Comparison::default();
-    each_row(device, child, ids, |t, row| {
-        comparison.add(&parent_tv[t * vocab..][..vocab], row, ids.get(t + 1).copied());
-    })?;
-    Ok(comparison)
-}
-
-/// Loads a model, and calls `each` with every position and its logits.
-fn each_row(
-    device: &Device,
-    checkpoint: &Checkpoint,
-    ids: &[u32],
-    mut each: impl FnMut(usize, &[f32]),
-) -> Result<(), Error> {
-    let limits = Limits { kv: KvFormat::F32, ..Limits::single(ids.len()) };
-    run::check_fits(checkpoint, limits)?;
-    let model = Llama::load(checkpoint, device, checkpoint.config.context)?;
-    let mut scorer = Scorer::new(&model, ids.len(), BATCH, KvFormat::F32);
-    scorer.logits(ids, 0, |first, logits_tv| {
-        for row in 0..logits_tv.rows() {
-            each(first + row, logits_tv.row(row));
-        }
+    let scorer = |r: &Ready| (CHUNK.min(r.limits.context), r.limits.kv);
+    let (context, kv) = scorer(parent);
+    let mut parent_scorer = Scorer::new(&parent.model, context, CHUNK, kv);
+    let (other, kv) = scorer(child);
+    let context = context.min(other);
+    let mut child_scorer = Scorer::new(&child.model, context, CHUNK, kv);
+    let mut meter = console.meter("chunks", None);
+    let comparison = compare(&mut parent_scorer, &mut child_scorer, &ids, context, |i, count| {
+        meter.step(i + 1, count);
     });
-    Ok(())
+    Ok(Measured { comparison, text_sha256: hex(&Sha256::digest(&text)) })
 }
 
-/// The comparison as JSON.
-pub fn to_json(c: &Comparison) -> Value {
-    json!({
-        "tokens": c.positions,
-        "logit_difference_max": c.logit_difference_max,
-        "kl_mean": c.kl_mean(),
-        "kl_max": c.kl_max,
-        "same_top": c.same_top as f64 / c.positions as f64,
-        "ppl": c.child_perplexity(),
-        "ppl_parent": c.parent_perplexity(),
-    })
-}
+impl Measured {
+    /// The figures as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        let c = &self.comparison;
+        serde_json::json!({
+            "tokens": c.tokens,
+            "text_sha256": self.text_sha256,
+            "parent_ppl": c.parent_ppl,
+            "ppl": c.child_ppl,
+            "kl_mean": c.kl_mean,
+            "kl_max": c.kl_max,
+            "same_top": c.same_top,
+            "log_prob_difference_max": c.log_prob_difference_max,
+            "identical": c.identical,
+        })
+    }
 
-/// The comparison in a line.
-pub fn to_line(c: &Comparison) -> String {
-    format!(
-        "{} tokens: KL {:.3e} nats a token (most {:.3e}), logits differ by at most {:.3e}, same \
-         likeliest token {:.1} %, perplexity {:.4} (parent {:.4})",
-        c.positions,
-        c.kl_mean(),
-        c.kl_max,
-        c.logit_difference_max,
-        100.0 * c.same_top as f64 / c.positions as f64,
-        c.child_perplexity(),
-        c.parent_perplexity(),
-    )
+    /// The figures as lines for a person.
+    pub fn lines(&self) -> String {
+        let c = &self.comparison;
+        if c.identical {
+            return format!("every logit has the parent's bits, over {} tokens", c.tokens);
+        }
+        format!(
+            "perplexity {:.4}, parent {:.4} ({:+.2} %) over {} tokens\n\
+             KL per token {:.6} nats, at most {:.4}\n\
+             likeliest token the same at {:.1} % of positions",
+            c.child_ppl,
+            c.parent_ppl,
+            100.0 * (c.child_ppl / c.parent_ppl - 1.0),
+            c.tokens,
+            c.kl_mean,
+            c.kl_max,
+            100.0 * c.same_top,
+        )
+    }
 }

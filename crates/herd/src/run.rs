@@ -29,7 +29,13 @@ pub struct Ready {
 /// the model's own. What does not fit into memory is refused.
 pub fn load(flags: &ModelFlags, kv: &KvFlag, context: Option<usize>) -> Result<Ready, Error> {
     let (checkpoint, limits) = open(flags, kv, context)?;
-    check_fits(&checkpoint, limits)?;
+    let plan = Plan::new(&checkpoint, limits)?;
+    let available = machine().memory_available_bytes;
+    if !fits(&plan, available) {
+        let most = plan.context_that_fits(&checkpoint.config, limits, available as usize);
+        let (needed, context) = (plan.peak() as u64, limits.context);
+        return Err(Error::Memory { needed, available, context, most });
+    }
     let about = Arc::new(About::read(&checkpoint)?);
     let device = Device::cpu(flags.class()?, flags.threads()?);
     let model = Arc::new(Llama::load(&checkpoint, &device, limits.context)?);
@@ -54,18 +60,6 @@ pub fn open(
     };
     let kv = kv.format(checkpoint.format(Part::Down(0))?)?;
     Ok((checkpoint, Limits { kv, ..Limits::single(context) }))
-}
-
-/// Refuses a model that does not fit into memory, before any of it is taken.
-pub fn check_fits(checkpoint: &Checkpoint, limits: Limits) -> Result<(), Error> {
-    let plan = Plan::new(checkpoint, limits)?;
-    let available = machine().memory_available_bytes;
-    if fits(&plan, available) {
-        return Ok(());
-    }
-    let most = plan.context_that_fits(&checkpoint.config, limits, available as usize);
-    let (needed, context) = (plan.peak() as u64, limits.context);
-    Err(Error::Memory { needed, available, context, most })
 }
 
 /// Whether the plan fits; yes where the system does not say what is free.

@@ -35,7 +35,7 @@ pub struct Job<'a> {
 const SHARD_BYTES_MAX: usize = 5_000_000_000;
 
 /// Writes `checkpoint` as `job` says. The output appears whole or not at all. `progress` is called
-/// with the bytes of tensors that are written and their sum.
+/// with the tensors done and their number.
 ///
 /// Returns what was lost, in words, for the user to read.
 ///
@@ -45,7 +45,7 @@ pub fn write(
     device: &Device,
     checkpoint: &Checkpoint,
     job: &Job<'_>,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<String>, CheckpointError> {
     let mut lost = Vec::new();
     let items = items(checkpoint, job)?;
@@ -211,20 +211,17 @@ fn write_tensors(
     items: &[Item],
     mut writer: Writer,
     lost: &mut Vec<String>,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), CheckpointError> {
     let mut rounded: BTreeMap<(Format, Format), usize> = BTreeMap::new();
-    let sum = items.iter().filter_map(|item| item.info.bytes()).sum::<usize>() as u64;
-    let mut done = 0;
-    for item in items {
-        progress(done, sum);
+    for (done, item) in items.iter().enumerate() {
+        progress(done, items.len());
         let (from, is_rounded, bytes) = numbers(device, checkpoint, job.style, item)?;
         writer.write_tensor(&item.info.name, &bytes)?;
-        done += bytes.len() as u64;
         *rounded.entry((from, item.format)).or_default() += usize::from(is_rounded);
     }
     writer.finish()?;
-    progress(done, sum);
+    progress(items.len(), items.len());
     for ((from, to), count) in rounded.into_iter().filter(|(_, count)| *count > 0) {
         lost.push(format!("{count} tensors were rounded from {} to {}", from.name(), to.name()));
     }

@@ -28,8 +28,6 @@ pub struct Flags {
     model: ModelFlags,
     #[command(flatten)]
     kv: KvFlag,
-    #[command(flatten)]
-    sampling: SamplingFlags,
     /// Ask this, print the answer, and leave
     #[arg(short, long)]
     prompt: Option<String>,
@@ -43,6 +41,8 @@ pub struct Flags {
     /// template [default: as the model says]
     #[arg(long, visible_alias = "chat-template-file", value_name = "FORMAT")]
     chat_template: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingFlags,
 }
 
 /// Everything between two prompts.
@@ -88,9 +88,9 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let mut reader = Reader::new(&store.home().join("history"))?;
     chat.catch_interrupts(); // after the reader, which sets a handler of its own
     if chat.attended {
-        let path = chat.about.path.display();
-        console
-            .note(format!("{path}, {}; /help lists commands, Ctrl-D leaves", chat.speaker.line()));
+        let path = visible(&chat.about.path.display().to_string());
+        let (line, seed) = (chat.speaker.line(), chat.sampling.seed);
+        console.note(format!("{path}, {line}, seed {seed}; /help lists commands, Ctrl-D leaves"));
     }
     loop {
         let input = match reader.next()? {

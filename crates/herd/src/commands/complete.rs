@@ -22,8 +22,6 @@ pub struct Flags {
     model: ModelFlags,
     #[command(flatten)]
     kv: KvFlag,
-    #[command(flatten)]
-    sampling: SamplingFlags,
     /// The text to go on with [default: standard input]
     #[arg(short, long, conflicts_with = "file")]
     prompt: Option<String>,
@@ -42,6 +40,8 @@ pub struct Flags {
     /// Go on where the model would end
     #[arg(long)]
     ignore_eos: bool,
+    #[command(flatten)]
+    sampling: SamplingFlags,
 }
 
 /// Prints the continuation alone; figures go to standard error on a terminal, or into JSON.
@@ -85,7 +85,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     show(&spoken.text)?;
     if stdout().is_terminal() {
         console.print("")?;
-        console.note(format!("[{}]", spoken.times.line()));
+        console.note(format!("[{} | seed {seed}]", spoken.times.line()));
     }
     Ok(Verdict::Done)
 }

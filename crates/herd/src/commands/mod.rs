@@ -35,12 +35,6 @@ pub enum Command {
     Rm(rm::Flags),
     /// Print what a model file holds: metadata, tensors, types, sizes
     Inspect(inspect::Flags),
-    /// Write a model in another style: GGUF, Hugging Face, Meta
-    Convert(convert::Flags),
-    /// Write a model with fewer bits a weight, and say what that costs
-    Quantize(quantize::Flags),
-    /// Say whether a converted model gives its parent's logits
-    Verify(verify::Flags),
     /// Talk with a model
     Chat(chat::Flags),
     /// Go on with a text
@@ -55,6 +49,12 @@ pub enum Command {
     Perplexity(perplexity::Flags),
     /// Print a model's log-probabilities at each of given tokens
     Logits(logits::Flags),
+    /// Write a model in another style: GGUF, Hugging Face's folder, Meta's folder
+    Convert(convert::Flags),
+    /// Write a model in fewer bits, and what that costs
+    Quantize(quantize::Flags),
+    /// Say whether a model still gives its parent's logits
+    Verify(verify::Flags),
     /// Say how much memory a model takes at its peak, by part, and whether that is there
     Plan(plan::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
@@ -72,9 +72,6 @@ impl Command {
             Command::Show(flags) => show::run(flags, console),
             Command::Rm(flags) => rm::run(flags, console),
             Command::Inspect(flags) => inspect::run(flags, console),
-            Command::Convert(flags) => convert::run(flags, console),
-            Command::Quantize(flags) => quantize::run(flags, console),
-            Command::Verify(flags) => verify::run(flags, console),
             Command::Chat(flags) => chat::run(flags, console),
             Command::Complete(flags) => complete::run(flags, console),
             Command::Tokenize(flags) => tokenize::run(flags, console),
@@ -82,6 +79,9 @@ impl Command {
             Command::Bench(flags) => bench::run(flags, console),
             Command::Perplexity(flags) => perplexity::run(flags, console),
             Command::Logits(flags) => logits::run(flags, console),
+            Command::Convert(flags) => convert::run(flags, console),
+            Command::Quantize(flags) => quantize::run(flags, console),
+            Command::Verify(flags) => verify::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
