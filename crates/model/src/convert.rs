@@ -387,7 +387,7 @@ fn hf_texts(
         Some(files) => files.config.clone(),
         None => {
             let (config, generation) = (checkpoint.config.clone(), checkpoint.generation.clone());
-            hf::ConfigFile::new(config, generation, None)
+            hf::ConfigFile::new(config, generation, Some(dtype.into()))
         }
     };
     if config.dtype.as_deref().unwrap_or("float32") != dtype {

@@ -183,6 +183,9 @@ fn blocks_become_floats_exactly() {
         for part in all_parts(&parent.config) {
             assert_eq!(q4.part(part).unwrap().unpack(), child.part(part).unwrap().unpack());
         }
+        let q4 = Checkpoint::open(q4.path()).unwrap().unpacked();
+        assert!(q4.part(Part::Q(1)).unwrap() == child.part(Part::Q(1)).unwrap());
+        assert_eq!(q4.format(Part::Q(1)).unwrap(), Format::F32);
     }
     // Meta's code asks for a head in the file.
     let archive = Archive::open(&meta).unwrap();
