@@ -23,6 +23,28 @@ pub(super) struct Merges {
     slots: Vec<u64>,
     shift: u32,
     merged: Vec<u32>,
+    /// Ids that are the left, or the right, half of some merge: most long tokens are neither, and
+    /// these 32 KB spare them a look into the table's megabytes.
+    lefts: Bits,
+    rights: Bits,
+}
+
+/// A set of ids.
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn insert(&mut self, id: u32) {
+        let word = (id / 64) as usize;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (id % 64);
+    }
+
+    #[inline]
+    fn has(&self, id: u32) -> bool {
+        self.0.get((id / 64) as usize).is_some_and(|word| word >> (id % 64) & 1 != 0)
+    }
 }
 
 /// One merge: the two halves, their rank (lower goes first) and what they become.
@@ -62,6 +84,8 @@ impl Merges {
             slots: vec![EMPTY; slots],
             shift: 64 - slots.trailing_zeros(),
             merged: vec![NONE; ranks],
+            lefts: Bits(Vec::new()),
+            rights: Bits(Vec::new()),
         };
         for merge in merges {
             table.insert(merge);
@@ -123,6 +147,8 @@ impl Merges {
             assert!((id as usize) < IDS_MAX, "merges: id {id} does not fit 20 bits");
         }
         self.merged[rank as usize] = merged;
+        self.lefts.insert(left);
+        self.rights.insert(right);
         let key = pair_key(left, right);
         let mut slot = self.home(key);
         while self.slots[slot] != EMPTY {
@@ -142,6 +168,9 @@ impl Merges {
     /// The rank of a pair, or [`NONE`].
     #[inline]
     pub(super) fn rank(&self, left: u32, right: u32) -> u32 {
+        if !self.lefts.has(left) || !self.rights.has(right) {
+            return NONE;
+        }
         let key = pair_key(left, right);
         let mut slot = self.home(key);
         loop {

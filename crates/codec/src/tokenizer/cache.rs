@@ -3,8 +3,8 @@
 use super::TokenId;
 use super::hash::{hash_bytes, mix, short_key};
 
-/// Entries of 32 bytes, in pairs that share a cache line: 4 MB for each thread at work.
-const SETS_LOG2: u32 = 16;
+/// Entries of 32 bytes, in pairs that share a cache line: 8 MB for each thread at work.
+const SETS_LOG2: u32 = 17;
 /// Ids of pieces with more than three tokens (1 MB), and bytes of pieces of 16 and more (1 MB).
 const IDS_MAX: usize = 1 << 18;
 const BYTES_MAX: usize = 1 << 20;
