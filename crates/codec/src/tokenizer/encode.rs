@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::added::Segment;
 use super::bpe::{NONE, Scratch};
-use super::cache::{Cache, Key};
+use super::cache::{Cache, Key, single};
 use super::chars::{Chars, push_with_spaces};
 use super::steps::Splitter;
 use super::unicode::decode;
@@ -207,10 +207,14 @@ impl Tokenizer {
         work: &mut Work,
         ids: &mut Vec<TokenId>,
     ) {
-        if work.cache.find(key, &text[at..end], ids) {
+        if let Some(id) = work.cache.entry(key).and_then(single) {
+            ids.push(id);
             return;
         }
-        self.encode_new(&text[at..end], key, work, ids);
+        let piece = &text[at..end];
+        if !work.cache.find(key, piece, ids) {
+            self.encode_new(piece, key, work, ids);
+        }
     }
 
     /// Encodes a piece that the cache does not know.
