@@ -23,6 +23,9 @@ pub(super) struct Merges {
     slots: Vec<u64>,
     shift: u32,
     merged: Vec<u32>,
+    /// What to add to any rank to get its merged id, where one number does (tiktoken: 0): it
+    /// spares a look into `merged` on which everything else would wait.
+    offset: Option<u32>,
     /// Ids that are the left, or the right, half of some merge: most long tokens are neither, and
     /// these 32 KB spare them a look into the table's megabytes.
     lefts: Bits,
@@ -84,6 +87,7 @@ impl Merges {
             slots: vec![EMPTY; slots],
             shift: 64 - slots.trailing_zeros(),
             merged: vec![NONE; ranks],
+            offset: merges.first().map(|m| m.merged.wrapping_sub(m.rank)),
             lefts: Bits(Vec::new()),
             rights: Bits(Vec::new()),
         };
@@ -134,7 +138,7 @@ impl Merges {
             if rank == NONE {
                 return None;
             }
-            symbols[at] = self.merged[rank as usize];
+            symbols[at] = self.merged(rank);
             symbols.remove(at + 1);
         }
         let &[left, right] = symbols.as_slice() else { return None };
@@ -147,6 +151,7 @@ impl Merges {
             assert!((id as usize) < IDS_MAX, "merges: id {id} does not fit 20 bits");
         }
         self.merged[rank as usize] = merged;
+        self.offset = self.offset.filter(|offset| rank.wrapping_add(*offset) == merged);
         self.lefts.insert(left);
         self.rights.insert(right);
         let key = pair_key(left, right);
@@ -163,6 +168,15 @@ impl Merges {
     #[inline]
     fn home(&self, key: u64) -> usize {
         (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
+    }
+
+    /// What a merge of this rank makes.
+    #[inline]
+    fn merged(&self, rank: u32) -> u32 {
+        match self.offset {
+            Some(offset) => rank.wrapping_add(offset),
+            None => self.merged[rank as usize],
+        }
     }
 
     /// The rank of a pair, or [`NONE`].
@@ -232,7 +246,7 @@ impl Merges {
             let at = best as usize % SHORT_MAX;
             let gone = next[at] as usize;
             let after = next[gone] as usize;
-            let merged = self.merged[best as usize / SHORT_MAX];
+            let merged = self.merged((best as usize / SHORT_MAX) as u32);
             ids[at] = merged;
             ids[gone] = NONE;
             candidates[gone] = DEAD;
@@ -265,7 +279,7 @@ impl Merges {
                 continue; // The pair has changed since; its new rank has an entry of its own.
             }
             let gone = next[at] as usize;
-            ids[at] = self.merged[rank as usize];
+            ids[at] = self.merged(rank);
             ids[gone] = NONE;
             ranks[gone] = NONE;
             next[at] = next[gone];

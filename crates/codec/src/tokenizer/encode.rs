@@ -173,7 +173,7 @@ impl Tokenizer {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn encode_pieces(
         &self,
         text: &[u8],
@@ -182,17 +182,19 @@ impl Tokenizer {
         ids: &mut Vec<TokenId>,
     ) {
         let mut at = 0;
-        let mut batch = [(0, 0, Key::default()); BATCH];
+        let (mut ends, mut keys) = ([0; BATCH], [Key::default(); BATCH]);
         while at < text.len() {
-            let mut count = 0;
+            let (mut start, mut count) = (at, 0);
             while count < BATCH && at < text.len() {
                 let end = piece_end(text, at).min(at.saturating_add(PIECE_BYTES_MAX));
-                batch[count] = (at, end, Key::new(text, at, end));
+                keys[count] = Key::new(text, at, end);
+                ends[count] = end;
                 (at, count) = (end, count + 1);
             }
-            work.cache.touch(batch[..count].iter().map(|piece| piece.2));
-            for &(at, end, key) in &batch[..count] {
-                self.encode_piece(text, at, end, key, work, ids);
+            work.cache.touch(&keys[..count]);
+            for (&key, &end) in keys[..count].iter().zip(&ends) {
+                self.encode_piece(text, start, end, key, work, ids);
+                start = end;
             }
         }
     }
