@@ -223,7 +223,9 @@ proptest! {
             let mut packed = vec![0; format.bytes(x.len()).unwrap()];
             match quantise(format, &x, &mut packed) {
                 Ok(()) => prop_assert!(unpacked(format, &packed).iter().all(|y| y.is_finite())),
-                Err(QuantiseError::TooLarge { index, value, .. }) => prop_assert_eq!(x[index], value),
+                Err(QuantiseError::TooLarge { index, value, .. }) => {
+                    prop_assert_eq!(x[index], value);
+                }
                 Err(other) => prop_assert!(false, "{}", other),
             }
         }
