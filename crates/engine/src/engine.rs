@@ -267,11 +267,8 @@ impl Engine {
                 Sequence { row, rows, past: job.computed, pages: &job.table.pages }
             })
             .collect();
-        let tokens = Batch {
-            tokens: &batch.tokens,
-            positions: &batch.positions,
-            sequences: &sequences,
-        };
+        let tokens =
+            Batch { tokens: &batch.tokens, positions: &batch.positions, sequences: &sequences };
         let x_td = self.model.forward(&tokens, &mut self.cache);
         self.model.logits(&x_td.select(&batch.rows))
     }
