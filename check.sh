@@ -16,8 +16,9 @@ step() { # NAME COMMAND...
     printf '== %s %s in %d s\n' "$name" "$outcome" $((SECONDS - start))
 }
 
+# Of the libraries: the program's doc comments are its help texts.
 lint_docs() {
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --lib --no-deps --locked
 }
 
 # Runs all tests and sets `count` to "N passed, N failed". A test program that ends without a result
