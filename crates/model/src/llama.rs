@@ -8,7 +8,9 @@ use crate::checkpoint::Checkpoint;
 use crate::error::CheckpointError;
 use crate::names::Part;
 use crate::{Config, RopeScaling};
-use herd_tensor::ops::{KvCache, Positions, attention, embed, linear, linears, rms_norm, rope, swiglu};
+use herd_tensor::ops::{
+    KvCache, Positions, attention, embed, linear, linears, rms_norm, rope, swiglu,
+};
 use herd_tensor::{Device, Format, Scaling, Sequence, Tensor, Weight, inverse_frequencies};
 
 /// A Llama, ready to run.
