@@ -129,6 +129,11 @@ impl Engine {
         self.limits
     }
 
+    /// Pages of the cache that no request holds.
+    pub fn available_pages(&self) -> usize {
+        self.pages.available()
+    }
+
     /// Takes a request; its events come from `step`.
     ///
     /// Errors: a prompt that is empty, has unknown tokens or leaves no room in the context;
@@ -267,11 +272,8 @@ impl Engine {
                 Sequence { row, rows, past: job.computed, pages: &job.table.pages }
             })
             .collect();
-        let tokens = Batch {
-            tokens: &batch.tokens,
-            positions: &batch.positions,
-            sequences: &sequences,
-        };
+        let tokens =
+            Batch { tokens: &batch.tokens, positions: &batch.positions, sequences: &sequences };
         let x_td = self.model.forward(&tokens, &mut self.cache);
         self.model.logits(&x_td.select(&batch.rows))
     }
