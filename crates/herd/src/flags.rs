@@ -3,9 +3,9 @@
 use std::thread::available_parallelism;
 
 use herd_engine::sample::{Sampling, TemperatureAt};
+use herd_model::GenerationDefaults;
 use herd_model::llama::Llama;
 use herd_tensor::{Class, Format, KvFormat};
-use herd_model::GenerationDefaults;
 
 use crate::error::Error;
 

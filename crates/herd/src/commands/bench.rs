@@ -94,7 +94,9 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let path = Store::open()?.resolve_file(&flags.model)?;
     let threads = match flags.threads.is_empty() {
         true => vec![flags::threads(None)?],
-        false => flags.threads.iter().map(|&t| flags::threads(Some(t))).collect::<Result<_, _>>()?,
+        false => {
+            flags.threads.iter().map(|&t| flags::threads(Some(t))).collect::<Result<_, _>>()?
+        }
     };
     let mut rows = Vec::new();
     for threads in threads {
