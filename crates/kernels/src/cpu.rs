@@ -1,6 +1,6 @@
 //! The CPU as a device: a numeric class and a pool of threads.
 
-use crate::{Class, pool::Pool};
+use crate::{Class, buffer::Arena, pool::Pool};
 use std::sync::{Mutex, MutexGuard};
 
 /// Where kernels run.
@@ -9,6 +9,8 @@ pub struct Cpu {
     pub class: Class,
     /// The threads; they do not change a bit.
     pub pool: Pool,
+    /// Where weights lie.
+    pub(crate) arena: Arena,
     scratch: Mutex<Vec<u32>>,
 }
 
@@ -18,7 +20,7 @@ impl Cpu {
     /// Panics if the machine cannot run the class.
     pub fn new(class: Class, threads: usize) -> Cpu {
         assert!(class.runs_here(), "this machine cannot run the numeric class {class}");
-        Cpu { class, pool: Pool::new(threads), scratch: Mutex::default() }
+        Cpu { class, pool: Pool::new(threads), arena: Arena::default(), scratch: Mutex::default() }
     }
 
     /// Working memory that outlives calls, so that a step allocates nothing after the first.

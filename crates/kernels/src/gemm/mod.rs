@@ -43,7 +43,7 @@ impl Packed {
         let row_bytes = row_bytes.unwrap_or_else(|| panic!("{cols} columns of {}", format.name()));
         assert_eq!(raw.len(), rows * row_bytes, "{} weights, {rows} x {cols}", format.name());
         let group_bytes = layout::group_bytes(format, cols);
-        let mut data = Buffer::zeroed(Packed::bytes_of(format, rows, cols));
+        let mut data = cpu.arena.zeroed(Packed::bytes_of(format, rows, cols));
         if cols > 0 {
             crate::cpu::for_rows(cpu, data.bytes_mut(), group_bytes, |g, out| {
                 layout::pack_group(out, format, raw, g * GROUP, rows, cols);
