@@ -35,6 +35,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn to_array(x: Self::F) -> [f32; 16];
 
     unsafe fn splat_i(x: i32) -> Self::I;
+    /// Sixteen i32 at `p`.
+    unsafe fn load_i(p: *const i32) -> Self::I;
     unsafe fn to_f(x: Self::I) -> Self::F;
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
 
@@ -127,6 +129,11 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn splat_i(x: i32) -> [i32; 16] {
         [x; 16]
+    }
+    #[inline(always)]
+    unsafe fn load_i(p: *const i32) -> [i32; 16] {
+        // SAFETY: the caller vouches for sixteen i32 at `p`.
+        unsafe { p.cast::<[i32; 16]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn to_f(x: [i32; 16]) -> [f32; 16] {
@@ -268,6 +275,11 @@ mod x86 {
         unsafe fn splat_i(x: i32) -> __m512i {
             // SAFETY: the trait's contract.
             unsafe { _mm512_set1_epi32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load_i(p: *const i32) -> __m512i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_loadu_si512(p.cast()) }
         }
         #[inline(always)]
         unsafe fn to_f(x: __m512i) -> __m512 {
@@ -445,6 +457,11 @@ mod x86 {
             unsafe { [_mm256_set1_epi32(x); 2] }
         }
         #[inline(always)]
+        unsafe fn load_i(p: *const i32) -> [__m256i; 2] {
+            // SAFETY: the trait's contract.
+            unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())] }
+        }
+        #[inline(always)]
         unsafe fn to_f(x: [__m256i; 2]) -> [__m256; 2] {
             // SAFETY: the trait's contract.
             unsafe { both!(|x| _mm256_cvtepi32_ps(x), x) }
@@ -477,10 +494,7 @@ mod x86 {
         unsafe fn high_nibbles(x: [__m256i; 2]) -> [__m256i; 2] {
             // SAFETY: the trait's contract.
             unsafe {
-                both!(
-                    |x| _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15)),
-                    x
-                )
+                both!(|x| _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15)), x)
             }
         }
         #[inline(always)]

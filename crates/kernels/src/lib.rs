@@ -21,6 +21,7 @@ pub mod rope;
 #[cfg(test)]
 mod sample;
 pub mod softmax;
+mod tiles;
 pub mod top_k;
 
 pub use class::Class;

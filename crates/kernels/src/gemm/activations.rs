@@ -5,6 +5,10 @@
 use super::layout::BLOCK;
 use crate::lanes::Lanes;
 
+/// Rows of a tile for the tile unit. In these, each row's share of a step of 32 columns (codes or
+/// bf16) lies together.
+pub(super) const TILE_ROWS: usize = crate::tiles::ROWS;
+
 /// Words that one row takes in a tile of block activations, a block of 32 columns:
 /// eight words of codes, two starting sums, the scale, two scaled sums.
 pub(super) const BLOCK_WORDS: usize = 13;
@@ -14,6 +18,7 @@ pub(super) fn words(kind: Kind, cols: usize) -> usize {
     match kind {
         Kind::Floats => cols,
         Kind::Pairs => cols.div_ceil(2),
+        Kind::PairTiles => cols.div_ceil(BLOCK) * BLOCK / 2,
         Kind::Codes { .. } => cols / BLOCK * BLOCK_WORDS,
     }
 }
@@ -25,12 +30,14 @@ pub(super) enum Kind {
     Floats,
     /// Two columns rounded to bf16 in one word.
     Pairs,
+    /// The same for the tile unit: steps of 32 columns, each of 16 rows by 64 bytes.
+    PairTiles,
     /// 8-bit codes, each block of 32 columns with its own scale.
     Codes { zero: i32, sub16: bool },
 }
 
 /// Lays the rows of `x`, `cols` long, into one tile of `rows` rows; rows that `x` lacks keep
-/// what the tile held: their products are not stored.
+/// what the tile held, or zero: their products are not stored.
 ///
 /// # Safety
 ///
@@ -61,7 +68,23 @@ pub(super) unsafe fn lay<L: Lanes>(
                 }
             }
         }
+        Kind::PairTiles => {
+            for (t, row) in x.chunks_exact(cols).enumerate() {
+                for (s, step) in row.chunks(BLOCK).enumerate() {
+                    let mut padded = [0.0; BLOCK];
+                    padded[..step.len()].copy_from_slice(step);
+                    let words = &mut tile[(s * rows + t) * (BLOCK / 2)..][..BLOCK / 2];
+                    for (word, pair) in words.iter_mut().zip(padded.as_chunks::<2>().0) {
+                        *word = bf16_bits(pair[0]) | bf16_bits(pair[1]) << 16;
+                    }
+                }
+            }
+        }
         Kind::Codes { zero, sub16 } => {
+            if rows == TILE_ROWS && x.len() < rows * cols {
+                // The tile unit's kernel scales all rows: no number may be slow or not a number.
+                tile.fill(0);
+            }
             for (t, row) in x.chunks_exact(cols).enumerate() {
                 let (blocks, _) = row.as_chunks::<BLOCK>();
                 for (b, block) in blocks.iter().enumerate() {
@@ -69,8 +92,14 @@ pub(super) unsafe fn lay<L: Lanes>(
                     // SAFETY: the caller's contract.
                     let q = unsafe { quantise::<L>(block) };
                     for k in 0..8 {
-                        let c = [q.codes[4 * k], q.codes[4 * k + 1], q.codes[4 * k + 2], q.codes[4 * k + 3]];
-                        tile[k * rows + t] = u32::from_le_bytes(c.map(|c| c as u8));
+                        let c = [
+                            q.codes[4 * k],
+                            q.codes[4 * k + 1],
+                            q.codes[4 * k + 2],
+                            q.codes[4 * k + 3],
+                        ];
+                        let at = if rows == TILE_ROWS { t * 8 + k } else { k * rows + t };
+                        tile[at] = u32::from_le_bytes(c.map(|c| c as u8));
                     }
                     let sums = if sub16 { q.sums } else { [q.sums[0] + q.sums[1], 0] };
                     for s in 0..2 {

@@ -114,9 +114,11 @@ unsafe fn nibbles<L: Lanes>(p: *const u8) -> [L::B; 8] {
     // SAFETY: the caller's contract.
     unsafe {
         let v: [L::B; 4] = std::array::from_fn(|j| L::load_bytes(p.wrapping_add(64 * j)));
-        std::array::from_fn(|j| {
-            if j < 4 { L::low_nibbles(v[j]) } else { L::high_nibbles(v[j - 4]) }
-        })
+        std::array::from_fn(
+            |j| {
+                if j < 4 { L::low_nibbles(v[j]) } else { L::high_nibbles(v[j - 4]) }
+            },
+        )
     }
 }
 
