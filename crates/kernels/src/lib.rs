@@ -17,6 +17,7 @@ pub mod math;
 pub mod naive;
 pub mod norm;
 pub mod pool;
+pub mod probe;
 pub mod rope;
 #[cfg(test)]
 mod sample;

@@ -516,20 +516,17 @@ unsafe fn scaled<L: Lanes, U: Tiles, const SUB16: bool, const MIN: bool, const T
             }
             let q = panel.add(b * PANEL_BLOCK + BLOCK * GROUP).cast::<f32>();
             let x = x.add(b * TILE_ROWS * BLOCK_WORDS).cast::<f32>();
-            for half in 0..halves {
-                let scale = L::load(q.add(half * GROUP));
-                let c = ring.add(b % RING * RING_BLOCK + half * TILE_ROWS * GROUP);
-                for t in 0..T {
-                    let d = L::splat(*x.add(10 * TILE_ROWS + t));
-                    let whole = L::to_f(L::load_i(c.add(t * GROUP)));
-                    sum[t] = L::fma(whole, L::mul(scale, d), sum[t]);
+            let c = ring.add(b % RING * RING_BLOCK);
+            let scale = [L::load(q), L::load(q.add(GROUP))];
+            let min = [L::load(q.add(2 * GROUP)), L::load(q.add(3 * GROUP))];
+            for t in 0..T {
+                let word = |i: usize| L::splat(*x.add(i * TILE_ROWS + t));
+                for half in 0..halves {
+                    let whole = L::load_i(c.add((half * TILE_ROWS + t) * GROUP));
+                    sum[t] = L::fma(L::to_f(whole), L::mul(scale[half], word(10)), sum[t]);
                 }
-            }
-            for half in 0..if MIN { halves } else { 0 } {
-                let min = L::load(q.add((2 + half) * GROUP));
-                for t in 0..T {
-                    let s = L::splat(*x.add((11 + half) * TILE_ROWS + t));
-                    sum[t] = L::fma(min, s, sum[t]);
+                for half in 0..if MIN { halves } else { 0 } {
+                    sum[t] = L::fma(min[half], word(11 + half), sum[t]);
                 }
             }
         }
@@ -560,7 +557,7 @@ unsafe fn multiply<U: Tiles, const SUB16: bool>(
         if SUB16 {
             product::<U, 0, 1, 2>(unit, c, x, w);
             product::<U, 3, 4, 5>(unit, c.add(BYTES), x.add(BLOCK / 2), w.add(BLOCK / 2 * GROUP));
-        } else if b % 2 == 0 {
+        } else if b.is_multiple_of(2) {
             product::<U, 0, 1, 2>(unit, c, x, w);
         } else {
             product::<U, 3, 4, 5>(unit, c, x, w);
