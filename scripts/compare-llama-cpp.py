@@ -4,11 +4,13 @@
 usage: scripts/compare-llama-cpp.py --herd target/release/herd --llama FOLDER/bin -m MODEL.gguf [-m MORE.gguf ...]
            [-t 1,2] [--pairs 5] [--tests pp512,tg128,...] [--json RAW.json]
 
-FOLDER is what scripts/build-llama-cpp.sh made. Method (docs/performance.md): for each test the two programs alternate, A B, B A,
-A B ..., each in a process of its own; the ratio is the median of the pairwise ratios. Where llama.cpp has two settings of flash
-attention, both run in each pair and the better one counts. While a program runs, the share of the machine that
-others took is read from /proc; a pair with more than --quiet of it is measured again, both sides alike, up to
---tries times; pairs that stayed disturbed are kept and marked by a star. Nothing else is thrown away.
+FOLDER is what scripts/build-llama-cpp.sh made. Method (docs/performance.md): for each test the two
+programs alternate, A B, B A, A B ..., each in a process of its own; the ratio is the median of the
+pairwise ratios. Where llama.cpp has two settings of flash attention, both run in each pair and the
+better one counts. Each process waits for a quiet moment; while it runs, the share of the machine that
+others took is read from /proc; a pair with more than --quiet of it is measured again, both sides
+alike, up to --tries times; pairs that stayed disturbed are kept and marked by a star. Nothing else is
+thrown away. "first token" needs a model with a vocabulary.
 """
 import argparse
 import json
@@ -117,6 +119,16 @@ def busy_seconds():
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+def wait_for_quiet(args):
+    """Wait until others left the machine alone for half a second, or until patience ends."""
+    end = time.monotonic() + args.patience
+    while time.monotonic() < end:
+        busy = busy_seconds()
+        time.sleep(0.5)
+        if (busy_seconds() - busy) / (0.5 * os.cpu_count()) <= args.quiet:
+            return
+
+
 def run(command, limit_s):
     """Run a command to its end. Raises RuntimeError with the end of its stderr if it fails."""
     busy, began = busy_seconds(), time.monotonic()
@@ -164,6 +176,12 @@ class Row:
         return [h / p if self.more_is_better else p / h for h, p in zip(self.herd, self.peer)]
 
 
+def warm_file_cache(path):
+    with open(path, "rb") as file:
+        while file.read(1 << 24):
+            pass
+
+
 def measure_pair(args, test, herd_first):
     """(herd's figure, the peer's best figure, the greatest share that others took)."""
     jobs = [("herd", test.herd)] + [("peer", command) for command in test.peer]
@@ -171,6 +189,7 @@ def measure_pair(args, test, herd_first):
         jobs.reverse()
     figures, others = {"herd": [], "peer": []}, 0.0
     for side, command in jobs:
+        wait_for_quiet(args)
         done = run(command, args.limit)
         others = max(others, done.others)
         figures[side].append((test.read_herd if side == "herd" else test.read_peer)(done))
@@ -220,6 +239,7 @@ def arguments():
     parser.add_argument("--tests", help="names as in the table, with commas; all if left out")
     parser.add_argument("--quiet", type=float, default=0.05, help="share of the machine that others may take")
     parser.add_argument("--tries", type=int, default=4, help="times that a disturbed pair is measured")
+    parser.add_argument("--patience", type=float, default=20, help="seconds to wait for quiet before each process")
     parser.add_argument("--limit", type=float, default=600, help="seconds that one process may take")
     parser.add_argument("--json", help="file for all single figures")
     return parser.parse_args()
@@ -230,6 +250,7 @@ def main():
     rows, failed = [], 0
     print(HEAD, flush=True)
     for model in args.model:
+        warm_file_cache(model)
         for threads in map(int, args.threads.split(",")):
             tests = tests_of(args, model, threads)
             for name in args.tests.split(",") if args.tests else tests:

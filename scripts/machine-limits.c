@@ -2,9 +2,10 @@
 //
 // usage: cc -O3 -march=native -pthread scripts/machine-limits.c -o limits -lm && ./limits
 //
-// Twelve to sixteen independent accumulators in registers give the arithmetic peaks (no memory is touched). Reading walks
-// 1 GiB in huge pages, each thread its own part, split in 1, 2, 4 or 8 streams that are read side by side, as a
-// product walks weight rows. Prints the best of five tries on one thread and on two.
+// Independent accumulators in registers give the arithmetic peaks (no memory is touched); more of them
+// than latency times issue width (4 x 2) keep both units busy. Reading walks 1 GiB in huge pages, each
+// thread its own part, split in 1 to 16 streams that are read side by side, as a product walks weight
+// rows. Prints the best of several tries on one thread and on two.
 #define _GNU_SOURCE
 #include <immintrin.h>
 #include <pthread.h>

@@ -4,11 +4,12 @@
 usage: scripts/perplexity_f32.py MODEL.gguf TEXT [-c 512] [-t 2]
        (needs: pip install torch==2.15.0 transformers==5.23.0 gguf==0.19.0 safetensors tokenizers)
 
-The method, which `llama-perplexity` and `herd perplexity` share: the text is cut into whole chunks of C tokens, what is left
-over is dropped; each chunk is a fresh sequence (its first token is replaced by BOS where the vocabulary adds one); the
-tokens C/2+1 .. C-1 count, so C - C/2 - 1 of each chunk; perplexity is exp of their mean negative log-likelihood. The
-model runs in f32 and the sum of the losses in f64. llama.cpp itself rounds activations (to 8-bit blocks for block formats) and
-the cache to f16, so its figure differs from this one even for f32 weights.
+The method, which `llama-perplexity` and `herd perplexity` share: the text is cut into whole chunks of
+C tokens, what is left over is dropped; each chunk is a fresh sequence (its first token is replaced by
+BOS where the vocabulary adds one); the tokens C/2+1 .. C-1 count, so C - C/2 - 1 of each chunk;
+perplexity is exp of their mean negative log-likelihood. The model runs in f32 and the sum of the
+losses in f64. llama.cpp itself rounds activations (to 8-bit blocks for block formats) and the cache
+to f16, so its figure differs from this one even for f32 weights.
 """
 import argparse
 import json

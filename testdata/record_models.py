@@ -86,8 +86,9 @@ MODELS = {
     ),
     "yarn": shape(48, 64, 2, 1, 97, head_dim=32, rope_scaling=YARN),
     "yarn_tuned": shape(32, 48, 2, 2, 97, head_dim=24, rope_scaling=YARN_TUNED),
-    # Dynamic NTK: the base depends on the length of the whole sequence once it passes 32 positions, which a program that
-    # feeds a prompt in chunks cannot know; only the first sequence's logits hold for a reader that ignores the scaling.
+    # Dynamic NTK: the base depends on the length of the whole sequence once it passes 32 positions,
+    # which a program that feeds a prompt in chunks cannot know; only the first sequence's logits
+    # hold for a reader that ignores the scaling.
     "dynamic_ntk": shape(
         32, 40, 2, 1, 61, max_position_embeddings=32,
         rope_scaling={"type": "dynamic", "factor": 2.0},

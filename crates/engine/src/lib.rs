@@ -1,1 +1,14 @@
 //! Runs many requests on one model.
+
+pub mod bench;
+pub mod engine;
+pub mod pages;
+pub mod request;
+pub mod rng;
+pub mod sample;
+pub mod score;
+pub mod softmax;
+pub mod stop;
+
+pub use engine::{Engine, Limits, Step};
+pub use request::{Event, Finish, Request, RequestError, RequestId, Token, Usage, What};

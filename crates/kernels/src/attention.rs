@@ -582,7 +582,7 @@ unsafe fn weights<L: Lanes>(s: &mut [f32], seen: usize, scale: f32) -> (f32, f32
     let mut sums = [0.0f32; 16];
     for s in s.as_chunks_mut::<16>().0 {
         for j in 0..16 {
-            s[j] = math::exp::<true>(s[j] - m);
+            s[j] = if L::FMA { math::exp::<true>(s[j] - m) } else { math::exp::<false>(s[j] - m) };
             sums[j] += s[j];
         }
     }

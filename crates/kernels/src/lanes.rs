@@ -10,6 +10,8 @@
 /// All methods ask that the CPU has the instructions of the class (checked by `Class`), and that
 /// pointers are readable or writable for the stated length. Alignment is never needed.
 pub(crate) trait Lanes: Copy {
+    /// Products and sums round once.
+    const FMA: bool;
     /// Sixteen f32.
     type F: Copy;
     /// Sixteen i32.
@@ -24,8 +26,6 @@ pub(crate) trait Lanes: Copy {
     /// a * b + c, with one rounding where the class has FMA.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
-    /// The nearest integer as a float, ties to even; for |x| below 2^22.
-    unsafe fn round(x: Self::F) -> Self::F;
     /// Sixteen f16 at `p` (32 bytes), widened.
     unsafe fn load_f16(p: *const u8) -> Self::F;
     /// Sixteen unsigned bytes at `p`, as floats.
@@ -34,11 +34,15 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_i8(p: *const u8) -> Self::F;
     unsafe fn to_array(x: Self::F) -> [f32; 16];
 
+    /// Asks for the cache line at `p`, which need not be readable.
+    unsafe fn prefetch(p: *const u8);
+
     unsafe fn splat_i(x: i32) -> Self::I;
     /// Sixteen i32 at `p`.
     unsafe fn load_i(p: *const i32) -> Self::I;
     unsafe fn to_f(x: Self::I) -> Self::F;
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn shift_left<const N: i32>(a: Self::I) -> Self::I;
 
     /// 64 bytes at `p`.
     unsafe fn load_bytes(p: *const u8) -> Self::B;
@@ -74,6 +78,7 @@ fn upper(bits: u32) -> f32 {
 }
 
 impl Lanes for Plain {
+    const FMA: bool = false;
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [u8; 64];
@@ -101,11 +106,6 @@ impl Lanes for Plain {
         std::array::from_fn(|i| a[i] * b[i])
     }
     #[inline(always)]
-    unsafe fn round(x: [f32; 16]) -> [f32; 16] {
-        const BIG: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves no fraction bits
-        std::array::from_fn(|i| (x[i] + BIG) - BIG)
-    }
-    #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> [f32; 16] {
         // SAFETY: the caller vouches for 32 bytes at `p`.
         let halves = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
@@ -127,6 +127,9 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
     unsafe fn splat_i(x: i32) -> [i32; 16] {
         [x; 16]
     }
@@ -138,6 +141,10 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn to_f(x: [i32; 16]) -> [f32; 16] {
         x.map(|x| x as f32)
+    }
+    #[inline(always)]
+    unsafe fn shift_left<const N: i32>(a: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| a[i] << N)
     }
     #[inline(always)]
     unsafe fn add_i(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
@@ -214,6 +221,7 @@ mod x86 {
     // SAFETY of every block below: the trait's contract, that the CPU has the instructions and
     // that pointers are good for the stated length; the loads and stores used need no alignment.
     impl Lanes for Avx512 {
+        const FMA: bool = true;
         type F = __m512;
         type I = __m512i;
         type B = __m512i;
@@ -244,11 +252,6 @@ mod x86 {
             unsafe { _mm512_mul_ps(a, b) }
         }
         #[inline(always)]
-        unsafe fn round(x: __m512) -> __m512 {
-            // SAFETY: the trait's contract.
-            unsafe { _mm512_roundscale_ps::<0x08>(x) }
-        }
-        #[inline(always)]
         unsafe fn load_f16(p: *const u8) -> __m512 {
             // SAFETY: the trait's contract.
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
@@ -272,6 +275,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn splat_i(x: i32) -> __m512i {
             // SAFETY: the trait's contract.
             unsafe { _mm512_set1_epi32(x) }
@@ -285,6 +294,11 @@ mod x86 {
         unsafe fn to_f(x: __m512i) -> __m512 {
             // SAFETY: the trait's contract.
             unsafe { _mm512_cvtepi32_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn shift_left<const N: i32>(a: __m512i) -> __m512i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(N)) }
         }
         #[inline(always)]
         unsafe fn add_i(a: __m512i, b: __m512i) -> __m512i {
@@ -378,6 +392,7 @@ mod x86 {
     }
 
     impl Lanes for Avx2 {
+        const FMA: bool = true;
         type F = [__m256; 2];
         type I = [__m256i; 2];
         type B = [__m256i; 2];
@@ -409,11 +424,6 @@ mod x86 {
         unsafe fn mul(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
             // SAFETY: the trait's contract.
             unsafe { both!(|a, b| _mm256_mul_ps(a, b), a, b) }
-        }
-        #[inline(always)]
-        unsafe fn round(x: [__m256; 2]) -> [__m256; 2] {
-            // SAFETY: the trait's contract.
-            unsafe { both!(|x| _mm256_round_ps::<0x08>(x), x) }
         }
         #[inline(always)]
         unsafe fn load_f16(p: *const u8) -> [__m256; 2] {
@@ -452,6 +462,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn splat_i(x: i32) -> [__m256i; 2] {
             // SAFETY: the trait's contract.
             unsafe { [_mm256_set1_epi32(x); 2] }
@@ -465,6 +481,11 @@ mod x86 {
         unsafe fn to_f(x: [__m256i; 2]) -> [__m256; 2] {
             // SAFETY: the trait's contract.
             unsafe { both!(|x| _mm256_cvtepi32_ps(x), x) }
+        }
+        #[inline(always)]
+        unsafe fn shift_left<const N: i32>(a: [__m256i; 2]) -> [__m256i; 2] {
+            // SAFETY: the trait's contract.
+            unsafe { both!(|a| _mm256_slli_epi32::<N>(a), a) }
         }
         #[inline(always)]
         unsafe fn add_i(a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {

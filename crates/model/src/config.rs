@@ -2,6 +2,9 @@
 
 use crate::ConfigError;
 
+/// The most layers that a configuration may have; the largest published Llama has 126.
+pub(crate) const LAYERS_MAX: usize = 1 << 10;
+
 /// The shape and constants of one Llama. Every reader returns it validated.
 ///
 /// Symbols of `docs/model.md`: L layers, D width, H heads, G kv_heads, K head_dim, F ffn_width,
@@ -140,7 +143,7 @@ impl Config {
     /// eight times the largest published Llama; they stop hostile files before any allocation.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let sizes = [
-            ("layers", self.layers, 1 << 10),
+            ("layers", self.layers, LAYERS_MAX),
             ("width", self.width, 1 << 17),
             ("heads", self.heads, 1 << 10),
             ("kv_heads", self.kv_heads, 1 << 10),

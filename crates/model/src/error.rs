@@ -1,4 +1,9 @@
-//! What can be wrong with a configuration, a preset name or a tensor name.
+//! What can be wrong with a configuration, a preset name, a tensor name or a whole checkpoint.
+
+use std::io;
+use std::path::PathBuf;
+
+use herd_tensor::files::{DType, FileError};
 
 /// A configuration that Herd cannot use, with the key and value that offend.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -94,6 +99,66 @@ impl ConfigError {
         ConfigError::Missing { file, key: key.into() }
     }
 }
+
+/// A model that Herd cannot open or write, with the file and the value that offend.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum CheckpointError {
+    /// The files of tensors themselves.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A configuration, or the name of a tensor.
+    #[error("cannot use {}", path.display())]
+    Config { path: PathBuf, source: ConfigError },
+    /// A file that must lie beside the weights.
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is no text file of at most {bytes_max} bytes: it has {bytes}", path.display())]
+    NoText { path: PathBuf, bytes: u64, bytes_max: u64 },
+    #[error("{} has no tensor {tensor}", path.display())]
+    MissingTensor { path: PathBuf, tensor: String },
+    #[error("{}: tensor {tensor} is of layer {layer}, the model has {layers}", path.display())]
+    Layer { path: PathBuf, tensor: String, layer: usize, layers: usize },
+    #[error("{}: tensor {tensor} has the shape {got:?}, expected {expected:?}", path.display())]
+    Shape { path: PathBuf, tensor: String, expected: Vec<usize>, got: Vec<usize> },
+    #[error("{}: tensor {tensor} is stored as {got}, which is no weight format", path.display())]
+    Type { path: PathBuf, tensor: String, got: DType },
+    /// Meta's files repeat key/value heads only evenly.
+    #[error("{} has {ranks} ranks for {kv_heads} key/value heads", path.display())]
+    Ranks { path: PathBuf, ranks: usize, kv_heads: usize },
+}
+
+impl CheckpointError {
+    /// What to do about the error, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            CheckpointError::File(error) => error.hint(),
+            CheckpointError::Config { source, .. } => source.hint(),
+            CheckpointError::Read { source, .. } => (source.kind() == io::ErrorKind::NotFound)
+                .then_some("the weights need the file that describes them, in the same folder"),
+            CheckpointError::MissingTensor { .. } => {
+                Some("part of the model may not be there: download it again")
+            }
+            CheckpointError::Type { got, .. } => Some(match got {
+                DType::F64 => "save the checkpoint as float32, float16 or bfloat16",
+                DType::F8_E4M3 | DType::F8_E5M2 | DType::F8_E8M0 => {
+                    "an 8-bit checkpoint: use the bfloat16 one, then `herd quantize`"
+                }
+                DType::Ggml(_) => "quantise the parent model with `herd quantize` instead",
+                DType::Format(_) | DType::I8 | DType::I16 | DType::I32 | DType::I64 => INTEGERS,
+                DType::U8 | DType::U16 | DType::U32 | DType::U64 => INTEGERS,
+                DType::Bool | DType::C64 => INTEGERS,
+            }),
+            CheckpointError::NoText { .. }
+            | CheckpointError::Layer { .. }
+            | CheckpointError::Shape { .. }
+            | CheckpointError::Ranks { .. } => None,
+        }
+    }
+}
+
+const INTEGERS: &str =
+    "packed by another quantiser: use the bfloat16 checkpoint, then `herd quantize`";
 
 /// The text, shortened so that a hostile value does not fill the screen.
 pub(crate) fn cut(text: &str) -> String {

@@ -1,16 +1,19 @@
 //! Llama as pages of mathematics.
 
+pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod generation;
 pub mod gguf;
 pub mod hf;
 mod json;
+pub mod llama;
 pub mod meta;
 pub mod names;
 mod nearest;
 pub mod presets;
 
+pub use checkpoint::{Checkpoint, Stored};
 pub use config::{Config, RopeScaling, Yarn};
-pub use error::ConfigError;
+pub use error::{CheckpointError, ConfigError};
 pub use generation::GenerationDefaults;

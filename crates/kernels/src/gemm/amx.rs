@@ -6,7 +6,7 @@
 //! take tiles of bytes, exact, and scale each block as `kernels::panel` does, so they have the
 //! bits of the vector kernels, which serve one and two rows.
 
-use super::activations::{BLOCK_WORDS, TILE_ROWS, words};
+use super::activations::{BLOCK_WORDS, LOWER, SCALE, SUMS, TILE_ROWS, words};
 use super::entry::Entry;
 use super::kernels::{Out, PANEL_BLOCK};
 use super::layout::{BLOCK, Codes, GROUP, codes};
@@ -32,13 +32,16 @@ const PANEL_BYTES: usize = 4 * 2 * (CHUNK / BLOCK) * BYTES;
 const _: () = assert!(PANEL_BYTES >= CHUNK / BLOCK * PANEL_BLOCK);
 
 /// Blocks whose products are started before the block that is scaled. A product takes about 52
-/// cycles from first to last and its store a few more; scaling sixteen rows takes about 28.
+/// cycles from first to last and its store a few more; scaling sixteen rows takes about 40.
 const AHEAD: usize = 2;
 /// Blocks whose products lie in the ring.
 const RING: usize = 4;
 const _: () = assert!(AHEAD < RING);
-/// i32 that the products of a block take in the ring: a tile for each half.
-const RING_BLOCK: usize = 2 * TILE_ROWS * GROUP;
+/// i32 of a tile of products.
+const TILE: usize = TILE_ROWS * GROUP;
+/// i32 that the products of a block take in the ring: of each half of its columns, those of the
+/// upper and of the lower codes.
+const RING_BLOCK: usize = 4 * TILE;
 const RING_BYTES: usize = RING * RING_BLOCK * 4;
 
 thread_local! {
@@ -475,12 +478,13 @@ unsafe fn finish<U: Tiles, const C: u8>(unit: &mut U, out: Out, t: usize, g: usi
     }
 }
 
-/// Registers of the products of blocks: two sets of sums, activations and weights.
+/// Registers of the products of blocks, in two sets so that one need not wait for the other: sums
+/// of upper and lower codes (0, 1 and 6, 7), weights (4 and 5); 2 and 3 are the codes.
 #[inline(always)]
 fn block_shape(rows: usize, sub16: bool) -> Shape {
     let columns = if sub16 { BLOCK / 2 } else { BLOCK };
     let (c, a, b) = ((rows, ROW_BYTES), (rows, columns), (columns / 4, ROW_BYTES));
-    Shape::new([c, a, b, c, a, b, (0, 0), (0, 0)])
+    Shape::new([c, c, a, a, b, b, c, c])
 }
 
 /// One group of an unpacked panel of signed codes by at most T rows: products of tiles run ahead
@@ -522,11 +526,13 @@ unsafe fn scaled<L: Lanes, U: Tiles, const SUB16: bool, const MIN: bool, const T
             for t in 0..T {
                 let word = |i: usize| L::splat(*x.add(i * TILE_ROWS + t));
                 for half in 0..halves {
-                    let whole = L::load_i(c.add((half * TILE_ROWS + t) * GROUP));
-                    sum[t] = L::fma(L::to_f(whole), L::mul(scale[half], word(10)), sum[t]);
+                    let c = c.add(2 * half * TILE + t * GROUP);
+                    let upper = L::shift_left::<LOWER>(L::load_i(c));
+                    let whole = L::add_i(upper, L::load_i(c.add(TILE)));
+                    sum[t] = L::fma(L::to_f(whole), L::mul(scale[half], word(SCALE)), sum[t]);
                 }
                 for half in 0..if MIN { halves } else { 0 } {
-                    sum[t] = L::fma(min[half], word(11 + half), sum[t]);
+                    sum[t] = L::fma(min[half], word(SUMS + half), sum[t]);
                 }
             }
         }
@@ -553,37 +559,42 @@ unsafe fn multiply<U: Tiles, const SUB16: bool>(
     unsafe {
         let w = panel.add(b * PANEL_BLOCK);
         let x = x.add(b * TILE_ROWS * BLOCK_WORDS).cast::<u8>();
-        let c = ring.add(b % RING * RING_BLOCK).cast::<u8>();
+        let c = ring.add(b % RING * RING_BLOCK);
         if SUB16 {
-            product::<U, 0, 1, 2>(unit, c, x, w);
-            product::<U, 3, 4, 5>(unit, c.add(BYTES), x.add(BLOCK / 2), w.add(BLOCK / 2 * GROUP));
+            products::<U, 0, 1, 4>(unit, c, x, w);
+            let (x, w) = (x.add(BLOCK / 2), w.add(BLOCK / 2 * GROUP));
+            products::<U, 6, 7, 5>(unit, c.add(2 * TILE), x, w);
         } else if b.is_multiple_of(2) {
-            product::<U, 0, 1, 2>(unit, c, x, w);
+            products::<U, 0, 1, 4>(unit, c, x, w);
         } else {
-            product::<U, 3, 4, 5>(unit, c, x, w);
+            products::<U, 6, 7, 5>(unit, c, x, w);
         }
     }
 }
 
-/// c = x w for one tile of bytes.
+/// c = x w for the upper and then the lower codes of x, by the registers UP, LOW and W.
 ///
 /// # Safety
 ///
 /// As `scaled`; the registers have the shapes of `block_shape`.
 #[inline(always)]
-unsafe fn product<U: Tiles, const C: u8, const A: u8, const B: u8>(
+unsafe fn products<U: Tiles, const UP: u8, const LOW: u8, const W: u8>(
     unit: &mut U,
-    c: *mut u8,
+    c: *mut i32,
     x: *const u8,
     w: *const u8,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        unit.zero::<C>();
-        unit.load::<A>(x, BLOCK);
-        unit.load::<B>(w, ROW_BYTES);
-        unit.dot_i8::<C, A, B>();
-        unit.store::<C>(c, ROW_BYTES);
+        unit.zero::<UP>();
+        unit.zero::<LOW>();
+        unit.load::<W>(w, ROW_BYTES);
+        unit.load::<2>(x, ROW_BYTES);
+        unit.load::<3>(x.add(BLOCK), ROW_BYTES);
+        unit.dot_i8::<UP, 2, W>();
+        unit.dot_i8::<LOW, 3, W>();
+        unit.store::<UP>(c.cast(), ROW_BYTES);
+        unit.store::<LOW>(c.add(TILE).cast(), ROW_BYTES);
     }
 }
 

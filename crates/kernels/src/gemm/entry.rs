@@ -129,8 +129,7 @@ macro_rules! entries {
             unsafe fn lay(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: Kind) {
                 $(#[$enable])?
                 unsafe fn go(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: Kind) {
-                    // SAFETY: the caller's contract.
-                    unsafe { activations::lay::<$lanes>(tile, x, rows, cols, kind) }
+                    activations::lay(tile, x, rows, cols, kind);
                 }
                 // SAFETY: the caller's contract.
                 unsafe { go(tile, x, rows, cols, kind) }

@@ -3,7 +3,7 @@
 //! Each output has one sum, over columns in ascending order, whatever the tile: that is what
 //! makes a row give the same bits alone and among a thousand.
 
-use super::activations::BLOCK_WORDS;
+use super::activations::{BLOCK_WORDS, LOWER, SCALE, STARTS, SUMS};
 use super::unpack::unpack;
 use crate::lanes::Lanes;
 
@@ -120,6 +120,10 @@ pub(super) unsafe fn dense<L: Lanes, const W: u8, const G: usize, const T: usize
     }
 }
 
+/// Bytes that a single row asks for ahead in each stream: memory takes some 100 ns, in which a
+/// core that reads 10 GB/s a stream passes 1 KB; twice that hides the jitter.
+const AHEAD: usize = 2048;
+
 /// One row by G groups of a block format, read where they lie.
 ///
 /// # Safety
@@ -142,26 +146,39 @@ pub(super) unsafe fn one_row<L: Lanes, const F: u8, const G: usize>(
             let word = |i: usize| *x.add(i) as i32;
             let float = |i: usize| L::splat(f32::from_bits(*x.add(i)));
             for g in 0..G {
-                let u = unpack::<L, F>(w[g], b);
-                // Two chains of four, joined exactly, so that none waits long for itself.
-                let mut low = L::splat_i(word(8));
-                let mut high = L::splat_i(if c.sub16 { word(9) } else { 0 });
-                for j in 0..4 {
-                    low = L::dot4(low, u.codes[j], word(j));
-                    high = L::dot4(high, u.codes[j + 4], word(j + 4));
+                let ahead = w[g].wrapping_add(b * c.block_bytes + AHEAD);
+                for line in 0..c.block_bytes.div_ceil(64) {
+                    L::prefetch(ahead.wrapping_add(64 * line));
                 }
+                let u = unpack::<L, F>(w[g], b);
+                // Two chains for each half of the codes, joined exactly.
+                let zero = L::splat_i(0);
+                let (mut upper, mut lower) = ([zero; 2], [zero; 2]);
+                for j in 0..4 {
+                    for h in 0..2 {
+                        upper[h] = L::dot4(upper[h], u.codes[4 * h + j], word(4 * h + j));
+                        lower[h] = L::dot4(lower[h], u.codes[4 * h + j], word(8 + 4 * h + j));
+                    }
+                }
+                let start = |h: usize| L::splat_i(word(STARTS + h));
+                let join = |up, low| L::add_i(L::shift_left::<LOWER>(up), low);
                 if c.sub16 {
-                    sum[g] = L::fma(L::to_f(low), L::mul(u.scale[0], float(10)), sum[g]);
-                    sum[g] = L::fma(L::to_f(high), L::mul(u.scale[1], float(10)), sum[g]);
+                    for h in 0..2 {
+                        let whole = L::add_i(join(upper[h], lower[h]), start(h));
+                        let scale = L::mul(u.scale[h], float(SCALE));
+                        sum[g] = L::fma(L::to_f(whole), scale, sum[g]);
+                    }
                 } else {
-                    let both = L::to_f(L::add_i(low, high));
-                    sum[g] = L::fma(both, L::mul(u.scale[0], float(10)), sum[g]);
+                    let upper = L::add_i(upper[0], upper[1]);
+                    let lower = L::add_i(lower[0], lower[1]);
+                    let whole = L::add_i(join(upper, lower), start(0));
+                    sum[g] = L::fma(L::to_f(whole), L::mul(u.scale[0], float(SCALE)), sum[g]);
                 }
                 if c.min {
-                    sum[g] = L::fma(u.min[0], float(11), sum[g]);
+                    sum[g] = L::fma(u.min[0], float(SUMS), sum[g]);
                 }
                 if c.min && c.sub16 {
-                    sum[g] = L::fma(u.min[1], float(12), sum[g]);
+                    sum[g] = L::fma(u.min[1], float(SUMS + 1), sum[g]);
                 }
             }
         }
@@ -235,18 +252,27 @@ pub(super) unsafe fn panel<
             let p = panel.add(b * G * PANEL_BLOCK);
             let x = x.add(b * T * BLOCK_WORDS);
             for half in 0..if SUB16 { 2 } else { 1 } {
-                let mut whole = [[L::splat_i(0); G]; T];
-                for t in 0..T {
-                    whole[t] = [L::splat_i(*x.add((8 + half) * T + t) as i32); G];
-                }
                 let (first, last) = if SUB16 { (4 * half, 4 * half + 4) } else { (0, 8) };
-                for j in first..last {
-                    let w: [L::B; G] =
-                        std::array::from_fn(|g| L::load_bytes(p.add(g * PANEL_BLOCK + 64 * j)));
-                    for t in 0..T {
-                        let x = *x.add(j * T + t) as i32;
-                        for g in 0..G {
-                            whole[t][g] = L::dot4(whole[t][g], w[g], x);
+                let mut whole = [[L::splat_i(0); G]; T];
+                for part in 0..2 {
+                    for j in first..last {
+                        let w: [L::B; G] =
+                            std::array::from_fn(|g| L::load_bytes(p.add(g * PANEL_BLOCK + 64 * j)));
+                        for t in 0..T {
+                            let x = *x.add((8 * part + j) * T + t) as i32;
+                            for g in 0..G {
+                                whole[t][g] = L::dot4(whole[t][g], w[g], x);
+                            }
+                        }
+                    }
+                    if part == 0 {
+                        // The upper codes count 128 times; the rest is added to them.
+                        for t in 0..T {
+                            let start = L::splat_i(*x.add((STARTS + half) * T + t) as i32);
+                            for g in 0..G {
+                                let upper = L::shift_left::<LOWER>(whole[t][g]);
+                                whole[t][g] = L::add_i(upper, start);
+                            }
                         }
                     }
                 }
@@ -254,7 +280,7 @@ pub(super) unsafe fn panel<
                     let q = p.add(g * PANEL_BLOCK + 512 + 64 * half);
                     let scale = L::load(q.cast());
                     for t in 0..T {
-                        let d = L::splat(f32::from_bits(*x.add(10 * T + t)));
+                        let d = L::splat(f32::from_bits(*x.add(SCALE * T + t)));
                         sum[t][g] = L::fma(L::to_f(whole[t][g]), L::mul(scale, d), sum[t][g]);
                     }
                 }
@@ -264,7 +290,7 @@ pub(super) unsafe fn panel<
                     for g in 0..G {
                         let min = L::load(p.add(g * PANEL_BLOCK + 640 + 64 * half).cast());
                         for t in 0..T {
-                            let s = L::splat(f32::from_bits(*x.add((11 + half) * T + t)));
+                            let s = L::splat(f32::from_bits(*x.add((SUMS + half) * T + t)));
                             sum[t][g] = L::fma(min, s, sum[t][g]);
                         }
                     }

@@ -26,7 +26,7 @@ fn cpus(threads: usize) -> Vec<Cpu> {
     classes.chain([Cpu::emulated(threads)]).collect()
 }
 
-/// The activations that a format multiplies: as they are, rounded to bf16, or as 8-bit codes.
+/// The activations that a format multiplies: as they are, rounded to bf16, or as 15-bit codes.
 fn seen(class: Class, format: Format, x: &[f32]) -> Vec<f32> {
     match format {
         Format::F32 => x.to_vec(),
@@ -36,7 +36,7 @@ fn seen(class: Class, format: Format, x: &[f32]) -> Vec<f32> {
             .chunks(32)
             .flat_map(|block| {
                 let peak = block.iter().fold(0.0f32, |a, x| a.max(x.abs()));
-                let (d, inverse) = (peak / 127.0, if peak > 0.0 { 127.0 / peak } else { 0.0 });
+                let (d, inverse) = (peak / 16256.0, if peak > 0.0 { 16256.0 / peak } else { 0.0 });
                 block.iter().map(move |x| d * (x * inverse).round_ties_even())
             })
             .collect(),

@@ -54,7 +54,9 @@ pub(super) unsafe fn unpack<L: Lanes, const F: u8>(group: *const u8, block: usiz
             }
             Format::IQ4_NL => {
                 scale[0] = L::load_f16(p);
-                nibbles::<L>(at(32)).map(|q| L::lookup(&IQ4_NL, q))
+                // `from_fn` inlines its closure into the class's function; `map` does not.
+                let q = nibbles::<L>(at(32));
+                std::array::from_fn(|j| L::lookup(&IQ4_NL, q[j]))
             }
             Format::Q4_1 => {
                 scale[0] = L::load_f16(p);

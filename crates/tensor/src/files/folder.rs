@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use herd_kernels::Mapped;
 use indexmap::IndexMap;
 use serde::Deserialize;
 
@@ -25,9 +25,6 @@ pub(super) struct Layout {
 struct Index {
     weight_map: IndexMap<String, String>,
 }
-
-/// An index is read whole, so it may not be longer than this; that of Llama 3.1 405B has 96 KB.
-const INDEX_BYTES_MAX: u64 = 64 << 20;
 
 /// The files behind a path, which may be a file or a folder.
 pub(super) fn layout(path: &Path) -> Result<Layout, FileError> {
@@ -103,19 +100,9 @@ fn check_rank_names(folder: &Path, ranks: &[PathBuf]) -> Result<(), FileError> {
 
 /// The shards that an index names, in the order of their names.
 fn indexed(path: &Path) -> Result<Layout, FileError> {
-    let file = fs::File::open(path).map_err(|e| FileError::io(path, "open", e))?;
-    let mut text = Vec::new();
-    file.take(INDEX_BYTES_MAX + 1)
-        .read_to_end(&mut text)
-        .map_err(|e| FileError::io(path, "read", e))?;
-    if text.len() as u64 > INDEX_BYTES_MAX {
-        let expected = format!("at most {INDEX_BYTES_MAX} bytes");
-        return Err(FileError::field(path, "the length of the index", expected, "more"));
-    }
-    let index: Index = serde_json::from_slice(&text).map_err(|source| FileError::Json {
-        path: path.to_owned(),
-        what: "the index of shards",
-        source,
+    let text = Mapped::open(path).map_err(|e| FileError::io(path, "open", e))?;
+    let index: Index = serde_json::from_slice(text.as_slice()).map_err(|source| {
+        FileError::Json { path: path.to_owned(), what: "the index of shards", source }
     })?;
     let names: BTreeSet<&String> = index.weight_map.values().collect();
     let folder = path.parent().unwrap_or(Path::new(""));

@@ -16,6 +16,8 @@ const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
 const ALIGNMENT_KEY: &str = "general.alignment";
 const ALIGNMENT: u32 = 32;
+/// Files use 32, a few up to a page; more would only make padding.
+const ALIGNMENT_MAX: u32 = 1 << 20;
 /// GGML's limit.
 const AXES_MAX: u32 = 4;
 /// GGUF allows arrays of arrays; nobody nests them deeper than once.
@@ -156,10 +158,11 @@ fn bad_type(cursor: &Cursor<'_>, key: &str, got: u32) -> FileError {
 /// The alignment in force: the file's own, or 32.
 fn alignment(path: &Path, metadata: &Metadata) -> Result<usize, FileError> {
     let alignment = metadata.find(ALIGNMENT_KEY)?.unwrap_or(ALIGNMENT);
-    match alignment.is_power_of_two() {
-        true => Ok(alignment as usize),
-        false => Err(FileError::field(path, ALIGNMENT_KEY, "a power of two", alignment)),
+    if !alignment.is_power_of_two() || alignment > ALIGNMENT_MAX {
+        let expected = format!("a power of two up to {ALIGNMENT_MAX}");
+        return Err(FileError::field(path, ALIGNMENT_KEY, expected, alignment));
     }
+    Ok(alignment as usize)
 }
 
 /// A tensor's name, shape and type, and its offset from the start of the data.

@@ -51,10 +51,7 @@ impl Pending {
     /// Appends zeros up to a multiple of `alignment`.
     pub fn pad(&mut self, alignment: u64) -> Result<(), FileError> {
         let zeros = self.written.next_multiple_of(alignment) - self.written;
-        for _ in 0..zeros {
-            self.write(&[0])?;
-        }
-        Ok(())
+        self.write(&vec![0; zeros as usize])
     }
 
     /// Brings all of it to the disk.

@@ -3,6 +3,7 @@
 //! Nested dicts and lists become dotted names (`model.norm.weight`); numbers and strings in dicts
 //! become metadata. Layout: `NAME/data.pkl`, `NAME/data/KEY` for each storage, `NAME/byteorder`.
 
+mod globals;
 mod pickle;
 mod write;
 mod zip;
@@ -25,7 +26,7 @@ const NESTING_MAX: usize = 16;
 /// they keep a pickle that repeats itself from growing as it is spread out: a leaf of a few bytes
 /// (a repeated reference) is rare, a tensor takes a hundred.
 const LEAF_COST: usize = 64;
-const COST_PER_BYTE: usize = 16;
+const COST_PER_BYTE: usize = 8;
 const COST_FREE: usize = 1 << 16;
 
 /// Reads the pickle and checks the place of every tensor.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::pending::{Pending, Queue};
 use super::super::{DType, FileError, TensorInfo};
-use super::pickle::STORAGES;
+use super::globals::STORAGES;
 use super::zip::ZipWriter;
 
 /// A `.pth` file under way, such as Meta's `consolidated.00.pth`. Only the tensor at hand is in

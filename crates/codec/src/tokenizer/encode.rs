@@ -1,0 +1,336 @@
+//! Text to ids: the loop over pieces, and its entrances.
+
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::added::Segment;
+use super::bpe::{NONE, Scratch};
+use super::cache::{Cache, Key};
+use super::chars::{Chars, push_with_spaces};
+use super::steps::Splitter;
+use super::unicode::decode;
+use super::{Alphabet, Bytes, SpecialSet, TokenId, Tokenizer, split};
+use crate::CodecError;
+
+/// Pieces are cut at this many bytes, so that positions inside one fit 32 bits.
+const PIECE_BYTES_MAX: usize = 1 << 30;
+
+/// Pieces cut before any is looked up, so that their entries come from memory side by side.
+const BATCH: usize = 16;
+
+/// Working memory of one thread.
+pub(super) struct Work {
+    cache: Cache,
+    scratch: Scratch,
+    ids: Vec<u32>,
+    tokens: Vec<TokenId>,
+    text: Vec<u8>,
+}
+
+impl Work {
+    fn new() -> Self {
+        let scratch = Scratch::default();
+        Self { cache: Cache::new(), scratch, ids: Vec::new(), tokens: Vec::new(), text: Vec::new() }
+    }
+}
+
+impl Tokenizer {
+    /// The ids of a plain text. Special strings are text like any other: no control token comes
+    /// out. No begin- or end-of-text token is added.
+    pub fn encode(&self, text: &str) -> Vec<TokenId> {
+        self.encode_bytes(text.as_bytes())
+    }
+
+    /// [`encode`](Self::encode) for any bytes. Bytes that are not UTF-8 count as characters that
+    /// are neither letter, number nor space; byte vocabularies give them back unchanged.
+    pub fn encode_bytes(&self, text: &[u8]) -> Vec<TokenId> {
+        let mut ids = Vec::with_capacity(text.len() / 3 + 4);
+        self.encode_bytes_into(text, &mut ids);
+        ids
+    }
+
+    /// [`encode`](Self::encode), appending to `ids`.
+    pub fn encode_into(&self, text: &str, ids: &mut Vec<TokenId>) {
+        self.encode_bytes_into(text.as_bytes(), ids);
+    }
+
+    /// [`encode_bytes`](Self::encode_bytes), appending to `ids`.
+    pub fn encode_bytes_into(&self, text: &[u8], ids: &mut Vec<TokenId>) {
+        self.encode_segments(text, None, ids);
+    }
+
+    /// The ids of a raw prompt, in which the `allowed` special strings are control tokens.
+    ///
+    /// SentencePiece's leading space stands at the start and after each special token, as in
+    /// llama.cpp.
+    pub fn encode_with_specials(&self, text: &str, allowed: &SpecialSet) -> Vec<TokenId> {
+        let mut ids = Vec::with_capacity(text.len() / 3 + 4);
+        self.encode_segments(text.as_bytes(), Some(allowed), &mut ids);
+        ids
+    }
+
+    /// [`encode`](Self::encode), or an error where a split pattern without hand-written code
+    /// gives up on the text (backtracking limit); `encode` then goes on with longer pieces.
+    pub fn try_encode(&self, text: &str) -> Result<Vec<TokenId>, CodecError> {
+        if let Splitter::Steps(steps) = &self.splitter {
+            steps.check(text.as_bytes())?;
+        }
+        Ok(self.encode(text))
+    }
+
+    /// The ids of many texts, on up to `threads` threads. The same ids for any number of them.
+    pub fn encode_batch(&self, texts: &[&str], threads: usize) -> Vec<Vec<TokenId>> {
+        let threads = threads.clamp(1, texts.len().max(1));
+        if threads == 1 {
+            return texts.iter().map(|text| self.encode(text)).collect();
+        }
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            let mut done = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(text) = texts.get(at) else { return done };
+                done.push((at, self.encode(text)));
+            }
+        };
+        let mut all = vec![Vec::new(); texts.len()];
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+            for handle in workers {
+                let done = handle.join().expect("encoding does not panic");
+                for (at, ids) in done {
+                    all[at] = ids;
+                }
+            }
+        });
+        all
+    }
+
+    fn encode_segments(&self, text: &[u8], allowed: Option<&SpecialSet>, ids: &mut Vec<TokenId>) {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut work = idle.unwrap_or_else(Work::new);
+        let mut whole = true;
+        self.added.segments(text, allowed, |segment| {
+            match segment {
+                Segment::Token(id) => ids.push(id),
+                Segment::Text(text, fresh) => {
+                    self.encode_text(text, fresh, whole, &mut work, ids);
+                }
+            }
+            whole = false;
+        });
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(work);
+    }
+
+    /// Encodes text without added tokens, after normalising it.
+    fn encode_text(
+        &self,
+        text: &[u8],
+        fresh: bool,
+        whole: bool,
+        work: &mut Work,
+        ids: &mut Vec<TokenId>,
+    ) {
+        let normal;
+        let mut text = text;
+        if self.nfc {
+            normal = normal_form_c(text);
+            text = &normal;
+        }
+        let Alphabet::Chars(chars) = &self.alphabet else {
+            return self.encode_plain(text, work, ids);
+        };
+        let mut buffer = std::mem::take(&mut work.text);
+        buffer.clear();
+        if chars.wants_space(text, fresh, whole) {
+            buffer.push(b' ');
+        }
+        push_with_spaces(&mut buffer, text);
+        self.encode_plain(&buffer, work, ids);
+        work.text = buffer;
+    }
+
+    /// Encodes text exactly as given.
+    pub(super) fn encode_plain(&self, text: &[u8], work: &mut Work, ids: &mut Vec<TokenId>) {
+        match &self.splitter {
+            Splitter::Llama3 => self.encode_pieces(text, split::llama3::<3>, work, ids),
+            Splitter::Qwen2 => self.encode_pieces(text, split::llama3::<1>, work, ids),
+            Splitter::Gpt2 => self.encode_pieces(text, split::gpt2, work, ids),
+            Splitter::Gpt2SingleDigits => {
+                self.encode_pieces(text, split::gpt2_single_digits, work, ids);
+            }
+            Splitter::SpacesThenWord => {
+                self.encode_pieces(text, split::spaces_then_word, work, ids);
+            }
+            Splitter::Whole => self.encode_pieces(text, |text, _| text.len(), work, ids),
+            Splitter::Steps(steps) => {
+                let mut at = 0;
+                for end in steps.ends(text) {
+                    self.encode_piece(text, at, end, Key::new(text, at, end), work, ids);
+                    at = end;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode_pieces(
+        &self,
+        text: &[u8],
+        piece_end: impl Fn(&[u8], usize) -> usize,
+        work: &mut Work,
+        ids: &mut Vec<TokenId>,
+    ) {
+        let mut at = 0;
+        let mut batch = [(0, 0, Key::default()); BATCH];
+        while at < text.len() {
+            let mut count = 0;
+            while count < BATCH && at < text.len() {
+                let end = piece_end(text, at).min(at.saturating_add(PIECE_BYTES_MAX));
+                batch[count] = (at, end, Key::new(text, at, end));
+                (at, count) = (end, count + 1);
+            }
+            work.cache.touch(batch[..count].iter().map(|piece| piece.2));
+            for &(at, end, key) in &batch[..count] {
+                self.encode_piece(text, at, end, key, work, ids);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode_piece(
+        &self,
+        text: &[u8],
+        at: usize,
+        end: usize,
+        key: Key,
+        work: &mut Work,
+        ids: &mut Vec<TokenId>,
+    ) {
+        if work.cache.find(key, &text[at..end], ids) {
+            return;
+        }
+        self.encode_new(&text[at..end], key, work, ids);
+    }
+
+    /// Encodes a piece that the cache does not know.
+    #[inline(never)]
+    fn encode_new(&self, piece: &[u8], key: Key, work: &mut Work, ids: &mut Vec<TokenId>) {
+        let Work { cache, scratch, ids: symbols, tokens, .. } = work;
+        tokens.clear();
+        let whole = if self.whole_pieces { self.vocab.find(piece) } else { None };
+        match (whole, &self.alphabet) {
+            (Some(id), _) => tokens.push(TokenId(id)),
+            (None, Alphabet::Bytes(bytes)) if bytes.complete => {
+                symbols.clear();
+                symbols.extend(piece.iter().map(|&byte| bytes.ids[byte as usize]));
+                let rank = |pair: &[u8; 2]| bytes.pair_ranks[pair_index(pair)];
+                scratch.ranks.clear();
+                scratch.ranks.extend(piece.array_windows().map(rank));
+                self.merges.apply_ranked(symbols, scratch);
+                tokens.extend(symbols.drain(..).map(TokenId));
+            }
+            (None, Alphabet::Bytes(bytes)) => {
+                self.encode_known_bytes(piece, bytes, symbols, scratch, tokens);
+            }
+            (None, Alphabet::Chars(chars)) => {
+                self.encode_chars(piece, chars, symbols, scratch, tokens);
+            }
+        }
+        cache.insert(key, piece, tokens);
+        ids.extend_from_slice(tokens);
+    }
+
+    /// Encodes a piece where some bytes may have no token: the unknown token stands for each.
+    fn encode_known_bytes(
+        &self,
+        piece: &[u8],
+        bytes: &Bytes,
+        symbols: &mut Vec<u32>,
+        scratch: &mut Scratch,
+        tokens: &mut Vec<TokenId>,
+    ) {
+        // What is lost leaves no gap: its neighbours may merge, as in `tokenizers`.
+        let cuts = |byte: &u8| bytes.unk.is_some() && bytes.ids[usize::from(*byte)] == NONE;
+        for part in piece.split_inclusive(cuts) {
+            symbols.clear();
+            let ids = part.iter().map(|&byte| bytes.ids[byte as usize]);
+            symbols.extend(ids.filter(|&id| id != NONE));
+            let unknown = symbols.len() < part.len();
+            self.merges.apply(symbols, scratch);
+            tokens.extend(symbols.drain(..).map(TokenId));
+            if unknown {
+                tokens.extend(bytes.unk);
+            }
+        }
+    }
+
+    /// Encodes a piece character by character; one outside the vocabulary merges with nothing.
+    fn encode_chars(
+        &self,
+        piece: &[u8],
+        chars: &Chars,
+        symbols: &mut Vec<u32>,
+        scratch: &mut Scratch,
+        tokens: &mut Vec<TokenId>,
+    ) {
+        let mut spelt = Vec::new();
+        let mut flush = |symbols: &mut Vec<u32>, tokens: &mut Vec<TokenId>| {
+            self.merges.apply(symbols, scratch);
+            for id in symbols.drain(..) {
+                match chars.beyond(id) {
+                    Some(c) => chars.spell(c.encode_utf8(&mut [0; 4]).as_bytes(), &mut spelt),
+                    None => spelt.push(id),
+                }
+            }
+            tokens.extend(spelt.drain(..).map(TokenId));
+        };
+        let mut at = 0;
+        while at < piece.len() {
+            let (code, bytes) = decode(&piece[at..]);
+            match code.and_then(|code| chars.id_of(code)) {
+                Some(id) => symbols.push(id),
+                None => {
+                    flush(symbols, tokens);
+                    let mut unknown: Vec<u32> = tokens.last().map(|t| t.0).into_iter().collect();
+                    let before = unknown.len();
+                    chars.spell(&piece[at..at + bytes], &mut unknown);
+                    tokens.extend(unknown.drain(..).skip(before).map(TokenId));
+                }
+            }
+            at += bytes;
+        }
+        flush(symbols, tokens);
+    }
+
+    /// The ids of a text without the space in front, whatever the vocabulary's rule.
+    pub(super) fn encode_without_prefix(&self, text: &str) -> Vec<TokenId> {
+        let mut ids = Vec::new();
+        let mut work = Work::new();
+        let mut buffer = Vec::new();
+        push_with_spaces(&mut buffer, text.as_bytes());
+        self.encode_plain(&buffer, &mut work, &mut ids);
+        ids
+    }
+}
+
+/// Where the rank of two bytes stands in [`Bytes::pair_ranks`].
+#[inline]
+fn pair_index(pair: &[u8; 2]) -> usize {
+    usize::from(pair[0]) << 8 | usize::from(pair[1])
+}
+
+/// Unicode normal form C of what is UTF-8 in `text`; the rest as it is.
+fn normal_form_c(text: &[u8]) -> Vec<u8> {
+    use unicode_normalization::UnicodeNormalization;
+    let mut normal = Vec::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        if chunk.valid().is_ascii() {
+            normal.extend_from_slice(chunk.valid().as_bytes());
+        } else {
+            normal.extend_from_slice(chunk.valid().nfc().collect::<String>().as_bytes());
+        }
+        normal.extend_from_slice(chunk.invalid());
+    }
+    normal
+}

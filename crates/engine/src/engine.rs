@@ -1,0 +1,336 @@
+//! The loop: admit, pack, run, choose.
+//!
+//! A step packs one token of each answering request and pieces of prompts into one batch. What
+//! a request gets does not depend on the others in the batch (ARCHITECTURE.md).
+
+use crate::pages::{Pages, Table};
+use crate::request::{Event, Finish, Request, RequestError, RequestId, Token, Usage, What};
+use crate::sample::Sampler;
+use crate::softmax::log_prob;
+use crate::stop::StopMatcher;
+use herd_codec::{Controls, StreamDecoder, TokenId, Tokenizer};
+use herd_model::llama::{Batch, Llama};
+use herd_tensor::ops::KvCache;
+use herd_tensor::{KvFormat, KvShape, Sequence, Tensor};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// How an engine divides its memory and its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens of one request, prompt and answer.
+    pub context: usize,
+    /// Requests that run at once.
+    pub parallel: usize,
+    /// Tokens of one step at most.
+    pub batch: usize,
+    /// Positions in a page of the cache; a multiple of 16.
+    pub page_len: usize,
+    /// How keys and values are stored.
+    pub kv: KvFormat,
+}
+
+impl Limits {
+    /// One request at a time with this context.
+    pub const fn single(context: usize) -> Limits {
+        Limits { context, parallel: 1, batch: 512, page_len: 64, kv: KvFormat::F16 }
+    }
+
+    /// Pages that `parallel` full contexts take.
+    pub const fn pages(&self) -> usize {
+        self.context.div_ceil(self.page_len) * self.parallel
+    }
+}
+
+/// Runs requests on one model.
+pub struct Engine {
+    model: Arc<Llama>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    limits: Limits,
+    cache: KvCache,
+    pages: Pages,
+    sampler: Sampler,
+    waiting: VecDeque<Job>,
+    running: Vec<Job>,
+    next_id: u64,
+    batch: Packed,
+}
+
+/// One request in work.
+struct Job {
+    id: RequestId,
+    request: Request,
+    /// Prompt and answer.
+    tokens: Vec<u32>,
+    /// Tokens whose keys and values are in the cache.
+    computed: usize,
+    table: Table,
+    usage: Usage,
+    decoder: StreamDecoder,
+    stop: StopMatcher,
+    /// Text between decoder and stop matcher.
+    text: String,
+}
+
+/// A batch in the making; its memory serves all steps.
+#[derive(Default)]
+struct Packed {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    /// First row, rows, and place in `running`.
+    spans: Vec<(usize, usize, usize)>,
+    /// Rows whose logits are wanted, and whose they are.
+    rows: Vec<usize>,
+    owners: Vec<usize>,
+}
+
+/// What a step did, for timing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Tokens of prompts computed.
+    pub prompt: usize,
+    /// Tokens of answers chosen.
+    pub chosen: usize,
+}
+
+impl Engine {
+    /// An engine of these limits. Without a tokenizer events have no text and stop strings do
+    /// not stop.
+    pub fn new(model: Arc<Llama>, tokenizer: Option<Arc<Tokenizer>>, limits: Limits) -> Engine {
+        let config = model.config();
+        let shape = KvShape {
+            format: limits.kv,
+            page_len: limits.page_len,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        };
+        let cache = KvCache::new(shape, config.layers, limits.pages());
+        Engine {
+            model,
+            tokenizer,
+            limits,
+            cache,
+            pages: Pages::new(limits.pages(), limits.page_len),
+            sampler: Sampler::new(),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            next_id: 0,
+            batch: Packed::default(),
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Llama {
+        &self.model
+    }
+
+    /// The limits it was made with.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Takes a request; its events come from `step`.
+    ///
+    /// Errors: a prompt that is empty, has unknown tokens or leaves no room in the context;
+    /// settings out of range.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, RequestError> {
+        let vocab = self.model.config().vocab;
+        let tokens = request.prompt.len();
+        if tokens == 0 {
+            return Err(RequestError::Empty);
+        }
+        if tokens >= self.limits.context {
+            return Err(RequestError::Context { tokens, context: self.limits.context });
+        }
+        if let Some(at) = request.prompt.iter().position(|&id| id as usize >= vocab) {
+            return Err(RequestError::Vocabulary { id: request.prompt[at], at, vocab });
+        }
+        request.sampling.check(vocab)?;
+        let stop = StopMatcher::new(&request.stop)?;
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.waiting.push_back(Job {
+            id,
+            tokens: request.prompt.clone(),
+            computed: 0,
+            table: Table::default(),
+            usage: Usage { prompt: tokens, ..Usage::default() },
+            decoder: StreamDecoder::after_prompt(Controls::Hide),
+            stop,
+            text: String::new(),
+            request,
+        });
+        Ok(id)
+    }
+
+    /// Ends a request; its last event says so.
+    pub fn cancel(&mut self, id: RequestId, events: &mut Vec<Event>) {
+        let running = self.running.iter().position(|j| j.id == id).map(|i| self.running.remove(i));
+        let waiting = || self.waiting.iter().position(|j| j.id == id);
+        let job = match running {
+            Some(job) => Some(job),
+            None => waiting().and_then(|i| self.waiting.remove(i)),
+        };
+        if let Some(job) = job {
+            self.end(job, Finish::Cancelled, events);
+        }
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// One step: computes a batch, chooses a token for each request whose tokens are all
+    /// computed, and appends what happened to `events`.
+    pub fn step(&mut self, events: &mut Vec<Event>) -> Step {
+        self.admit();
+        self.pack();
+        if self.batch.tokens.is_empty() {
+            return Step::default();
+        }
+        let logits_tv = self.forward();
+        let mut step = Step { prompt: 0, chosen: self.batch.owners.len() };
+        for &(_, rows, i) in &self.batch.spans {
+            let job = &mut self.running[i];
+            step.prompt += rows.min(job.usage.prompt.saturating_sub(job.computed));
+            job.computed += rows;
+            self.pages.register(&mut job.table, &job.tokens[..job.computed]);
+        }
+        let owners = std::mem::take(&mut self.batch.owners);
+        let mut ended = Vec::new();
+        for (row, &i) in owners.iter().enumerate() {
+            if let Some(finish) = self.choose(i, logits_tv.row(row), events) {
+                ended.push((i, finish));
+            }
+        }
+        self.batch.owners = owners;
+        for (i, finish) in ended.into_iter().rev() {
+            let job = self.running.remove(i);
+            self.end(job, finish, events);
+        }
+        step
+    }
+
+    /// Starts waiting requests, in order, while there is room for all that they may write.
+    fn admit(&mut self) {
+        while self.running.len() < self.limits.parallel {
+            let Some(job) = self.waiting.front_mut() else { return };
+            let (mut table, covered) = self.pages.reuse(&job.tokens);
+            let most = job.request.max_tokens.unwrap_or(self.limits.context);
+            let end = (job.tokens.len().saturating_add(most)).min(self.limits.context);
+            if !self.pages.grow(&mut table, end) {
+                self.pages.release(table);
+                return;
+            }
+            (job.table, job.computed, job.usage.cached) = (table, covered, covered);
+            self.running.extend(self.waiting.pop_front());
+        }
+    }
+
+    /// One token of each answering request, then pieces of prompts, up to the limit.
+    fn pack(&mut self) {
+        let batch = &mut self.batch;
+        batch.tokens.clear();
+        batch.positions.clear();
+        batch.spans.clear();
+        batch.rows.clear();
+        batch.owners.clear();
+        let mut room = self.limits.batch;
+        for answering in [true, false] {
+            for (i, job) in self.running.iter().enumerate() {
+                let left = job.tokens.len() - job.computed;
+                if (left == 1) != answering || room == 0 {
+                    continue;
+                }
+                let rows = left.min(room);
+                room -= rows;
+                batch.spans.push((batch.tokens.len(), rows, i));
+                let range = job.computed..job.computed + rows;
+                batch.tokens.extend_from_slice(&job.tokens[range.clone()]);
+                batch.positions.extend(range.map(|p| p as u32));
+                if rows == left {
+                    batch.rows.push(batch.tokens.len() - 1);
+                    batch.owners.push(i);
+                }
+            }
+        }
+    }
+
+    fn forward(&mut self) -> Tensor {
+        let batch = &self.batch;
+        let sequences: Vec<Sequence<'_>> = batch
+            .spans
+            .iter()
+            .map(|&(row, rows, i)| {
+                let job = &self.running[i];
+                Sequence { row, rows, past: job.computed, pages: &job.table.pages }
+            })
+            .collect();
+        let tokens = Batch {
+            tokens: &batch.tokens,
+            positions: &batch.positions,
+            sequences: &sequences,
+        };
+        let x_td = self.model.forward(&tokens, &mut self.cache);
+        self.model.logits(&x_td.select(&batch.rows))
+    }
+
+    /// Chooses a token for running request `i`; why it ends, if it does.
+    fn choose(&mut self, i: usize, logits_v: &[f32], events: &mut Vec<Event>) -> Option<Finish> {
+        let job = &mut self.running[i];
+        let position = job.tokens.len() as u64;
+        let sampling = &job.request.sampling;
+        let id = match self.sampler.choose(sampling, logits_v, &job.tokens, position) {
+            Ok(id) => id,
+            Err(error) => return Some(Finish::Failed(error)),
+        };
+        let mut top = Vec::new();
+        if let Some(n) = job.request.log_probs {
+            self.sampler.top_log_probs(logits_v, n, &mut top);
+        }
+        let log_prob = job.request.log_probs.map(|_| log_prob(logits_v, id));
+        job.tokens.push(id);
+        job.usage.generated += 1;
+        let stops = job.request.stop_tokens.contains(&id);
+        let (text, stopped) = match (&self.tokenizer, stops) {
+            (Some(tokenizer), false) => job.read(tokenizer, id),
+            _ => (String::new(), None),
+        };
+        events.push(Event { id: job.id, what: What::Token(Token { id, log_prob, top, text }) });
+        let full = job.request.max_tokens.is_some_and(|n| job.usage.generated >= n)
+            || job.tokens.len() >= self.limits.context;
+        match (stops, stopped) {
+            (true, _) => Some(Finish::StopToken(id)),
+            (false, Some(s)) => Some(Finish::StopString(job.request.stop[s].clone())),
+            (false, None) => full.then_some(Finish::Length),
+        }
+    }
+
+    fn end(&mut self, mut job: Job, finish: Finish, events: &mut Vec<Event>) {
+        self.pages.release(std::mem::take(&mut job.table));
+        let mut held = Vec::new();
+        if !matches!(finish, Finish::StopString(_)) {
+            job.text.clear();
+            job.decoder.flush(&mut job.text);
+            // The last characters may themselves complete a stop string: then they are dropped.
+            if job.stop.push(job.text.as_bytes(), &mut held).is_none() {
+                job.stop.flush(&mut held);
+            }
+        }
+        let text = String::from_utf8_lossy(&held).into_owned();
+        events.push(Event { id: job.id, what: What::End { finish, text, usage: job.usage } });
+    }
+}
+
+impl Job {
+    /// Text that token `id` makes certain, and the stop string that it completes.
+    fn read(&mut self, tokenizer: &Tokenizer, id: u32) -> (String, Option<usize>) {
+        self.text.clear();
+        self.decoder.push(tokenizer, TokenId(id), &mut self.text);
+        let mut certain = Vec::new();
+        let stopped = self.stop.push(self.text.as_bytes(), &mut certain);
+        // Stop strings are whole characters, so what comes before one is too.
+        (String::from_utf8_lossy(&certain).into_owned(), stopped)
+    }
+}

@@ -1,0 +1,137 @@
+//! What is asked of the engine, and what it answers.
+
+use crate::sample::{SampleError, Sampling};
+use crate::softmax::LogProb;
+use crate::stop::StopError;
+
+/// A prompt to be continued.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Token ids; at least one.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Tokens to generate at most; `None` goes on to the end of the context.
+    pub max_tokens: Option<usize>,
+    /// Tokens that end the answer; they are not part of its text.
+    pub stop_tokens: Vec<u32>,
+    /// Strings that end the answer; they are not part of its text.
+    pub stop: Vec<String>,
+    /// With each token, the log-probabilities of so many likeliest tokens.
+    pub log_probs: Option<usize>,
+}
+
+impl Request {
+    /// A request with nothing but a prompt and how to sample.
+    pub fn new(prompt: Vec<u32>, sampling: Sampling) -> Request {
+        Request {
+            prompt,
+            sampling,
+            max_tokens: None,
+            stop_tokens: Vec::new(),
+            stop: Vec::new(),
+            log_probs: None,
+        }
+    }
+}
+
+/// Names a request in its engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Something that happened to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Whose.
+    pub id: RequestId,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// A token was chosen.
+    Token(Token),
+    /// The request is over; nothing follows.
+    End {
+        /// Why.
+        finish: Finish,
+        /// Text that was held back and belongs to the answer.
+        text: String,
+        /// Tokens read and written.
+        usage: Usage,
+    },
+}
+
+/// A chosen token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The log-probability of the token under the raw distribution, where asked for.
+    pub log_prob: Option<f64>,
+    /// The likeliest tokens there, where asked for.
+    pub top: Vec<LogProb>,
+    /// Text that is now certain: whole characters that cannot begin a stop string.
+    pub text: String,
+}
+
+/// Why a request ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finish {
+    /// A stop token came.
+    StopToken(u32),
+    /// A stop string came.
+    StopString(String),
+    /// `max_tokens`, or the context was full.
+    Length,
+    /// The caller cancelled it.
+    Cancelled,
+    /// No token could be chosen.
+    Failed(SampleError),
+}
+
+/// Tokens of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Of these, tokens found in the cache.
+    pub cached: usize,
+    /// Tokens generated, a stop token included.
+    pub generated: usize,
+}
+
+/// Why a request was refused.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// There is nothing to continue.
+    #[error("the prompt is empty")]
+    Empty,
+    /// A token that the model does not know.
+    #[error("token {id} at place {at} of the prompt, the vocabulary has {vocab}")]
+    Vocabulary {
+        /// The token.
+        id: u32,
+        /// Its place.
+        at: usize,
+        /// The vocabulary's size.
+        vocab: usize,
+    },
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {tokens} tokens, the context {context}")]
+    Context {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// The sampling settings are wrong.
+    #[error(transparent)]
+    Sampling(#[from] SampleError),
+    /// The stop strings are wrong.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+}

@@ -1,0 +1,250 @@
+//! What a model's files say besides weights: its tokenizer, how it chats, what it recommends.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use herd_codec::chat::{ChatFormat, Date, RenderOptions, ToolFormat, spans_to_ids};
+use herd_codec::{TokenId, TokenKind, Tokenizer};
+use herd_model::gguf::Value as GgufValue;
+use herd_model::hf::{ConfigFile, GenerationFile};
+use herd_model::{GenerationDefaults, gguf};
+use herd_tensor::files::{Archive, Array, Metadata, Value as Stored};
+use serde_json::Value;
+
+use crate::chat::session::Session;
+use crate::error::Error;
+use crate::vocabulary;
+
+/// A model without its weights.
+#[derive(Debug)]
+pub struct About {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Sampling and special ids that the model recommends.
+    pub defaults: GenerationDefaults,
+    /// The chat template in the files, in the language of Jinja.
+    template: Option<String>,
+}
+
+impl About {
+    /// Reads what belongs to the model at `path`, a GGUF file or a folder.
+    pub fn read(path: &Path) -> Result<About, Error> {
+        let tokenizer = vocabulary::load(path)?;
+        let (defaults, template) = match path.is_dir() {
+            true => (folder_defaults(path)?, folder_template(path)?),
+            false => {
+                let archive = Archive::open(path)?;
+                let metadata = archive.metadata();
+                let template = metadata.find::<&str>("tokenizer.chat_template")?;
+                let defaults = gguf::read_generation(|key| gguf_value(metadata, key))?;
+                (defaults, template.map(str::to_owned))
+            }
+        };
+        Ok(About { path: path.to_owned(), tokenizer, defaults, template })
+    }
+
+    /// How the model chats: as `wanted` says (a format's name, or a file with a template), else
+    /// as its files say.
+    pub fn chat_format(&self, wanted: Option<&str>) -> Result<ChatFormat, Error> {
+        let format = match wanted {
+            Some("llama2") => ChatFormat::Llama2,
+            Some("code-llama-70b") => ChatFormat::CodeLlama70b,
+            Some("llama3") => ChatFormat::Llama3,
+            Some("llama3.1") => ChatFormat::Llama31 { tools: ToolFormat::Json },
+            Some("chatml") => ChatFormat::ChatMl { system: None },
+            Some(file) => {
+                let path = Path::new(file);
+                let template = fs::read_to_string(path)
+                    .map_err(|source| Error::Template { name: file.to_owned(), source })?;
+                self.format_of(&template)?
+            }
+            None => match &self.template {
+                Some(template) => self.format_of(template)?,
+                None => return Err(Error::NoTemplate { path: self.path.clone() }),
+            },
+        };
+        Ok(format)
+    }
+
+    fn format_of(&self, template: &str) -> Result<ChatFormat, Error> {
+        let name =
+            |id: TokenId| String::from_utf8_lossy(self.tokenizer.token_bytes(id)).into_owned();
+        let ids = (0..self.tokenizer.vocab_size() as u32).map(TokenId);
+        let control = |id: &TokenId| self.tokenizer.kind(*id) == TokenKind::Control;
+        let controls: Vec<String> = ids.filter(control).map(name).collect();
+        let controls: Vec<&str> = controls.iter().map(String::as_str).collect();
+        let specials = self.tokenizer.specials();
+        let (bos, eos) = (specials.bos.map(name), specials.eos.map(name));
+        Ok(ChatFormat::of_template(template, &controls, bos.as_deref(), eos.as_deref())?)
+    }
+
+    /// The ids of a conversation that the model is to go on with.
+    pub fn render(&self, format: &ChatFormat, session: &Session) -> Result<Vec<u32>, Error> {
+        let options = RenderOptions { today: today(), ..RenderOptions::PROMPT };
+        let spans = format.render(session.dialogue(), &options)?;
+        let encoded = spans_to_ids(
+            &spans,
+            |text| self.tokenizer.encode(text),
+            |name| self.tokenizer.special_id(name),
+        )?;
+        Ok(encoded.ids.into_iter().map(|id| id.0).collect())
+    }
+
+    /// The ids of a raw prompt: with the begin-of-text token where the model wants it.
+    pub fn prompt(&self, text: &str) -> Vec<u32> {
+        let bos = self.tokenizer.specials().bos.filter(|_| self.tokenizer.add_bos());
+        bos.into_iter().chain(self.tokenizer.encode(text)).map(|id| id.0).collect()
+    }
+
+    /// Tokens that end an answer.
+    pub fn stop_ids(&self, format: Option<&ChatFormat>) -> Vec<u32> {
+        let specials = self.tokenizer.specials().stops().into_iter().map(|id| id.0);
+        let mut ids: Vec<u32> =
+            specials.chain(self.defaults.eos_token_ids.iter().copied()).collect();
+        for name in format.map(ChatFormat::stops).unwrap_or_default() {
+            ids.extend(self.tokenizer.special_id(name).map(|id| id.0));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}
+
+/// The day in UTC, for formats that name it.
+fn today() -> Option<Date> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
+    let (year, month, day) = civil((now.as_secs() / 86_400) as i64);
+    Date::parse(&format!("{year:04}-{month:02}-{day:02}"))
+}
+
+/// Days since 1 January 1970 as year, month and day of the Gregorian calendar.
+///
+/// Years are counted from March, so that the leap day is a year's last.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468; // from 1 March of year 0
+    let era = days.div_euclid(146_097); // days of 400 years
+    let day_of_era = days.rem_euclid(146_097);
+    let leaps = day_of_era / 1_460 - day_of_era / 36_524 + day_of_era / 146_096;
+    let year_of_era = (day_of_era - leaps) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (400 * era + year_of_era + i64::from(month <= 2), month, day)
+}
+
+/// `generation_config.json`, and `config.json` where that is silent.
+fn folder_defaults(folder: &Path) -> Result<GenerationDefaults, Error> {
+    let own = match optional(&folder.join("generation_config.json"))? {
+        Some(text) => GenerationFile::read(&text)?.defaults,
+        None => GenerationDefaults::default(),
+    };
+    let fallback = match optional(&folder.join("config.json"))? {
+        Some(text) => ConfigFile::read(&text)?.generation,
+        None => GenerationDefaults::default(),
+    };
+    Ok(own.or(fallback))
+}
+
+/// `chat_template.jinja`, else the template in `tokenizer_config.json`: a text, or several by name.
+fn folder_template(folder: &Path) -> Result<Option<String>, Error> {
+    if let Some(text) = optional(&folder.join("chat_template.jinja"))? {
+        return Ok(Some(text));
+    }
+    let path = folder.join("tokenizer_config.json");
+    let Some(text) = optional(&path)? else { return Ok(None) };
+    let config: Value = serde_json::from_str(&text)
+        .map_err(|e| Error::Json { path, what: format!("damaged ({e})") })?;
+    Ok(match config.get("chat_template") {
+        Some(Value::String(template)) => Some(template.clone()),
+        Some(Value::Array(several)) => {
+            let named = |t: &&Value| t.get("name").and_then(Value::as_str) == Some("default");
+            let template = several.iter().find(named).and_then(|t| t.get("template"));
+            template.and_then(Value::as_str).map(str::to_owned)
+        }
+        Some(_) | None => None,
+    })
+}
+
+/// A text file that need not be there.
+fn optional(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
+
+/// A metadata value free of GGUF's widths; arrays of numbers and texts only, for the rest says
+/// nothing of a configuration.
+pub fn gguf_value(metadata: &Metadata, key: &str) -> Option<GgufValue> {
+    Some(match metadata.value(key)? {
+        Stored::U8(x) => GgufValue::Unsigned((*x).into()),
+        Stored::U16(x) => GgufValue::Unsigned((*x).into()),
+        Stored::U32(x) => GgufValue::Unsigned((*x).into()),
+        Stored::U64(x) => GgufValue::Unsigned(*x),
+        Stored::I8(x) => GgufValue::Signed((*x).into()),
+        Stored::I16(x) => GgufValue::Signed((*x).into()),
+        Stored::I32(x) => GgufValue::Signed((*x).into()),
+        Stored::I64(x) => GgufValue::Signed(*x),
+        Stored::F32(x) => GgufValue::Float((*x).into()),
+        Stored::F64(x) => GgufValue::Float(*x),
+        Stored::Bool(x) => GgufValue::Bool(*x),
+        Stored::String(x) => GgufValue::Text(x.clone()),
+        Stored::Array(array) => GgufValue::List(list(array)),
+    })
+}
+
+fn list(array: &Array) -> Vec<GgufValue> {
+    match array {
+        Array::U32(x) => x.iter().map(|x| GgufValue::Unsigned((*x).into())).collect(),
+        Array::I32(x) => x.iter().map(|x| GgufValue::Signed((*x).into())).collect(),
+        Array::F32(x) => x.iter().map(|x| GgufValue::Float((*x).into())).collect(),
+        Array::Bool(x) => x.iter().map(|x| GgufValue::Bool(*x)).collect(),
+        Array::String(x) => x.iter().map(|x| GgufValue::Text(x.clone())).collect(),
+        Array::U8(x) => x.iter().map(|x| GgufValue::Unsigned((*x).into())).collect(),
+        Array::U16(x) => x.iter().map(|x| GgufValue::Unsigned((*x).into())).collect(),
+        Array::U64(x) => x.iter().map(|x| GgufValue::Unsigned(*x)).collect(),
+        Array::I8(x) => x.iter().map(|x| GgufValue::Signed((*x).into())).collect(),
+        Array::I16(x) => x.iter().map(|x| GgufValue::Signed((*x).into())).collect(),
+        Array::I64(x) => x.iter().map(|x| GgufValue::Signed(*x)).collect(),
+        Array::F64(x) => x.iter().map(|x| GgufValue::Float(*x)).collect(),
+        Array::Array(x) => x.iter().map(|x| GgufValue::List(list(x))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_dates() {
+        for (days, date) in [
+            (0, (1970, 1, 1)),
+            (59, (1970, 3, 1)),
+            (11_016, (2000, 2, 29)),
+            (19_782, (2024, 2, 29)),
+            (20_778, (2026, 11, 21)),
+            (-1, (1969, 12, 31)),
+        ] {
+            assert_eq!(civil(days), date, "{days}");
+        }
+    }
+
+    #[test]
+    fn templates_of_a_folder_are_found_in_both_places() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        assert_eq!(folder_template(path).unwrap(), None);
+        let config = r#"{"chat_template": [{"name": "tool_use", "template": "t"},
+                                           {"name": "default", "template": "d"}]}"#;
+        fs::write(path.join("tokenizer_config.json"), config).unwrap();
+        assert_eq!(folder_template(path).unwrap().as_deref(), Some("d"));
+        fs::write(path.join("chat_template.jinja"), "j").unwrap();
+        assert_eq!(folder_template(path).unwrap().as_deref(), Some("j"));
+        fs::write(path.join("generation_config.json"), r#"{"temperature": 0.5}"#).unwrap();
+        assert_eq!(folder_defaults(path).unwrap().temperature, Some(0.5));
+    }
+}

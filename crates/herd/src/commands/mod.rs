@@ -1,0 +1,66 @@
+//! One file per command: its flags, and what it does with them.
+
+mod bench;
+mod completions;
+mod detokenize;
+mod doctor;
+mod inspect;
+mod logits;
+mod ls;
+mod perplexity;
+mod pull;
+mod rm;
+mod show;
+mod tokenize;
+
+use crate::console::{Console, Verdict};
+use crate::error::Error;
+
+/// The verbs.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Bring a model into the store
+    Pull(pull::Flags),
+    /// List the models in the store
+    Ls(ls::Flags),
+    /// Say where a model came from and what it holds
+    Show(show::Flags),
+    /// Remove a model from the store
+    Rm(rm::Flags),
+    /// Print what a model file holds: metadata, tensors, types, sizes
+    Inspect(inspect::Flags),
+    /// Turn text into token ids
+    Tokenize(tokenize::Flags),
+    /// Turn token ids into the text they stand for
+    Detokenize(detokenize::Flags),
+    /// Measure tokens a second: prompts, answers, at depth, of several sequences
+    Bench(bench::Flags),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::Flags),
+    /// Print a model's log-probabilities at each of given tokens
+    Logits(logits::Flags),
+    /// Say what this machine is, what it reaches, and whether Herd is well on it
+    Doctor(doctor::Flags),
+    /// Print the completions of a shell
+    Completions(completions::Flags),
+}
+
+impl Command {
+    /// Does what the command line asks.
+    pub fn run(&self, console: &Console, offline: bool) -> Result<Verdict, Error> {
+        match self {
+            Command::Pull(flags) => pull::run(flags, console, offline),
+            Command::Ls(flags) => ls::run(flags, console),
+            Command::Show(flags) => show::run(flags, console),
+            Command::Rm(flags) => rm::run(flags, console),
+            Command::Inspect(flags) => inspect::run(flags, console),
+            Command::Tokenize(flags) => tokenize::run(flags, console),
+            Command::Detokenize(flags) => detokenize::run(flags, console),
+            Command::Bench(flags) => bench::run(flags, console),
+            Command::Perplexity(flags) => perplexity::run(flags, console),
+            Command::Logits(flags) => logits::run(flags, console),
+            Command::Doctor(flags) => doctor::run(flags, console),
+            Command::Completions(flags) => completions::run(flags),
+        }
+    }
+}

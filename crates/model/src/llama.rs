@@ -1,0 +1,238 @@
+//! The forward pass of Llama (arXiv 2407.21783, section 3.2; `docs/model.md`): one page for every
+//! size, weight format and use.
+//!
+//! Letters: T tokens (packed), D width, H heads, G key/value heads, K head width, F feed-forward,
+//! V vocabulary.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::CheckpointError;
+use crate::names::Part;
+use crate::{Config, RopeScaling};
+use herd_tensor::ops::{KvCache, Positions, attention, embed, linear, linears, rms_norm, rope, swiglu};
+use herd_tensor::{Device, Format, Scaling, Sequence, Tensor, Weight, inverse_frequencies};
+
+/// A Llama, ready to run.
+pub struct Llama {
+    config: Config,
+    device: Device,
+    tok_embd: Weight,
+    blocks: Vec<Block>,
+    output_norm: Norm,
+    /// `None` if the head is the embedding.
+    output: Option<Weight>,
+    frequencies: Vec<f32>,
+    attention_factor: f32,
+}
+
+/// One layer.
+struct Block {
+    attn_norm: Norm,
+    q: Weight,
+    k: Weight,
+    v: Weight,
+    o: Weight,
+    ffn_norm: Norm,
+    gate: Weight,
+    up: Weight,
+    down: Weight,
+}
+
+/// The weights of an RMSNorm.
+struct Norm {
+    w: Vec<f32>,
+    eps: f32,
+}
+
+/// Tokens of several sequences, packed; row t of every tensor is token t.
+pub struct Batch<'a> {
+    /// Token ids, [T].
+    pub tokens: &'a [u32],
+    /// The position of each in its sequence, [T].
+    pub positions: &'a [u32],
+    /// Which rows belong to which sequence, and where its keys and values lie.
+    pub sequences: &'a [Sequence<'a>],
+}
+
+impl Llama {
+    /// The hidden state of every token of the batch, normed for the head: [T, D].
+    ///
+    /// Their keys and values go to the cache. Panics if a token is not below V.
+    pub fn forward(&self, batch: &Batch<'_>, cache: &mut KvCache) -> Tensor {
+        let mut at = Positions::new();
+        at.set(batch.positions, &self.frequencies, self.attention_factor);
+        let mut x_td = embed(&self.device, &self.tok_embd, batch.tokens);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x_td = block.forward(x_td, &at, cache, layer, batch.sequences);
+        }
+        self.output_norm.forward(&x_td)
+    }
+
+    /// Logits of hidden states [T, D]: [T, V].
+    pub fn logits(&self, x_td: &Tensor) -> Tensor {
+        linear(x_td, self.output.as_ref().unwrap_or(&self.tok_embd))
+    }
+
+    /// Its numbers.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How the weights of the layers are stored; of several, that of the first.
+    pub fn format(&self) -> Format {
+        self.blocks.first().map_or(self.tok_embd.format(), |block| block.down.format())
+    }
+
+    /// Bytes of an embedding that is no head: a step reads single rows of it.
+    pub fn embedding_only_bytes(&self) -> usize {
+        if self.output.is_some() { self.tok_embd.bytes() } else { 0 }
+    }
+
+    /// Bytes that the weights take in memory.
+    pub fn weight_bytes(&self) -> usize {
+        let outer = self.tok_embd.bytes() + self.output.as_ref().map_or(0, Weight::bytes);
+        outer + self.blocks.iter().map(Block::bytes).sum::<usize>()
+    }
+}
+
+impl Block {
+    fn forward(
+        &self,
+        x_td: Tensor,
+        at: &Positions,
+        cache: &mut KvCache,
+        layer: usize,
+        sequences: &[Sequence<'_>],
+    ) -> Tensor {
+        let a_td = self.attend(&self.attn_norm.forward(&x_td), at, cache, layer, sequences);
+        let h_td = x_td + &a_td;
+        let f_td = self.feed(&self.ffn_norm.forward(&h_td));
+        h_td + &f_td
+    }
+
+    fn attend(
+        &self,
+        x_td: &Tensor,
+        at: &Positions,
+        cache: &mut KvCache,
+        layer: usize,
+        sequences: &[Sequence<'_>],
+    ) -> Tensor {
+        let [q_thk, k_tgk, v_tgk] = linears(x_td, [&self.q, &self.k, &self.v]);
+        let (q_thk, k_tgk) = (rope(q_thk, at), rope(k_tgk, at));
+        linear(&attention(&q_thk, &k_tgk, &v_tgk, cache, layer, sequences), &self.o)
+    }
+
+    fn feed(&self, x_td: &Tensor) -> Tensor {
+        let [gate_tf, up_tf] = linears(x_td, [&self.gate, &self.up]);
+        linear(&swiglu(&gate_tf, &up_tf), &self.down)
+    }
+
+    fn bytes(&self) -> usize {
+        let weights = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
+        weights.iter().map(|w| w.bytes()).sum()
+    }
+}
+
+impl Norm {
+    fn forward(&self, x_td: &Tensor) -> Tensor {
+        rms_norm(x_td, &self.w, self.eps)
+    }
+}
+
+impl Llama {
+    /// Loads the weights of a checkpoint, laid out for this device.
+    ///
+    /// `context` is the longest sequence that will be run: dynamic RoPE scaling depends on it.
+    /// Errors: a part that cannot be read.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        context: usize,
+    ) -> Result<Llama, CheckpointError> {
+        let config = checkpoint.config.clone();
+        let load = Loader { checkpoint, device };
+        let tok_embd = load.weight(Part::TokEmbd)?;
+        let blocks = (0..config.layers).map(|l| load.block(l)).collect::<Result<Vec<_>, _>>()?;
+        let output_norm = load.norm(Part::OutputNorm)?;
+        let output = if config.tied { None } else { Some(load.weight(Part::Output)?) };
+        let scaling = kernel_scaling(&config.rope_scaling, context);
+        let (frequencies, attention_factor) =
+            inverse_frequencies(config.head_dim, config.rope_theta as f32, &scaling);
+        Ok(Llama {
+            config,
+            device: device.clone(),
+            tok_embd,
+            blocks,
+            output_norm,
+            output,
+            frequencies,
+            attention_factor,
+        })
+    }
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    device: &'a Device,
+}
+
+impl Loader<'_> {
+    fn weight(&self, part: Part) -> Result<Weight, CheckpointError> {
+        let stored = self.checkpoint.part(part)?;
+        let (rows, cols) = (stored.shape[0], stored.shape[1]);
+        Ok(Weight::new(self.device, stored.format, rows, cols, &stored.bytes))
+    }
+
+    fn norm(&self, part: Part) -> Result<Norm, CheckpointError> {
+        let stored = self.checkpoint.part(part)?;
+        Ok(Norm { w: stored.unpack(), eps: self.checkpoint.config.norm_eps })
+    }
+
+    fn block(&self, l: usize) -> Result<Block, CheckpointError> {
+        Ok(Block {
+            attn_norm: self.norm(Part::AttnNorm(l))?,
+            q: self.weight(Part::Q(l))?,
+            k: self.weight(Part::K(l))?,
+            v: self.weight(Part::V(l))?,
+            o: self.weight(Part::O(l))?,
+            ffn_norm: self.norm(Part::FfnNorm(l))?,
+            gate: self.weight(Part::Gate(l))?,
+            up: self.weight(Part::Up(l))?,
+            down: self.weight(Part::Down(l))?,
+        })
+    }
+}
+
+/// The configuration's scaling as the frequency table takes it.
+fn kernel_scaling(scaling: &RopeScaling, context: usize) -> Scaling {
+    match scaling {
+        RopeScaling::None => Scaling::None,
+        RopeScaling::Linear { factor } => Scaling::Linear { factor: *factor as f32 },
+        RopeScaling::Dynamic { factor, original_context } => Scaling::DynamicNtk {
+            factor: *factor as f32,
+            original_max_position_embeddings: *original_context as u32,
+            current_len: context as u32,
+        },
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            Scaling::Llama3 {
+                factor: *factor as f32,
+                low_freq_factor: *low_freq_factor as f32,
+                high_freq_factor: *high_freq_factor as f32,
+                original_max_position_embeddings: *original_context as u32,
+            }
+        }
+        RopeScaling::Yarn(yarn) => Scaling::Yarn {
+            factor: yarn.factor as f32,
+            original_max_position_embeddings: yarn.original_context as u32,
+            beta_fast: yarn.beta_fast as f32,
+            beta_slow: yarn.beta_slow as f32,
+            attention_factor: Some(yarn.attention_factor() as f32),
+        },
+        RopeScaling::Divisors(divisors) => Scaling::Divisors(divisors.clone()),
+    }
+}
