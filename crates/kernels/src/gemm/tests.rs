@@ -187,19 +187,21 @@ fn columns_past_one_stretch_and_odd_ends_add_in_the_same_order() {
     }
 }
 
+/// The compiled code of the tile unit, if need be with each instruction served by the definition.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[test]
-fn the_tile_unit_gives_the_bits_of_its_definition_where_there_is_one() {
-    if !Class::Amx.runs_here() {
+fn the_tile_unit_gives_the_bits_of_its_definition() {
+    if !Class::Avx512.runs_here() {
         return;
     }
-    let (hardware, definition) = (Cpu::new(Class::Amx, 2), Cpu::emulated(2));
+    crate::tiles::trap::serve_tiles();
+    let definition = Cpu::emulated(2);
+    let mut hardware = Cpu::emulated(2);
+    hardware.emulates_tiles = false;
     for format in Format::ALL {
-        for (n, k) in shapes(format) {
+        for (n, k) in shapes(format).into_iter().filter(|&(_, k)| k > 0) {
             let w = Packed::new(&hardware, format, n, k, &raw_weights(format, n, k, 6));
-            for rows in [1, 2, 3, 16, 17, 33, 64] {
-                if k == 0 {
-                    continue;
-                }
+            for rows in [1, 3, 16, 33] {
                 let x = noise(5, rows * k);
                 let (a, b) = (product(&hardware, &x, rows, &w), product(&definition, &x, rows, &w));
                 assert_eq!(bits(&a), bits(&b), "{format:?} {n}/{k} {rows} rows");
