@@ -36,8 +36,7 @@ impl<'a> Scorer<'a> {
         for start in (0..tokens.len()).step_by(self.batch) {
             let end = (start + self.batch).min(tokens.len());
             let positions: Vec<u32> = (start as u32..end as u32).collect();
-            let sequence =
-                Sequence { row: 0, rows: end - start, past: start, pages: &self.pages };
+            let sequence = Sequence { row: 0, rows: end - start, past: start, pages: &self.pages };
             let batch = Batch {
                 tokens: &tokens[start..end],
                 positions: &positions,

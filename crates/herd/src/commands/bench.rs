@@ -94,7 +94,9 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let path = Store::open()?.resolve_file(&flags.model)?;
     let threads = match flags.threads.is_empty() {
         true => vec![flags::threads(None)?],
-        false => flags.threads.iter().map(|&t| flags::threads(Some(t))).collect::<Result<_, _>>()?,
+        false => {
+            flags.threads.iter().map(|&t| flags::threads(Some(t))).collect::<Result<_, _>>()?
+        }
     };
     let mut rows = Vec::new();
     for threads in threads {
@@ -137,7 +139,7 @@ fn limits(model: &Llama) -> Limits {
 }
 
 fn measure(flags: &Flags, model: &Llama, test: Test, limits: Limits) -> Result<Value, Error> {
-    let kv = flags.kv.format(model)?;
+    let kv = flags.kv.format(model.format())?;
     let mut bench = Bench::new(model, test.parallel, test.context(), kv);
     bench.prompt(0, test.depth, flags.batch_size);
     // One pass that does not count: it touches memory and wakes the threads.
