@@ -1,8 +1,10 @@
 //! Runs many requests on one model.
 
 pub mod bench;
+pub mod compare;
 pub mod engine;
 pub mod pages;
+pub mod plan;
 pub mod request;
 pub mod rng;
 pub mod sample;

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use herd_codec::chat::{ChatFormat, Date, RenderOptions, ToolFormat, spans_to_ids};
-use herd_codec::{TokenId, TokenKind, Tokenizer};
-use herd_model::gguf::Value as GgufValue;
-use herd_model::hf::{ConfigFile, GenerationFile};
-use herd_model::{GenerationDefaults, gguf};
-use herd_tensor::files::{Archive, Array, Metadata, Value as Stored};
+use herd_codec::{SpecialSet, TokenId, TokenKind, Tokenizer};
+use herd_model::GenerationDefaults;
+use herd_model::checkpoint::Checkpoint;
+use herd_tensor::files::Kind;
 use serde_json::Value;
 
 use crate::chat::session::Session;
@@ -21,7 +21,7 @@ pub struct About {
     /// The file or folder.
     pub path: PathBuf,
     /// Text to ids and back.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// Sampling and special ids that the model recommends.
     pub defaults: GenerationDefaults,
     /// The chat template in the files, in the language of Jinja.
@@ -29,20 +29,26 @@ pub struct About {
 }
 
 impl About {
-    /// Reads what belongs to the model at `path`, a GGUF file or a folder.
-    pub fn read(path: &Path) -> Result<About, Error> {
-        let tokenizer = vocabulary::load(path)?;
-        let (defaults, template) = match path.is_dir() {
-            true => (folder_defaults(path)?, folder_template(path)?),
-            false => {
-                let archive = Archive::open(path)?;
-                let metadata = archive.metadata();
-                let template = metadata.find::<&str>("tokenizer.chat_template")?;
-                let defaults = gguf::read_generation(|key| gguf_value(metadata, key))?;
-                (defaults, template.map(str::to_owned))
+    /// Reads what lies beside the weights of a checkpoint.
+    pub fn read(checkpoint: &Checkpoint) -> Result<About, Error> {
+        let archive = checkpoint.archive();
+        let (path, template) = match archive.kind() {
+            Kind::Gguf => {
+                let template = archive.metadata().find::<&str>("tokenizer.chat_template")?;
+                (checkpoint.path(), template.map(str::to_owned))
+            }
+            Kind::Safetensors | Kind::Torch => {
+                (checkpoint.folder(), folder_template(checkpoint.folder())?)
             }
         };
+        let tokenizer = Arc::new(vocabulary::load(path)?);
+        let defaults = checkpoint.generation.clone();
         Ok(About { path: path.to_owned(), tokenizer, defaults, template })
+    }
+
+    /// The chat template in the files.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_deref()
     }
 
     /// How the model chats: as `wanted` says (a format's name, or a file with a template), else
@@ -92,10 +98,16 @@ impl About {
         Ok(encoded.ids.into_iter().map(|id| id.0).collect())
     }
 
-    /// The ids of a raw prompt: with the begin-of-text token where the model wants it.
-    pub fn prompt(&self, text: &str) -> Vec<u32> {
+    /// The ids of a raw prompt, with the begin-of-text token where the model wants it. Where
+    /// `special`, special strings in it are the control tokens they name.
+    pub fn prompt(&self, text: &str, special: bool) -> Vec<u32> {
+        let ids = match special {
+            true => self.tokenizer.encode_with_specials(text, &SpecialSet::All),
+            false => self.tokenizer.encode(text),
+        };
         let bos = self.tokenizer.specials().bos.filter(|_| self.tokenizer.add_bos());
-        bos.into_iter().chain(self.tokenizer.encode(text)).map(|id| id.0).collect()
+        let bos = bos.filter(|bos| ids.first() != Some(bos));
+        bos.into_iter().chain(ids).map(|id| id.0).collect()
     }
 
     /// Tokens that end an answer.
@@ -135,19 +147,6 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (400 * era + year_of_era + i64::from(month <= 2), month, day)
 }
 
-/// `generation_config.json`, and `config.json` where that is silent.
-fn folder_defaults(folder: &Path) -> Result<GenerationDefaults, Error> {
-    let own = match optional(&folder.join("generation_config.json"))? {
-        Some(text) => GenerationFile::read(&text)?.defaults,
-        None => GenerationDefaults::default(),
-    };
-    let fallback = match optional(&folder.join("config.json"))? {
-        Some(text) => ConfigFile::read(&text)?.generation,
-        None => GenerationDefaults::default(),
-    };
-    Ok(own.or(fallback))
-}
-
 /// `chat_template.jinja`, else the template in `tokenizer_config.json`: a text, or several by name.
 fn folder_template(folder: &Path) -> Result<Option<String>, Error> {
     if let Some(text) = optional(&folder.join("chat_template.jinja"))? {
@@ -174,44 +173,6 @@ fn optional(path: &Path) -> Result<Option<String>, Error> {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("read", path)(e)),
-    }
-}
-
-/// A metadata value free of GGUF's widths; arrays of numbers and texts only, for the rest says
-/// nothing of a configuration.
-pub fn gguf_value(metadata: &Metadata, key: &str) -> Option<GgufValue> {
-    Some(match metadata.value(key)? {
-        Stored::U8(x) => GgufValue::Unsigned((*x).into()),
-        Stored::U16(x) => GgufValue::Unsigned((*x).into()),
-        Stored::U32(x) => GgufValue::Unsigned((*x).into()),
-        Stored::U64(x) => GgufValue::Unsigned(*x),
-        Stored::I8(x) => GgufValue::Signed((*x).into()),
-        Stored::I16(x) => GgufValue::Signed((*x).into()),
-        Stored::I32(x) => GgufValue::Signed((*x).into()),
-        Stored::I64(x) => GgufValue::Signed(*x),
-        Stored::F32(x) => GgufValue::Float((*x).into()),
-        Stored::F64(x) => GgufValue::Float(*x),
-        Stored::Bool(x) => GgufValue::Bool(*x),
-        Stored::String(x) => GgufValue::Text(x.clone()),
-        Stored::Array(array) => GgufValue::List(list(array)),
-    })
-}
-
-fn list(array: &Array) -> Vec<GgufValue> {
-    match array {
-        Array::U32(x) => x.iter().map(|x| GgufValue::Unsigned((*x).into())).collect(),
-        Array::I32(x) => x.iter().map(|x| GgufValue::Signed((*x).into())).collect(),
-        Array::F32(x) => x.iter().map(|x| GgufValue::Float((*x).into())).collect(),
-        Array::Bool(x) => x.iter().map(|x| GgufValue::Bool(*x)).collect(),
-        Array::String(x) => x.iter().map(|x| GgufValue::Text(x.clone())).collect(),
-        Array::U8(x) => x.iter().map(|x| GgufValue::Unsigned((*x).into())).collect(),
-        Array::U16(x) => x.iter().map(|x| GgufValue::Unsigned((*x).into())).collect(),
-        Array::U64(x) => x.iter().map(|x| GgufValue::Unsigned(*x)).collect(),
-        Array::I8(x) => x.iter().map(|x| GgufValue::Signed((*x).into())).collect(),
-        Array::I16(x) => x.iter().map(|x| GgufValue::Signed((*x).into())).collect(),
-        Array::I64(x) => x.iter().map(|x| GgufValue::Signed(*x)).collect(),
-        Array::F64(x) => x.iter().map(|x| GgufValue::Float(*x)).collect(),
-        Array::Array(x) => x.iter().map(|x| GgufValue::List(list(x))).collect(),
     }
 }
 
@@ -244,7 +205,5 @@ mod tests {
         assert_eq!(folder_template(path).unwrap().as_deref(), Some("d"));
         fs::write(path.join("chat_template.jinja"), "j").unwrap();
         assert_eq!(folder_template(path).unwrap().as_deref(), Some("j"));
-        fs::write(path.join("generation_config.json"), r#"{"temperature": 0.5}"#).unwrap();
-        assert_eq!(folder_defaults(path).unwrap().temperature, Some(0.5));
     }
 }

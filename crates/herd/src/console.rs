@@ -137,6 +137,19 @@ impl Meter {
     }
 }
 
+impl Meter {
+    /// `done` of `all` steps are done.
+    pub fn step(&mut self, done: usize, all: usize) {
+        if self.every.is_none_or(|every| self.shown.elapsed() < every) {
+            return;
+        }
+        self.shown = Instant::now();
+        let end = if stderr().is_terminal() { "\x1b[K\r" } else { "\n" };
+        let _ = write!(stderr().lock(), "{} {done} of {all}{end}", self.label);
+        self.lines += 1;
+    }
+}
+
 impl Drop for Meter {
     fn drop(&mut self) {
         if self.lines > 0 && stderr().is_terminal() {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::console::{bytes, visible};
+
 /// The errors of the program itself; those of the crates below pass through with their causes.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // each message names its fields
@@ -81,6 +83,15 @@ pub enum Error {
     #[error("the tokenizer of {} cannot be used", path.display())]
     Tokenizer { path: PathBuf, source: herd_codec::CodecError },
 
+    #[error(
+        "the model needs {} with a context of {context}, {} are free",
+        bytes(*needed), bytes(*available)
+    )]
+    Memory { needed: u64, available: u64, context: usize, most: Option<usize> },
+
+    #[error("{problem}")]
+    Command { problem: String },
+
     #[error("cannot read the chat template {name:?}")]
     Template { name: String, source: io::Error },
 
@@ -97,7 +108,7 @@ pub enum Error {
     Sampling(#[from] herd_engine::sample::SampleError),
 
     #[error(transparent)]
-    Stops(#[from] herd_engine::stop::StopError),
+    Request(#[from] herd_engine::RequestError),
 
     #[error(transparent)]
     Checkpoint(#[from] herd_model::CheckpointError),
@@ -115,6 +126,10 @@ impl Error {
 
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
+        self.advice().map(|text| visible(&text))
+    }
+
+    fn advice(&self) -> Option<String> {
         let text = match self {
             Error::NoHome => "set HERD_HOME to a folder for models",
             Error::Name { .. } => "names look like smollm2 or owner/name",
@@ -138,12 +153,19 @@ impl Error {
             Error::Hash { .. } => "the bad file was removed; run this again",
             Error::NoMatch { files, .. } => return Some(format!("it has {}", files.join(", "))),
             Error::Choose { .. } => "choose with --file, for example --file '*Q4_K_M.gguf'",
+            Error::Memory { most: Some(n), .. } => {
+                return Some(format!("--ctx-size {n} would fit"));
+            }
+            Error::Memory { most: None, .. } => "take a smaller model, or quantise this one",
             Error::Template { .. } => {
                 "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
             }
             Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
+            Error::Request(herd_engine::RequestError::Context { .. }) => {
+                "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
+            }
+            Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
-            Error::Checkpoint(error) => return error.hint().map(|hint| hint.to_string()),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"
@@ -159,14 +181,15 @@ impl Error {
             | Error::Tokenizer { .. }
             | Error::Chat(_)
             | Error::Sampling(_)
-            | Error::Stops(_)
+            | Error::Request(_)
+            | Error::Command { .. }
             | Error::Unanswered { .. }
             | Error::Value { .. } => return None,
         };
         Some(text.to_owned())
     }
 
-    /// The message and its causes on one line.
+    /// The message and its causes on one line, without control characters of files.
     pub fn line(&self) -> String {
         let mut line = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -177,6 +200,6 @@ impl Error {
             }
             cause = error.source();
         }
-        line.replace('\n', " ")
+        visible(&line.replace('\n', " "))
     }
 }

@@ -1,16 +1,13 @@
 //! Flags that several commands share, under llama.cpp's names.
 
-use std::thread::available_parallelism;
-
 use herd_engine::sample::{Sampling, TemperatureAt};
 use herd_model::GenerationDefaults;
-use herd_model::llama::Llama;
 use herd_tensor::{Class, Format, KvFormat};
 
 use crate::error::Error;
 
 /// Which model, and how the machine runs it.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct ModelFlags {
     /// The model: a file, a folder, or a name in the store
     #[arg(short, long)]
@@ -58,7 +55,7 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Error> {
             let expected = "between 1 and 1024".to_owned();
             Err(Error::Value { what: "--threads", got: n.to_string(), expected })
         }
-        None => Ok(available_parallelism().map_or(1, |n| n.get())),
+        None => Ok(herd_kernels::pool::allowed_threads()),
     }
 }
 
@@ -71,8 +68,8 @@ pub struct KvFlag {
 }
 
 impl KvFlag {
-    /// The format asked for, else the one that fits the weights.
-    pub fn format(&self, model: &Llama) -> Result<KvFormat, Error> {
+    /// The format asked for, else the one that fits weights of `format`.
+    pub fn format(&self, format: Format) -> Result<KvFormat, Error> {
         match self.kv.as_deref() {
             Some("f32") => Ok(KvFormat::F32),
             Some("f16") => Ok(KvFormat::F16),
@@ -80,7 +77,7 @@ impl KvFlag {
                 let expected = "f32 or f16".to_owned();
                 Err(Error::Value { what: "--kv", got: other.to_owned(), expected })
             }
-            None if model.format() == Format::F32 => Ok(KvFormat::F32),
+            None if format == Format::F32 => Ok(KvFormat::F32),
             None => Ok(KvFormat::F16),
         }
     }
@@ -91,7 +88,7 @@ impl KvFlag {
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingFlags {
     /// Divides the logits; 0 takes the likeliest token
-    #[arg(long, visible_alias = "temperature", value_name = "T")]
+    #[arg(long, visible_alias = "temperature", value_name = "T", allow_negative_numbers = true)]
     pub temp: Option<f32>,
     /// Apply temperature before top-k and the like, as Meta's code does, or last, as llama.cpp
     #[arg(long, value_name = "first|last")]
@@ -100,16 +97,21 @@ pub struct SamplingFlags {
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
     /// Keep the likeliest tokens that hold this mass
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Drop tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub min_p: Option<f32>,
     /// Keep the tokens of about the expected surprise that hold this mass
-    #[arg(long, visible_alias = "typical-p", value_name = "P")]
+    #[arg(long, visible_alias = "typical-p", value_name = "P", allow_negative_numbers = true)]
     pub typical: Option<f32>,
     /// Divide the logits of tokens seen
-    #[arg(long, visible_alias = "repetition-penalty", value_name = "R")]
+    #[arg(
+        long,
+        visible_alias = "repetition-penalty",
+        value_name = "R",
+        allow_negative_numbers = true
+    )]
     pub repeat_penalty: Option<f32>,
     /// Tokens that count as seen; -1 for all
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

@@ -4,14 +4,17 @@
 //! causes, and a `hint:` where there is one.
 
 mod about;
+mod carry;
 mod chat;
 mod commands;
 mod console;
 mod error;
 mod flags;
 mod machine;
+mod measure;
 mod pull;
 mod run;
+mod speak;
 mod store;
 mod vocabulary;
 

@@ -1,52 +1,68 @@
-//! Makes a model ready to run: finds it, plans its memory, loads it.
+//! Makes a model ready to run: finds it, checks that it fits into memory, loads it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use herd_codec::Tokenizer;
+use herd_engine::Limits;
+use herd_engine::plan::Plan;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::llama::Llama;
+use herd_model::names::Part;
 use herd_tensor::Device;
 
+use crate::about::About;
 use crate::error::Error;
-use crate::flags::ModelFlags;
+use crate::flags::{KvFlag, ModelFlags};
+use crate::machine::machine;
 use crate::store::Store;
-use crate::vocabulary;
 
-/// A loaded model with its tokenizer.
+/// A loaded model.
 pub struct Ready {
-    /// The file or folder.
-    pub path: PathBuf,
+    /// What its files say besides weights.
+    pub about: Arc<About>,
     /// The weights.
     pub model: Arc<Llama>,
-    /// Text to ids and back.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Tokens of context asked for.
-    pub context: usize,
+    /// Its context, and how keys and values are stored.
+    pub limits: Limits,
 }
 
-/// Loads the model that the flags name; `context` where they give none, else the model's own.
-pub fn load(flags: &ModelFlags, context: Option<usize>) -> Result<Ready, Error> {
-    let path = Store::open()?.resolve_file(&flags.model)?;
-    let tokenizer = Arc::new(vocabulary::load(&path)?);
-    let (model, context) = load_model(flags, context)?;
-    Ok(Ready { path, model, tokenizer, context })
-}
-
-/// The same without a tokenizer.
-pub fn load_model(
-    flags: &ModelFlags,
-    context: Option<usize>,
-) -> Result<(Arc<Llama>, usize), Error> {
-    let path = Store::open()?.resolve_file(&flags.model)?;
-    let checkpoint = Checkpoint::open(&path)?;
-    let own = checkpoint.config.context;
-    let context = flags.ctx_size.or(context).unwrap_or(own);
-    if context == 0 {
-        let expected = "at least 1".to_owned();
-        return Err(Error::Value { what: "--ctx-size", got: "0".to_owned(), expected });
+/// Loads the model that the flags name, with its tokenizer; `context` where they give none, else
+/// the model's own. What does not fit into memory is refused.
+pub fn load(flags: &ModelFlags, kv: &KvFlag, context: Option<usize>) -> Result<Ready, Error> {
+    let (checkpoint, limits) = open(flags, kv, context)?;
+    let plan = Plan::new(&checkpoint, limits)?;
+    let available = machine().memory_available_bytes;
+    if !fits(&plan, available) {
+        let most = plan.context_that_fits(&checkpoint.config, limits, available as usize);
+        let (needed, context) = (plan.peak() as u64, limits.context);
+        return Err(Error::Memory { needed, available, context, most });
     }
+    let about = Arc::new(About::read(&checkpoint)?);
     let device = Device::cpu(flags.class()?, flags.threads()?);
-    let model = Llama::load(&checkpoint, &device, context)?;
-    Ok((Arc::new(model), context))
+    let model = Arc::new(Llama::load(&checkpoint, &device, limits.context)?);
+    Ok(Ready { about, model, limits })
+}
+
+/// Opens the model that the flags name, and the limits of one request at a time.
+pub fn open(
+    flags: &ModelFlags,
+    kv: &KvFlag,
+    context: Option<usize>,
+) -> Result<(Checkpoint, Limits), Error> {
+    let checkpoint = Checkpoint::open(Store::open()?.resolve(&flags.model)?)?;
+    let own = checkpoint.config.context;
+    let context = match flags.ctx_size {
+        None => context.unwrap_or(own).min(own),
+        Some(n) if (1..=own).contains(&n) => n,
+        Some(n) => {
+            let expected = format!("between 1 and the model's {own}");
+            return Err(Error::Value { what: "--ctx-size", got: n.to_string(), expected });
+        }
+    };
+    let kv = kv.format(checkpoint.format(Part::Down(0))?)?;
+    Ok((checkpoint, Limits { kv, ..Limits::single(context) }))
+}
+
+/// Whether the plan fits; yes where the system does not say what is free.
+pub fn fits(plan: &Plan, available: u64) -> bool {
+    available == 0 || plan.peak() as u64 <= available
 }

@@ -1,5 +1,7 @@
 //! `herd pull` against a hub that misbehaves, and the store around it.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 mod common;
 #[path = "common/hub.rs"]
 mod hub;

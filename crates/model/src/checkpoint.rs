@@ -13,6 +13,7 @@ use herd_tensor::files::{self, Archive, Array, DType, FileError, Kind, ShardAxis
 use herd_tensor::{Format, blocks};
 
 use crate::config::LAYERS_MAX;
+use crate::json::shortest;
 use crate::names::{self, Direction, EmbeddingShards, Named, Part, Style};
 use crate::{CheckpointError, Config, ConfigError, GenerationDefaults, gguf, hf, meta};
 
@@ -31,6 +32,7 @@ pub struct Checkpoint {
     pub hf: Option<HfFiles>,
     archive: Archive,
     ranks: usize,
+    unpacked: bool,
 }
 
 /// The texts of a Hugging Face folder, kept so that converting loses no key.
@@ -84,6 +86,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// The same, with every part as f32: the numbers themselves, whatever they are packed in.
+    pub fn unpacked(self) -> Checkpoint {
+        Checkpoint { unpacked: true, ..self }
+    }
+
     /// The files behind it: tensors by their own names, and GGUF's metadata (its vocabulary too).
     pub fn archive(&self) -> &Archive {
         &self.archive
@@ -121,12 +128,20 @@ impl Checkpoint {
             let order = Direction::HfToMeta;
             bytes = Cow::Owned(names::permute_rows(&bytes, heads, head_dim, row_bytes, order));
         }
-        Ok(Stored { format, shape, bytes })
+        let stored = Stored { format, shape, bytes };
+        if !self.unpacked || format == Format::F32 {
+            return Ok(stored);
+        }
+        let bytes = stored.unpack().into_iter().flat_map(f32::to_le_bytes).collect();
+        Ok(Stored { format: Format::F32, bytes: Cow::Owned(bytes), ..stored })
     }
 
     /// How a part is stored, without reading it. Errors: as [`Checkpoint::part`].
     pub fn format(&self, part: Part) -> Result<Format, CheckpointError> {
         let info = self.info(part)?;
+        if self.unpacked {
+            return Ok(Format::F32);
+        }
         Ok(info.dtype.format().expect("formats were checked when opening"))
     }
 
@@ -186,7 +201,16 @@ fn open_gguf(archive: Archive) -> Result<Checkpoint, CheckpointError> {
     let read = || Ok((gguf::read(get, &tensors)?, gguf::read_generation(get)?));
     let (config, generation) = read().map_err(|e| config_error(&path, e))?;
     let (style, notes) = (Style::Gguf, Vec::new());
-    Ok(Checkpoint { config, generation, style, notes, hf: None, archive, ranks: 1 })
+    Ok(Checkpoint {
+        config,
+        generation,
+        style,
+        notes,
+        hf: None,
+        archive,
+        ranks: 1,
+        unpacked: false,
+    })
 }
 
 fn open_hf(archive: Archive) -> Result<Checkpoint, CheckpointError> {
@@ -211,7 +235,16 @@ fn open_hf(archive: Archive) -> Result<Checkpoint, CheckpointError> {
         );
     }
     let hf = Some(HfFiles { config: file, generation: generation_file });
-    Ok(Checkpoint { config, generation, style: Style::Hf, notes, hf, archive, ranks: 1 })
+    Ok(Checkpoint {
+        config,
+        generation,
+        style: Style::Hf,
+        notes,
+        hf,
+        archive,
+        ranks: 1,
+        unpacked: false,
+    })
 }
 
 fn is_meta(archive: &Archive) -> bool {
@@ -272,7 +305,7 @@ fn open_meta_ranks(folder: &Path, ranks: usize) -> Result<Checkpoint, Checkpoint
 fn meta_checkpoint(config: Config, archive: Archive, ranks: usize) -> Checkpoint {
     let generation = GenerationDefaults::default();
     let (style, notes) = (Style::Meta, Vec::new());
-    Checkpoint { config, generation, style, notes, hf: None, archive, ranks }
+    Checkpoint { config, generation, style, notes, hf: None, archive, ranks, unpacked: false }
 }
 
 fn embedding(archive: &Archive) -> Result<&TensorInfo, CheckpointError> {
@@ -327,7 +360,7 @@ fn narrow(value: &files::Value) -> Option<gguf::Value> {
         File::I16(n) => signed((*n).into()),
         File::I32(n) => signed((*n).into()),
         File::I64(n) => signed(*n),
-        File::F32(x) => gguf::Value::Float((*x).into()),
+        File::F32(x) => gguf::Value::Float(shortest(*x)),
         File::F64(x) => gguf::Value::Float(*x),
         File::Bool(flag) => gguf::Value::Bool(*flag),
         File::String(text) => gguf::Value::Text(text.clone()),
@@ -340,7 +373,7 @@ fn narrow(value: &files::Value) -> Option<gguf::Value> {
             Array::I16(items) => list(items, |n| signed((*n).into())),
             Array::I32(items) => list(items, |n| signed((*n).into())),
             Array::I64(items) => list(items, |n| signed(*n)),
-            Array::F32(items) => list(items, |x| gguf::Value::Float((*x).into())),
+            Array::F32(items) => list(items, |x| gguf::Value::Float(shortest(*x))),
             Array::F64(items) => list(items, |x| gguf::Value::Float(*x)),
             Array::Bool(items) => list(items, |flag| gguf::Value::Bool(*flag)),
             Array::String(items) => list(items, |text| gguf::Value::Text(text.clone())),

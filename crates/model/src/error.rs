@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use herd_tensor::blocks::QuantiseError;
 use herd_tensor::files::{DType, FileError};
 
 /// A configuration that Herd cannot use, with the key and value that offend.
@@ -113,6 +114,8 @@ pub enum CheckpointError {
     /// A file that must lie beside the weights.
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
     #[error("{} is no text file of at most {bytes_max} bytes: it has {bytes}", path.display())]
     NoText { path: PathBuf, bytes: u64, bytes_max: u64 },
     #[error("{} has no tensor {tensor}", path.display())]
@@ -123,6 +126,8 @@ pub enum CheckpointError {
     Shape { path: PathBuf, tensor: String, expected: Vec<usize>, got: Vec<usize> },
     #[error("{}: tensor {tensor} is stored as {got}, which is no weight format", path.display())]
     Type { path: PathBuf, tensor: String, got: DType },
+    #[error("{}: tensor {tensor} has no place in the new format", path.display())]
+    Number { path: PathBuf, tensor: String, source: QuantiseError },
     /// Meta's files repeat key/value heads only evenly.
     #[error("{} has {ranks} ranks for {kv_heads} key/value heads", path.display())]
     Ranks { path: PathBuf, ranks: usize, kv_heads: usize },
@@ -149,7 +154,9 @@ impl CheckpointError {
                 DType::U8 | DType::U16 | DType::U32 | DType::U64 => INTEGERS,
                 DType::Bool | DType::C64 => INTEGERS,
             }),
-            CheckpointError::NoText { .. }
+            CheckpointError::Write { .. }
+            | CheckpointError::NoText { .. }
+            | CheckpointError::Number { .. }
             | CheckpointError::Layer { .. }
             | CheckpointError::Shape { .. }
             | CheckpointError::Ranks { .. } => None,

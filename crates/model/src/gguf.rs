@@ -2,11 +2,12 @@
 //!
 //! The GGUF reader lies on a lower storey; this page sees only keys and values.
 
+use crate::json::shortest;
 use crate::{Config, ConfigError, GenerationDefaults, RopeScaling, Yarn};
 
 const FILE: &str = "GGUF metadata";
 
-/// A metadata value, free of GGUF's widths. What [`write`] returns is stored as u32, f32, bool
+/// A metadata value, free of GGUF's widths. What [`write()`] returns is stored as u32, f32, bool
 /// and string: those are the widths that other readers expect of these keys.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -376,7 +377,9 @@ impl Metadata<'_> {
             Ok::<_, ConfigError>(self.float(key)?.filter(|x| *x != 0.0).unwrap_or(default))
         };
         Ok(Yarn {
-            stated_attention_factor: relative.map(|x| x * paper.attention_factor()),
+            // The key is an f32: the product has no more digits than that.
+            stated_attention_factor: relative
+                .map(|x| shortest((x * paper.attention_factor()) as f32)),
             beta_fast: beta("llama.rope.scaling.yarn_beta_fast", paper.beta_fast)?,
             beta_slow: beta("llama.rope.scaling.yarn_beta_slow", paper.beta_slow)?,
             ..paper

@@ -40,6 +40,12 @@ impl ConfigFile {
         Ok(ConfigFile { config, generation, dtype, original: text.into() })
     }
 
+    /// Keys of the file that Herd does not read; those that ask for nothing (null, the only value
+    /// that Herd takes) are left out.
+    pub fn other_keys(&self) -> Vec<String> {
+        other_keys(FILE, &self.original, &READ)
+    }
+
     /// Writes `config.json`. If nothing was changed since reading, every byte stays as it was.
     ///
     /// Errors: GGUF divisors that are no known scaling have no key in this format.
@@ -122,6 +128,11 @@ impl GenerationFile {
         Ok(GenerationFile { defaults, original: text.into() })
     }
 
+    /// Keys of the file that Herd does not read.
+    pub fn other_keys(&self) -> Vec<String> {
+        other_keys(GENERATION_FILE, &self.original, &READ_GENERATION)
+    }
+
     /// Writes `generation_config.json`. If nothing was changed since reading, every byte stays.
     pub fn write(&self) -> String {
         if GenerationFile::read(&self.original).is_ok_and(|unchanged| unchanged == *self) {
@@ -144,6 +155,56 @@ impl GenerationFile {
         write_ids(&mut map, d);
         print(&map)
     }
+}
+
+/// Keys that [`ConfigFile::read`] takes in, besides [`MATHEMATICS`].
+const READ: [&str; 23] = [
+    "architectures",
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "original_max_position_embeddings",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "dtype",
+    "torch_dtype",
+    "sliding_window",
+    "use_sliding_window",
+];
+
+/// Keys that [`GenerationFile::read`] takes in.
+const READ_GENERATION: [&str; 9] = [
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+];
+
+fn other_keys(file: &'static str, text: &str, read: &[&str]) -> Vec<String> {
+    let map = object(file, text).expect("the text was read as an object");
+    let mathematics = |key: &str| MATHEMATICS.iter().any(|(known, ..)| *known == key);
+    map.into_iter()
+        .filter(|(key, value)| !value.is_null() && !read.contains(&key.as_str()))
+        .map(|(key, _)| key)
+        .filter(|key| !mathematics(key))
+        .collect()
 }
 
 type Read = (Config, GenerationDefaults, Option<String>);

@@ -55,8 +55,12 @@ pub(crate) fn text<'a>(
 
 /// `x` as JSON with the fewest digits that give `x` back, so that 1e-5 stays 1e-5.
 pub(crate) fn short(x: f32) -> Value {
-    let shortest: f64 = x.to_string().parse().expect("a printed float parses");
-    Value::from(shortest)
+    Value::from(shortest(x))
+}
+
+/// The number with the fewest digits that is `x` in f32: most likely what stood there before.
+pub(crate) fn shortest(x: f32) -> f64 {
+    x.to_string().parse().expect("a printed float parses")
 }
 
 /// The object as text, indented by two spaces, with a line break at the end.

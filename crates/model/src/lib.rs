@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod convert;
 pub mod error;
 pub mod generation;
 pub mod gguf;
@@ -12,6 +13,7 @@ pub mod meta;
 pub mod names;
 mod nearest;
 pub mod presets;
+pub mod recipe;
 
 pub use checkpoint::{Checkpoint, Stored};
 pub use config::{Config, RopeScaling, Yarn};

@@ -110,7 +110,8 @@ fn yarn_keeps_its_attention_factor() {
     let RopeScaling::Yarn(read) = read(&written.metadata, &untied).unwrap().rope_scaling else {
         panic!("not YaRN");
     };
-    assert!((read.attention_factor() - yarn.attention_factor()).abs() < 1e-12);
+    // The key is an f32.
+    assert!((read.attention_factor() - yarn.attention_factor()).abs() < 1e-7);
 }
 
 #[test]

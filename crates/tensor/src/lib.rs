@@ -3,6 +3,7 @@
 mod device;
 pub mod files;
 pub mod ops;
+mod recode;
 mod tensor;
 mod weight;
 
@@ -11,5 +12,6 @@ pub use herd_kernels::attention::{KvFormat, KvShape, Sequence};
 pub use herd_kernels::pool::allowed_threads;
 pub use herd_kernels::rope::{Scaling, inverse_frequencies};
 pub use herd_kernels::{Class, Format, blocks};
+pub use recode::{Recoded, recode};
 pub use tensor::Tensor;
 pub use weight::Weight;

@@ -18,6 +18,11 @@ impl Weight {
         Weight::Packed(Packed::new(device.kernels(), format, rows, cols, raw))
     }
 
+    /// Bytes in memory that a weight will take.
+    pub fn bytes_of(format: Format, rows: usize, cols: usize) -> usize {
+        Packed::bytes_of(format, rows, cols)
+    }
+
     /// Outputs.
     pub fn rows(&self) -> usize {
         let Weight::Packed(w) = self;

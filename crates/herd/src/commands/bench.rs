@@ -139,7 +139,7 @@ fn limits(model: &Llama) -> Limits {
 }
 
 fn measure(flags: &Flags, model: &Llama, test: Test, limits: Limits) -> Result<Value, Error> {
-    let kv = flags.kv.format(model)?;
+    let kv = flags.kv.format(model.format())?;
     let mut bench = Bench::new(model, test.parallel, test.context(), kv);
     bench.prompt(0, test.depth, flags.batch_size);
     // One pass that does not count: it touches memory and wakes the threads.

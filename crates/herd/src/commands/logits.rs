@@ -36,17 +36,16 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         .filter(|word| !word.is_empty())
         .map(|word| word.parse::<u32>().map_err(|_| wrong(word, "a token id")))
         .collect::<Result<Vec<u32>, Error>>()?;
-    let ready = run::load(&flags.model, None)?;
+    let ready = run::load(&flags.model, &flags.kv, Some(ids.len()))?;
     let vocab = ready.model.config().vocab;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
         return Err(wrong(&id.to_string(), format!("below the vocabulary's size, {vocab}")));
     }
-    if ids.is_empty() || ids.len() > ready.context {
-        let expected = format!("between 1 and {} ids (-c)", ready.context);
+    if ids.is_empty() || ids.len() > ready.limits.context {
+        let expected = format!("between 1 and {} ids (-c)", ready.limits.context);
         return Err(wrong(&format!("{} ids", ids.len()), expected));
     }
-    let kv = flags.kv.format(&ready.model)?;
-    let mut scorer = Scorer::new(&ready.model, ids.len(), flags.batch_size, kv);
+    let mut scorer = Scorer::new(&ready.model, ids.len(), flags.batch_size, ready.limits.kv);
     let mut hash = Sha256::new();
     let mut positions = Vec::new();
     let mut sampler = Sampler::new();

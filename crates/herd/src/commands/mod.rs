@@ -1,17 +1,23 @@
 //! One file per command: its flags, and what it does with them.
 
 mod bench;
+mod chat;
+mod complete;
 mod completions;
+mod convert;
 mod detokenize;
 mod doctor;
 mod inspect;
 mod logits;
 mod ls;
 mod perplexity;
+mod plan;
 mod pull;
+mod quantize;
 mod rm;
 mod show;
 mod tokenize;
+mod verify;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
@@ -29,6 +35,10 @@ pub enum Command {
     Rm(rm::Flags),
     /// Print what a model file holds: metadata, tensors, types, sizes
     Inspect(inspect::Flags),
+    /// Talk with a model
+    Chat(chat::Flags),
+    /// Go on with a text
+    Complete(complete::Flags),
     /// Turn text into token ids
     Tokenize(tokenize::Flags),
     /// Turn token ids into the text they stand for
@@ -39,6 +49,14 @@ pub enum Command {
     Perplexity(perplexity::Flags),
     /// Print a model's log-probabilities at each of given tokens
     Logits(logits::Flags),
+    /// Write a model in another style: GGUF, Hugging Face's folder, Meta's folder
+    Convert(convert::Flags),
+    /// Write a model in fewer bits, and what that costs
+    Quantize(quantize::Flags),
+    /// Say whether a model still gives its parent's logits
+    Verify(verify::Flags),
+    /// Say how much memory a model takes at its peak, by part, and whether that is there
+    Plan(plan::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
     Doctor(doctor::Flags),
     /// Print the completions of a shell
@@ -54,11 +72,17 @@ impl Command {
             Command::Show(flags) => show::run(flags, console),
             Command::Rm(flags) => rm::run(flags, console),
             Command::Inspect(flags) => inspect::run(flags, console),
+            Command::Chat(flags) => chat::run(flags, console),
+            Command::Complete(flags) => complete::run(flags, console),
             Command::Tokenize(flags) => tokenize::run(flags, console),
             Command::Detokenize(flags) => detokenize::run(flags, console),
             Command::Bench(flags) => bench::run(flags, console),
             Command::Perplexity(flags) => perplexity::run(flags, console),
             Command::Logits(flags) => logits::run(flags, console),
+            Command::Convert(flags) => convert::run(flags, console),
+            Command::Quantize(flags) => quantize::run(flags, console),
+            Command::Verify(flags) => verify::run(flags, console),
+            Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
         }

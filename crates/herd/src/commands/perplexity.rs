@@ -30,16 +30,15 @@ pub struct Flags {
 /// Prints the perplexity over chunks of the context, the second half of each counted.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let bytes = fs::read(&flags.file).map_err(Error::io("read", &flags.file))?;
-    let ready = run::load(&flags.model, Some(512))?;
-    let context = ready.context;
-    let tokenizer = &ready.tokenizer;
+    let ready = run::load(&flags.model, &flags.kv, Some(512))?;
+    let context = ready.limits.context;
+    let tokenizer = &ready.about.tokenizer;
     let bos = tokenizer.specials().bos.filter(|_| tokenizer.add_bos());
     let mut ids: Vec<u32> = bos.iter().map(|id| id.0).collect();
     ids.extend(tokenizer.encode_bytes(&bytes).into_iter().map(|TokenId(id)| id));
-    let kv = flags.kv.format(&ready.model)?;
-    let mut scorer = Scorer::new(&ready.model, context, flags.batch_size, kv);
+    let mut scorer = Scorer::new(&ready.model, context, flags.batch_size, ready.limits.kv);
     let report = |i: usize, chunks: usize, ppl: f64| {
-        if (i + 1) % 10 == 0 || i + 1 == chunks {
+        if (i + 1).is_multiple_of(10) || i + 1 == chunks {
             console.note(format!("chunk {} of {chunks}: perplexity {ppl:.4}", i + 1));
         }
     };

@@ -43,13 +43,18 @@ impl Packed {
         let row_bytes = row_bytes.unwrap_or_else(|| panic!("{cols} columns of {}", format.name()));
         assert_eq!(raw.len(), rows * row_bytes, "{} weights, {rows} x {cols}", format.name());
         let group_bytes = layout::group_bytes(format, cols);
-        let mut data = Buffer::zeroed(rows.div_ceil(GROUP) * group_bytes);
+        let mut data = Buffer::zeroed(Packed::bytes_of(format, rows, cols));
         if cols > 0 {
             crate::cpu::for_rows(cpu, data.bytes_mut(), group_bytes, |g, out| {
                 layout::pack_group(out, format, raw, g * GROUP, rows, cols);
             });
         }
         Packed { format, rows, cols, data }
+    }
+
+    /// Bytes that a matrix of `rows` by `cols` will hold in memory.
+    pub fn bytes_of(format: Format, rows: usize, cols: usize) -> usize {
+        rows.div_ceil(GROUP) * layout::group_bytes(format, cols)
     }
 
     /// How the numbers are stored.

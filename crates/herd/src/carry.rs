@@ -1,0 +1,167 @@
+//! The tokenizer and the chat template on their way into another style of checkpoint.
+
+use std::fs;
+
+use herd_codec::GgufVocab;
+use herd_model::checkpoint::Checkpoint;
+use herd_model::names::Style;
+use herd_tensor::files::{Array, Metadata, Value};
+use serde_json::json;
+
+use crate::about::About;
+use crate::error::Error;
+
+/// Files of a folder that go along as they are.
+const COMPANIONS: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "LICENSE",
+    "LICENSE.txt",
+    "USE_POLICY.md",
+];
+
+/// What a GGUF file says beside weights and configuration; a GGUF source says it already.
+pub fn metadata(about: &About, checkpoint: &Checkpoint) -> Result<Metadata, Error> {
+    let mut metadata = Metadata::default();
+    if checkpoint.style == Style::Gguf {
+        return Ok(metadata);
+    }
+    let vocab = about.tokenizer.to_gguf_vocab();
+    let vocab = vocab.map_err(|source| Error::Tokenizer { path: about.path.clone(), source })?;
+    put_vocab(&mut metadata, vocab, checkpoint.config.vocab);
+    if let Some(template) = about.template() {
+        metadata.insert("tokenizer.chat_template", Value::String(template.to_owned()));
+    }
+    Ok(metadata)
+}
+
+/// Files beside the weights in a folder of `style`; `lost` is told what has no form there.
+pub fn files(
+    about: &About,
+    checkpoint: &Checkpoint,
+    style: Style,
+    lost: &mut Vec<String>,
+) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let mut files = Vec::new();
+    if checkpoint.style != Style::Gguf {
+        for name in COMPANIONS {
+            let path = checkpoint.folder().join(name);
+            if path.is_file() {
+                files.push((name.to_owned(), fs::read(&path).map_err(Error::io("read", &path))?));
+            }
+        }
+    }
+    let has = |files: &[(String, Vec<u8>)], name: &str| files.iter().any(|(n, _)| n == name);
+    match style {
+        Style::Gguf => {}
+        Style::Hf => {
+            if !has(&files, "tokenizer.json") {
+                let json = about.tokenizer.to_tokenizer_json();
+                let json =
+                    json.map_err(|source| Error::Tokenizer { path: about.path.clone(), source })?;
+                files.push(("tokenizer.json".to_owned(), json.into_bytes()));
+            }
+            if !has(&files, "tokenizer_config.json") {
+                files.push(("tokenizer_config.json".to_owned(), tokenizer_config(about)));
+            }
+        }
+        Style::Meta => {
+            if !has(&files, "tokenizer.model") {
+                match about.tokenizer.to_tiktoken() {
+                    Ok(ranks) => files.push(("tokenizer.model".to_owned(), ranks)),
+                    Err(error) => {
+                        lost.push(format!("the tokenizer stays behind: {error}"));
+                        let json = about.tokenizer.to_tokenizer_json();
+                        files.extend(json.map(|j| ("tokenizer.json".to_owned(), j.into_bytes())));
+                    }
+                }
+            }
+            if about.template().is_some() && checkpoint.style == Style::Gguf {
+                lost.push("the chat template has no place in the folder".to_owned());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// `tokenizer_config.json`: special tokens by name, and the chat template.
+fn tokenizer_config(about: &About) -> Vec<u8> {
+    let specials = about.tokenizer.specials();
+    let name = |id: Option<herd_codec::TokenId>| {
+        id.map(|id| String::from_utf8_lossy(about.tokenizer.token_bytes(id)).into_owned())
+    };
+    let mut config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": false,
+        "add_bos_token": about.tokenizer.add_bos(),
+        "add_eos_token": about.tokenizer.add_eos(),
+    });
+    let named = [
+        ("bos_token", name(specials.bos)),
+        ("eos_token", name(specials.eos)),
+        ("pad_token", name(specials.pad)),
+        ("unk_token", name(specials.unk)),
+        ("chat_template", about.template().map(str::to_owned)),
+    ];
+    for (key, text) in named {
+        if let Some(text) = text {
+            config[key] = json!(text);
+        }
+    }
+    serde_json::to_vec_pretty(&config).expect("strings serialise")
+}
+
+/// The keys that `vocabulary::gguf_vocab` reads. Rows of the embedding beyond the vocabulary get
+/// names, as other readers expect one for each.
+fn put_vocab(metadata: &mut Metadata, mut vocab: GgufVocab, rows: usize) {
+    let unused = 5;
+    for id in vocab.tokens.len()..rows {
+        vocab.tokens.push(format!("[PAD{id}]"));
+        vocab.token_type.push(unused);
+        if !vocab.scores.is_empty() {
+            vocab.scores.push(-1e4);
+        }
+    }
+    let mut put = |name: &str, value: Value| {
+        metadata.insert(format!("tokenizer.ggml.{name}"), value);
+    };
+    put("model", Value::String(vocab.model));
+    if !vocab.pre.is_empty() {
+        put("pre", Value::String(vocab.pre));
+    }
+    put("tokens", Value::Array(Array::String(vocab.tokens)));
+    if !vocab.scores.is_empty() {
+        put("scores", Value::Array(Array::F32(vocab.scores)));
+    }
+    put("token_type", Value::Array(Array::I32(vocab.token_type)));
+    if !vocab.merges.is_empty() {
+        put("merges", Value::Array(Array::String(vocab.merges)));
+    }
+    let ids = [
+        ("bos_token_id", vocab.bos),
+        ("eos_token_id", vocab.eos),
+        ("eot_token_id", vocab.eot),
+        ("eom_token_id", vocab.eom),
+        ("unknown_token_id", vocab.unk),
+        ("padding_token_id", vocab.pad),
+    ];
+    for (name, id) in ids {
+        if let Some(id) = id {
+            put(name, Value::U32(id));
+        }
+    }
+    let flags = [
+        ("add_bos_token", vocab.add_bos),
+        ("add_eos_token", vocab.add_eos),
+        ("add_space_prefix", vocab.add_space_prefix),
+    ];
+    for (name, flag) in flags {
+        if let Some(flag) = flag {
+            put(name, Value::Bool(flag));
+        }
+    }
+}

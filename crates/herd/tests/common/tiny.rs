@@ -1,0 +1,126 @@
+//! A Llama of a few thousand random numbers, with a vocabulary of single bytes.
+
+#![allow(dead_code)] // each test file uses a part
+
+use std::path::{Path, PathBuf};
+
+use herd_kernels::Format;
+use herd_tensor::files::{Array, DType, GgufWriter, Metadata, TensorInfo, Value};
+
+const WIDTH: usize = 32;
+const HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const FFN: usize = 64;
+const LAYERS: usize = 2;
+/// 256 bytes, then `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`.
+pub const VOCAB: usize = 259;
+
+const TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + \
+    message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}\
+    {{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// Writes `tiny.gguf` into `folder`.
+pub fn write(folder: &Path) -> PathBuf {
+    write_with(folder.join("tiny.gguf"), &metadata())
+}
+
+/// The same without a chat template.
+pub fn write_plain(folder: &Path) -> PathBuf {
+    let mut metadata = metadata();
+    metadata.remove("tokenizer.chat_template");
+    write_with(folder.join("plain.gguf"), &metadata)
+}
+
+/// The same with the longest context that a file may state.
+pub fn write_endless(folder: &Path) -> PathBuf {
+    let mut metadata = metadata();
+    metadata.insert("llama.context_length", Value::U32(1 << 26));
+    write_with(folder.join("endless.gguf"), &metadata)
+}
+
+fn write_with(path: PathBuf, metadata: &Metadata) -> PathBuf {
+    let tensors = tensors();
+    let mut writer = GgufWriter::create(&path, metadata, &tensors).unwrap();
+    let mut seed = 1u64;
+    for tensor in &tensors {
+        let norm = tensor.name.contains("norm");
+        let len: usize = tensor.shape.iter().product();
+        let numbers = (0..len).map(|_| if norm { 1.0 } else { 0.3 * random(&mut seed) });
+        let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
+        writer.write_tensor(&tensor.name, &bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    path
+}
+
+/// About uniform in -1 to 1: a linear congruence is random enough for weights.
+fn random(seed: &mut u64) -> f32 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 40) as f32 / (1 << 23) as f32 - 1.0
+}
+
+fn tensors() -> Vec<TensorInfo> {
+    let f32 = DType::Format(Format::F32);
+    let tensor =
+        |name: String, shape: &[usize]| TensorInfo { name, shape: shape.into(), dtype: f32 };
+    let mut tensors = vec![tensor("token_embd.weight".into(), &[VOCAB, WIDTH])];
+    let kv_width = WIDTH / HEADS * KV_HEADS;
+    for layer in 0..LAYERS {
+        for (name, shape) in [
+            ("attn_norm", vec![WIDTH]),
+            ("attn_q", vec![WIDTH, WIDTH]),
+            ("attn_k", vec![kv_width, WIDTH]),
+            ("attn_v", vec![kv_width, WIDTH]),
+            ("attn_output", vec![WIDTH, WIDTH]),
+            ("ffn_norm", vec![WIDTH]),
+            ("ffn_gate", vec![FFN, WIDTH]),
+            ("ffn_up", vec![FFN, WIDTH]),
+            ("ffn_down", vec![WIDTH, FFN]),
+        ] {
+            tensors.push(tensor(format!("blk.{layer}.{name}.weight"), &shape));
+        }
+    }
+    tensors.push(tensor("output_norm.weight".into(), &[WIDTH]));
+    tensors
+}
+
+fn metadata() -> Metadata {
+    let mut metadata = Metadata::default();
+    let mut set = |key: &str, value: Value| drop(metadata.insert(key, value));
+    let number = |n: usize| Value::U32(n as u32);
+    set("general.architecture", Value::String("llama".into()));
+    set("general.name", Value::String("tiny \x1b[31m".into()));
+    set("llama.context_length", number(4096));
+    set("llama.embedding_length", number(WIDTH));
+    set("llama.block_count", number(LAYERS));
+    set("llama.feed_forward_length", number(FFN));
+    set("llama.attention.head_count", number(HEADS));
+    set("llama.attention.head_count_kv", number(KV_HEADS));
+    set("llama.rope.freq_base", Value::F32(10_000.0));
+    set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
+    set("llama.vocab_size", number(VOCAB));
+    set("tokenizer.ggml.model", Value::String("gpt2".into()));
+    set("tokenizer.ggml.pre", Value::String("smollm".into()));
+    let mut tokens: Vec<String> = byte_characters().map(String::from).to_vec();
+    tokens.extend(["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned));
+    let kinds = (0..VOCAB).map(|id| if id < 256 { 1 } else { 3 }).collect();
+    set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens)));
+    set("tokenizer.ggml.token_type", Value::Array(Array::I32(kinds)));
+    set("tokenizer.ggml.merges", Value::Array(Array::String(vec![])));
+    set("tokenizer.ggml.bos_token_id", number(257));
+    set("tokenizer.ggml.eos_token_id", number(258));
+    set("tokenizer.ggml.add_bos_token", Value::Bool(false));
+    set("tokenizer.chat_template", Value::String(TEMPLATE.into()));
+    metadata
+}
+
+/// The characters by which GPT-2's vocabulary writes bytes: printable ones stand for themselves.
+fn byte_characters() -> [char; 256] {
+    let mut next = 256;
+    std::array::from_fn(|byte| {
+        let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
+        let code = if printable { byte as u32 } else { next };
+        next += u32::from(!printable);
+        char::from_u32(code).unwrap()
+    })
+}
