@@ -238,6 +238,7 @@ fn kernel_scaling(scaling: &RopeScaling, context: usize) -> Scaling {
             beta_fast: yarn.beta_fast as f32,
             beta_slow: yarn.beta_slow as f32,
             attention_factor: Some(yarn.attention_factor() as f32),
+            truncate: yarn.truncate,
         },
         RopeScaling::Divisors(divisors) => Scaling::Divisors(divisors.clone()),
     }
