@@ -85,15 +85,15 @@ def record_json(text):
 
 
 def record_sentencepiece():
-    """A SentencePiece model with Llama 2's settings."""
-    path = os.path.join(FOLDER, "small.spm")
+    """A SentencePiece model with Llama 2's settings. It keeps the names that it is given, so they are bare."""
+    os.chdir(FOLDER)
     sentencepiece.SentencePieceTrainer.train(
-        input=os.path.join(FOLDER, "train.txt"), model_prefix=path, model_type="bpe", vocab_size=800,
+        input="train.txt", model_prefix="small.spm", model_type="bpe", vocab_size=800,
         byte_fallback=True, split_digits=True, normalization_rule_name="identity", add_dummy_prefix=True,
         remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, character_coverage=0.9995,
         max_sentence_length=1 << 20, minloglevel=2)
-    os.remove(path + ".vocab")
-    return sentencepiece.SentencePieceProcessor(model_file=path + ".model")
+    os.remove("small.spm.vocab")
+    return sentencepiece.SentencePieceProcessor(model_file="small.spm.model")
 
 
 def main():

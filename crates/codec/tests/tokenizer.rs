@@ -234,7 +234,11 @@ fn streaming_holds_back_unfinished_characters() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_bytes_come_back(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
@@ -365,6 +369,13 @@ fn hostile_files_are_refused_with_the_value_that_offends() {
     let split = serde_json::json!({
         "type": "Split", "pattern": {"Regex": "(["}, "behavior": "Isolated", "invert": false});
     assert!(json(&|v| v["pre_tokenizer"] = split.clone()).contains("(["));
+    let deep = "(".repeat(4000) + &")".repeat(4000);
+    let deep = serde_json::json!({
+        "type": "Split", "pattern": {"Regex": deep}, "behavior": "Isolated", "invert": false});
+    assert!(json(&|v| v["pre_tokenizer"] = deep.clone()).contains("nesting is 4000"));
+    let digits = serde_json::json!({"type": "Digits", "individual_digits": true});
+    let many = serde_json::json!({"type": "Sequence", "pretokenizers": vec![digits; 1000]});
+    assert!(json(&|v| v["pre_tokenizer"] = many.clone()).contains("limit is 16"));
 
     // A length that claims more than the file has, and a number that never ends.
     let broken = |file: &[u8]| message(Tokenizer::from_sentencepiece(file));

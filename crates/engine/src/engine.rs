@@ -95,8 +95,11 @@ pub struct Step {
 
 impl Engine {
     /// An engine of these limits. Without a tokenizer events have no text and stop strings do
-    /// not stop.
+    /// not stop. Panics if the limits let nothing run or the page length is no multiple of 16.
     pub fn new(model: Arc<Llama>, tokenizer: Option<Arc<Tokenizer>>, limits: Limits) -> Engine {
+        let Limits { parallel, batch, page_len, .. } = limits;
+        assert!(parallel > 0 && batch > 0, "engine: at least one request and one token a step");
+        assert!(page_len > 0 && page_len.is_multiple_of(16), "engine: pages of {page_len}");
         let config = model.config();
         let shape = KvShape {
             format: limits.kv,
@@ -127,6 +130,11 @@ impl Engine {
     /// The limits it was made with.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Pages of the cache that no request holds.
+    pub fn available_pages(&self) -> usize {
+        self.pages.available()
     }
 
     /// Takes a request; its events come from `step`.
@@ -190,7 +198,7 @@ impl Engine {
             return Step::default();
         }
         let logits_tv = self.forward();
-        let mut step = Step { prompt: 0, chosen: self.batch.owners.len() };
+        let mut step = Step::default();
         for &(_, rows, i) in &self.batch.spans {
             let job = &mut self.running[i];
             step.prompt += rows.min(job.usage.prompt.saturating_sub(job.computed));
@@ -199,11 +207,13 @@ impl Engine {
         }
         let owners = std::mem::take(&mut self.batch.owners);
         let mut ended = Vec::new();
+        let before = events.len();
         for (row, &i) in owners.iter().enumerate() {
             if let Some(finish) = self.choose(i, logits_tv.row(row), events) {
                 ended.push((i, finish));
             }
         }
+        step.chosen = events.len() - before;
         self.batch.owners = owners;
         for (i, finish) in ended.into_iter().rev() {
             let job = self.running.remove(i);
@@ -276,6 +286,9 @@ impl Engine {
     /// Chooses a token for running request `i`; why it ends, if it does.
     fn choose(&mut self, i: usize, logits_v: &[f32], events: &mut Vec<Event>) -> Option<Finish> {
         let job = &mut self.running[i];
+        if job.request.max_tokens == Some(0) {
+            return Some(Finish::Length);
+        }
         let position = job.tokens.len() as u64;
         let sampling = &job.request.sampling;
         let id = match self.sampler.choose(sampling, logits_v, &job.tokens, position) {

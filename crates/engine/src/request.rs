@@ -11,7 +11,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Tokens to generate at most; `None` goes on to the end of the context.
+    /// Tokens to generate at most; `None` goes on to the end of the context, 0 only computes the
+    /// prompt.
     pub max_tokens: Option<usize>,
     /// Tokens that end the answer; they are not part of its text.
     pub stop_tokens: Vec<u32>,

@@ -171,7 +171,7 @@ impl Sampler {
 
     /// Chooses the token at `position` (tokens before it), given the tokens `history` before it.
     ///
-    /// `logits_v` is [V]. The settings must have passed [`Sampling::check`] for this V, and
+    /// `logits_v` holds V logits. The settings must have passed [`Sampling::check`] for this V, and
     /// `history` must hold tokens of the vocabulary (panics otherwise). Allocates nothing once
     /// the memory has grown.
     pub fn choose(

@@ -14,7 +14,7 @@ pub struct LogProb {
 
 /// ln(sum of exp(x)) over the row: `x - log_normaliser(row)` is the log-probability of x.
 ///
-/// `logits_v` is [V]. The sum is in f64, in a fixed order. A row of only -inf gives -inf, a row
+/// `logits_v` holds V logits. The sum is in f64, in a fixed order. A row of only -inf gives -inf, a row
 /// with NaN or +inf gives NaN.
 ///
 /// ```

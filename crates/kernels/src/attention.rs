@@ -159,50 +159,64 @@ pub fn attention(
         }
     }
     let batch = Batch { out: Parts::new(out), q, cache, shape, heads, scale, sequences };
-    let tiles = batch.tiles();
+    let groups = batch.groups();
     let blocks = sequences.iter().map(|s| (s.past + s.rows).div_ceil(BLOCK)).max().unwrap_or(0);
-    if tiles >= 4 * cpu.pool.threads() || blocks <= 1 {
-        cpu.pool.run(tiles, |i| {
+    let wanted = 4 * cpu.pool.threads();
+    if groups >= wanted || blocks <= 1 || cpu.pool.threads() == 1 {
+        cpu.pool.run(groups, |i| {
             WORK.with_borrow_mut(|work| {
-                let tile = batch.tile(i);
-                work.begin(&batch, &tile);
-                for b in 0..tile.blocks() {
-                    work.block(cpu.class, &batch, &tile, b);
-                    work.fold(&tile, batch.shape.padded());
+                let tiles = batch.group(i);
+                work.begin(&batch, &tiles);
+                for b in 0..tiles.blocks() {
+                    for t in 0..tiles.len() {
+                        work.block(cpu.class, &batch, &tiles.tile(&batch, t), t, b);
+                        work.states[t].fold(&work.partial, shape.padded());
+                    }
                 }
-                work.finish(&batch, &tile);
+                work.finish(&batch, &tiles);
             });
         });
         return;
     }
-    // Few rows and many keys: the blocks of a tile go to different threads.
-    let per_block = TILE * (shape.padded() + 2);
+    // Few rows and many keys: the blocks of a group go to different threads.
+    let chunk = (groups * blocks).div_ceil(wanted).clamp(1, blocks);
+    let chunks = blocks.div_ceil(chunk);
+    let per_block = TILES * TILE * (shape.padded() + 2);
     let mut scratch = cpu.scratch();
-    let len = tiles * blocks * per_block;
+    let len = groups * blocks * per_block;
     if scratch.len() < len {
         scratch.resize(len, 0);
     }
-    let partial = Parts::new(&mut scratch[..len]);
-    cpu.pool.run(tiles * blocks, |i| {
-        let (tile, b) = (batch.tile(i / blocks), i % blocks);
-        if b < tile.blocks() {
-            WORK.with_borrow_mut(|work| {
-                work.begin(&batch, &tile);
-                work.block(cpu.class, &batch, &tile, b);
-                // SAFETY: each task has its own part of the scratch.
-                work.save(unsafe { partial.part(i * per_block, per_block) }, shape.padded());
-            });
-        }
+    let places = Parts::new(&mut scratch[..len]);
+    cpu.pool.run(groups * chunks, |i| {
+        let (i, first) = (i / chunks, i % chunks * chunk);
+        let tiles = batch.group(i);
+        WORK.with_borrow_mut(|work| {
+            work.begin(&batch, &tiles);
+            for b in first..(first + chunk).min(tiles.blocks()) {
+                for t in 0..tiles.len() {
+                    work.block(cpu.class, &batch, &tiles.tile(&batch, t), t, b);
+                    let place = ((i * blocks + b) * TILES + t) * (per_block / TILES);
+                    // SAFETY: each tile and block has its own part of the scratch.
+                    let out = unsafe { places.part(place, per_block / TILES) };
+                    work.partial.save(out, shape.padded());
+                }
+            }
+        });
     });
     WORK.with_borrow_mut(|work| {
-        for i in 0..tiles {
-            let tile = batch.tile(i);
-            work.begin(&batch, &tile);
-            for b in 0..tile.blocks() {
-                work.load(&scratch[(i * blocks + b) * per_block..][..per_block], shape.padded());
-                work.fold(&tile, shape.padded());
+        for i in 0..groups {
+            let tiles = batch.group(i);
+            work.begin(&batch, &tiles);
+            for b in 0..tiles.blocks() {
+                for t in 0..tiles.len() {
+                    let place = ((i * blocks + b) * TILES + t) * (per_block / TILES);
+                    work.partial.n = work.states[t].n;
+                    work.partial.load(&scratch[place..][..per_block / TILES], shape.padded());
+                    work.states[t].fold(&work.partial, shape.padded());
+                }
             }
-            work.finish(&batch, &tile);
+            work.finish(&batch, &tiles);
         }
     });
 }
@@ -244,14 +258,49 @@ impl Tile<'_> {
         self.sequence.past + self.token + self.tokens
     }
 
-    fn blocks(&self) -> usize {
-        self.keys().div_ceil(BLOCK)
-    }
-
     /// Where row `i` lies in q and out, in heads.
     fn place(&self, i: usize, heads: usize) -> usize {
         let row = self.sequence.row + self.token + i / self.count;
         row * heads + self.head + i % self.count
+    }
+}
+
+/// Tiles that walk the keys together, so that a block of keys and values is read from memory once
+/// for all of them: 64 KiB for a head of 64, which stay in the second cache.
+struct Group<'a> {
+    sequence: Sequence<'a>,
+    g: usize,
+    by_heads: usize,
+    /// Tiles of the sequence and head: from the first to before the last.
+    first: usize,
+    last: usize,
+}
+
+/// Tiles in a group at most.
+const TILES: usize = 8;
+
+impl<'a> Group<'a> {
+    fn len(&self) -> usize {
+        self.last - self.first
+    }
+
+    fn tile(&self, batch: &Batch<'_>, t: usize) -> Tile<'a> {
+        let (t, h) = ((self.first + t) / self.by_heads, (self.first + t) % self.by_heads);
+        let r = batch.heads / batch.shape.kv_heads;
+        let token = t * batch.tokens_a_tile();
+        Tile {
+            sequence: self.sequence,
+            g: self.g,
+            head: self.g * r + h * batch.heads_a_tile(),
+            count: batch.heads_a_tile().min(r - h * batch.heads_a_tile()),
+            token,
+            tokens: batch.tokens_a_tile().min(self.sequence.rows - token),
+        }
+    }
+
+    /// Blocks that any of its tiles may see: none of the tile is left out, some see fewer.
+    fn blocks(&self) -> usize {
+        (self.sequence.past + self.sequence.rows).div_ceil(BLOCK)
     }
 }
 
@@ -271,36 +320,34 @@ impl<'a> Batch<'a> {
         (s.rows.div_ceil(self.tokens_a_tile()), by_heads)
     }
 
-    fn tiles(&self) -> usize {
-        let count = |s| {
-            let (by_tokens, by_heads) = self.tiles_of(s);
-            by_tokens * by_heads * self.shape.kv_heads
-        };
-        self.sequences.iter().map(count).sum()
+    fn groups_of(&self, s: &Sequence<'_>) -> usize {
+        let (by_tokens, by_heads) = self.tiles_of(s);
+        (by_tokens * by_heads).div_ceil(TILES) * self.shape.kv_heads
     }
 
-    /// Tile `i`; the last tokens, which see most keys, come first so that no thread ends alone.
-    fn tile(&self, mut i: usize) -> Tile<'a> {
+    fn groups(&self) -> usize {
+        self.sequences.iter().map(|s| self.groups_of(s)).sum()
+    }
+
+    /// Group `i`; the last tokens, which see most keys, come first so that no thread ends alone.
+    fn group(&self, mut i: usize) -> Group<'a> {
         for s in self.sequences {
-            let (by_tokens, by_heads) = self.tiles_of(s);
-            let count = by_tokens * by_heads * self.shape.kv_heads;
+            let count = self.groups_of(s);
             if i < count {
-                let r = self.heads / self.shape.kv_heads;
-                let (g, h) = (i % self.shape.kv_heads, i / self.shape.kv_heads % by_heads);
-                let t = by_tokens - 1 - i / self.shape.kv_heads / by_heads;
-                let token = t * self.tokens_a_tile();
-                return Tile {
+                let (by_tokens, by_heads) = self.tiles_of(s);
+                let (g, first) = (i % self.shape.kv_heads, i / self.shape.kv_heads * TILES);
+                let last = by_tokens * by_heads - first;
+                return Group {
                     sequence: *s,
                     g,
-                    head: g * r + h * self.heads_a_tile(),
-                    count: self.heads_a_tile().min(r - h * self.heads_a_tile()),
-                    token,
-                    tokens: self.tokens_a_tile().min(s.rows - token),
+                    by_heads,
+                    first: last.saturating_sub(TILES),
+                    last,
                 };
             }
             i -= count;
         }
-        unreachable!("tile {i} past the last")
+        unreachable!("group {i} past the last")
     }
 
     /// Position `at`'s page of the tile, as keys and values of its head.
@@ -318,22 +365,32 @@ thread_local! {
     static WORK: RefCell<Work> = const { RefCell::new(Work::new()) };
 }
 
-/// The state of one tile.
+/// The memory of a group's tiles.
 struct Work {
-    /// Query rows in the kernel: those of the tile, and idle ones up to a size that has a kernel.
-    n: usize,
-    /// Queries, [K][n].
-    q: Vec<f32>,
     /// Scores, then weights: [n][BLOCK].
     s: Vec<f32>,
-    /// Of the block: the largest score, the sum of weights, the weighted values [n][padded K].
+    partial: Partial,
+    states: Vec<State>,
+}
+
+/// What a block gives.
+struct Partial {
+    /// Query rows in the kernel: those of the tile, and idle ones up to a size that has a kernel.
+    n: usize,
+    /// For each row the largest score, the sum of weights, the weighted values [n][padded K].
     m: [f32; TILE],
     l: [f32; TILE],
     o: Vec<f32>,
-    /// The same of all blocks before it.
-    m_all: [f32; TILE],
-    l_all: [f32; TILE],
-    o_all: Vec<f32>,
+}
+
+/// A tile's queries, and what its blocks so far have given.
+struct State {
+    n: usize,
+    /// [K][n].
+    q: Vec<f32>,
+    m: [f32; TILE],
+    l: [f32; TILE],
+    o: Vec<f32>,
 }
 
 /// Numbers of query rows that have a kernel.
@@ -341,95 +398,108 @@ const KERNELS: [usize; 5] = [1, 3, 4, 8, 12];
 
 impl Work {
     const fn new() -> Work {
-        let zero = [0.0; TILE];
-        Work {
-            n: 0,
-            q: Vec::new(),
-            s: Vec::new(),
-            m: zero,
-            l: zero,
-            o: Vec::new(),
-            m_all: zero,
-            l_all: zero,
-            o_all: Vec::new(),
-        }
+        let partial = Partial { n: 0, m: [0.0; TILE], l: [0.0; TILE], o: Vec::new() };
+        Work { s: Vec::new(), partial, states: Vec::new() }
     }
 
-    fn begin(&mut self, batch: &Batch<'_>, tile: &Tile<'_>) {
-        let (dim, padded) = (batch.shape.head_dim, batch.shape.padded());
-        let rows = tile.rows();
-        self.n = KERNELS.into_iter().find(|&n| n >= rows).expect("a tile holds twelve rows");
-        self.q.resize(TILE * padded, 0.0);
+    fn begin(&mut self, batch: &Batch<'_>, tiles: &Group<'_>) {
+        let padded = batch.shape.padded();
         self.s.resize(TILE * BLOCK, 0.0);
-        self.o.resize(TILE * padded, 0.0);
-        self.o_all.resize(TILE * padded, 0.0);
-        for i in 0..rows {
-            let q = &batch.q[tile.place(i, batch.heads) * dim..][..dim];
-            for (d, q) in q.iter().enumerate() {
-                self.q[d * self.n + i] = *q;
-            }
+        self.partial.o.resize(TILE * padded, 0.0);
+        while self.states.len() < tiles.len() {
+            let (m, l) = ([0.0; TILE], [0.0; TILE]);
+            self.states.push(State { n: 0, q: Vec::new(), m, l, o: Vec::new() });
         }
-        self.m_all = [f32::NEG_INFINITY; TILE];
-        self.l_all = [0.0; TILE];
-        self.o_all.fill(0.0);
+        for (t, state) in self.states[..tiles.len()].iter_mut().enumerate() {
+            state.begin(batch, &tiles.tile(batch, t));
+        }
     }
 
-    /// Computes block `b`.
-    fn block(&mut self, class: Class, batch: &Batch<'_>, tile: &Tile<'_>, b: usize) {
+    /// Computes block `b` of tile `t` of the group, if the tile sees any of it.
+    fn block(&mut self, class: Class, batch: &Batch<'_>, tile: &Tile<'_>, t: usize, b: usize) {
+        self.partial.n = self.states[t].n;
+        if tile.keys() <= b * BLOCK {
+            self.partial.m = [f32::NEG_INFINITY; TILE];
+            return;
+        }
         // SAFETY: `Cpu` checked the class; `attention` checked the pages.
         unsafe {
             match class {
-                Class::Portable => block::<Plain>(self, batch, tile, b),
+                Class::Portable => block::<Plain>(self, batch, tile, t, b),
                 #[cfg(target_arch = "x86_64")]
-                Class::Avx2 => block_avx2(self, batch, tile, b),
+                Class::Avx2 => block_avx2(self, batch, tile, t, b),
                 #[cfg(target_arch = "x86_64")]
-                Class::Avx512 | Class::Amx => block_avx512(self, batch, tile, b),
+                Class::Avx512 | Class::Amx => block_avx512(self, batch, tile, t, b),
                 #[cfg(not(target_arch = "x86_64"))]
                 Class::Avx2 | Class::Avx512 | Class::Amx => unreachable!("checked by Cpu::new"),
             }
         }
     }
 
-    /// Joins the block to those before it.
-    fn fold(&mut self, tile: &Tile<'_>, padded: usize) {
-        for i in 0..tile.rows() {
-            if self.m[i] == f32::NEG_INFINITY {
+    fn finish(&self, batch: &Batch<'_>, tiles: &Group<'_>) {
+        let (dim, padded) = (batch.shape.head_dim, batch.shape.padded());
+        for (t, state) in self.states[..tiles.len()].iter().enumerate() {
+            let tile = tiles.tile(batch, t);
+            for i in 0..tile.rows() {
+                // SAFETY: each row and head of `out` belongs to one tile.
+                let out = unsafe { batch.out.part(tile.place(i, batch.heads) * dim, dim) };
+                for (out, o) in out.iter_mut().zip(&state.o[i * padded..]) {
+                    *out = o / state.l[i];
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn begin(&mut self, batch: &Batch<'_>, tile: &Tile<'_>) {
+        let (dim, padded) = (batch.shape.head_dim, batch.shape.padded());
+        let rows = tile.rows();
+        self.n = KERNELS.into_iter().find(|&n| n >= rows).expect("a tile holds twelve rows");
+        self.q.resize(TILE * padded, 0.0);
+        self.o.resize(TILE * padded, 0.0);
+        for i in 0..rows {
+            let q = &batch.q[tile.place(i, batch.heads) * dim..][..dim];
+            for (d, q) in q.iter().enumerate() {
+                self.q[d * self.n + i] = *q;
+            }
+        }
+        self.m = [f32::NEG_INFINITY; TILE];
+        self.l = [0.0; TILE];
+        self.o[..self.n * padded].fill(0.0);
+    }
+
+    /// Joins a block to those before it.
+    fn fold(&mut self, block: &Partial, padded: usize) {
+        for i in 0..self.n {
+            if block.m[i] == f32::NEG_INFINITY {
                 continue;
             }
-            let (o, all) = (&self.o[i * padded..], &mut self.o_all[i * padded..][..padded]);
-            let m = self.m_all[i].max(self.m[i]);
+            let (o, all) = (&block.o[i * padded..], &mut self.o[i * padded..][..padded]);
+            let m = self.m[i].max(block.m[i]);
             let (old, new) =
-                (math::exp::<false>(self.m_all[i] - m), math::exp::<false>(self.m[i] - m));
-            self.l_all[i] = self.l_all[i] * old + self.l[i] * new;
+                (math::exp::<false>(self.m[i] - m), math::exp::<false>(block.m[i] - m));
+            self.l[i] = self.l[i] * old + block.l[i] * new;
             for (all, o) in all.iter_mut().zip(o) {
                 *all = *all * old + o * new;
             }
-            self.m_all[i] = m;
+            self.m[i] = m;
         }
     }
+}
 
-    fn finish(&self, batch: &Batch<'_>, tile: &Tile<'_>) {
-        let (dim, padded) = (batch.shape.head_dim, batch.shape.padded());
-        for i in 0..tile.rows() {
-            // SAFETY: each row and head of `out` belongs to one tile.
-            let out = unsafe { batch.out.part(tile.place(i, batch.heads) * dim, dim) };
-            for (out, o) in out.iter_mut().zip(&self.o_all[i * padded..]) {
-                *out = o / self.l_all[i];
-            }
-        }
-    }
-
-    /// Writes the block's results down, for another thread.
+impl Partial {
+    /// Writes a block's results down, for another thread.
     fn save(&self, out: &mut [u32], padded: usize) {
-        let numbers = self.m.iter().chain(&self.l).chain(&self.o[..TILE * padded]);
+        let numbers = self.m.iter().chain(&self.l).chain(&self.o[..self.n * padded]);
         for (out, x) in out.iter_mut().zip(numbers) {
             *out = x.to_bits();
         }
     }
 
     fn load(&mut self, from: &[u32], padded: usize) {
-        let numbers = self.m.iter_mut().chain(&mut self.l).chain(&mut self.o[..TILE * padded]);
-        for (x, from) in numbers.zip(from) {
+        let o = &mut self.o[..self.n * padded];
+        for (x, from) in self.m.iter_mut().chain(&mut self.l).chain(o).zip(from) {
             *x = f32::from_bits(*from);
         }
     }
@@ -440,9 +510,9 @@ impl Work {
 /// The CPU has AVX2; as `block`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn block_avx2(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, b: usize) {
+unsafe fn block_avx2(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, t: usize, b: usize) {
     // SAFETY: the caller's contract.
-    unsafe { block::<Avx2>(work, batch, tile, b) }
+    unsafe { block::<Avx2>(work, batch, tile, t, b) }
 }
 
 /// # Safety
@@ -450,9 +520,9 @@ unsafe fn block_avx2(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, b: usi
 /// The CPU has AVX-512; as `block`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,f16c")]
-unsafe fn block_avx512(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, b: usize) {
+unsafe fn block_avx512(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, t: usize, b: usize) {
     // SAFETY: the caller's contract.
-    unsafe { block::<Avx512>(work, batch, tile, b) }
+    unsafe { block::<Avx512>(work, batch, tile, t, b) }
 }
 
 /// Scores, weights and weighted values of one block.
@@ -461,45 +531,48 @@ unsafe fn block_avx512(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, b: u
 ///
 /// The contract of `Lanes`; the pages of all keys that the tile sees exist.
 #[inline(always)]
-unsafe fn block<L: Lanes>(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, b: usize) {
+unsafe fn block<L: Lanes>(work: &mut Work, batch: &Batch<'_>, tile: &Tile<'_>, t: usize, b: usize) {
     // SAFETY: the caller's contract.
     unsafe {
-        match (batch.shape.format, work.n) {
-            (KvFormat::F32, 1) => block_of::<L, false, 1, 4>(work, batch, tile, b),
-            (KvFormat::F32, 3) => block_of::<L, false, 3, 4>(work, batch, tile, b),
-            (KvFormat::F32, 4) => block_of::<L, false, 4, 4>(work, batch, tile, b),
-            (KvFormat::F32, 8) => block_of::<L, false, 8, 2>(work, batch, tile, b),
-            (KvFormat::F32, _) => block_of::<L, false, 12, 2>(work, batch, tile, b),
-            (KvFormat::F16, 1) => block_of::<L, true, 1, 4>(work, batch, tile, b),
-            (KvFormat::F16, 3) => block_of::<L, true, 3, 4>(work, batch, tile, b),
-            (KvFormat::F16, 4) => block_of::<L, true, 4, 4>(work, batch, tile, b),
-            (KvFormat::F16, 8) => block_of::<L, true, 8, 2>(work, batch, tile, b),
-            (KvFormat::F16, _) => block_of::<L, true, 12, 2>(work, batch, tile, b),
+        match (batch.shape.format, work.partial.n) {
+            (KvFormat::F32, 1) => block_of::<L, false, 1, 4>(work, batch, tile, t, b),
+            (KvFormat::F32, 3) => block_of::<L, false, 3, 4>(work, batch, tile, t, b),
+            (KvFormat::F32, 4) => block_of::<L, false, 4, 4>(work, batch, tile, t, b),
+            (KvFormat::F32, 8) => block_of::<L, false, 8, 2>(work, batch, tile, t, b),
+            (KvFormat::F32, _) => block_of::<L, false, 12, 2>(work, batch, tile, t, b),
+            (KvFormat::F16, 1) => block_of::<L, true, 1, 4>(work, batch, tile, t, b),
+            (KvFormat::F16, 3) => block_of::<L, true, 3, 4>(work, batch, tile, t, b),
+            (KvFormat::F16, 4) => block_of::<L, true, 4, 4>(work, batch, tile, t, b),
+            (KvFormat::F16, 8) => block_of::<L, true, 8, 2>(work, batch, tile, t, b),
+            (KvFormat::F16, _) => block_of::<L, true, 12, 2>(work, batch, tile, t, b),
         }
     }
 }
 
 /// # Safety
 ///
-/// As `block`; `work.n` is N.
+/// As `block`; the tile's state has N rows.
 #[inline(always)]
 unsafe fn block_of<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
     work: &mut Work,
     batch: &Batch<'_>,
     tile: &Tile<'_>,
+    t: usize,
     b: usize,
 ) {
     let first = b * BLOCK;
     let keys = (tile.keys() - first).min(BLOCK);
     // SAFETY: the caller's contract.
     unsafe {
-        scores::<L, HALF, N, C>(work, batch, tile, first, keys);
+        let q = &work.states[t].q[..batch.shape.head_dim * N];
+        scores::<L, HALF, N, C>(&mut work.s, q, batch, tile, first, keys);
         for i in 0..tile.rows() {
             let seen = (tile.position(i) + 1).saturating_sub(first).min(keys);
             let row = &mut work.s[i * BLOCK..][..keys.next_multiple_of(16)];
-            (work.m[i], work.l[i]) = weights::<L>(row, seen, batch.scale);
+            (work.partial.m[i], work.partial.l[i]) = weights::<L>(row, seen, batch.scale);
         }
-        values::<L, HALF, N, C>(work, batch, tile, first, keys);
+        work.partial.m[tile.rows()..].fill(f32::NEG_INFINITY);
+        values::<L, HALF, N, C>(&mut work.partial.o, &work.s, batch, tile, first, keys);
     }
 }
 
@@ -521,7 +594,8 @@ unsafe fn load<L: Lanes, const HALF: bool>(p: *const u8) -> L::F {
 /// As `block_of`.
 #[inline(always)]
 unsafe fn scores<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
-    work: &mut Work,
+    s: &mut [f32],
+    q: &[f32],
     batch: &Batch<'_>,
     tile: &Tile<'_>,
     first: usize,
@@ -530,7 +604,6 @@ unsafe fn scores<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
     let (bytes, page_len) = (batch.shape.format.bytes(), batch.shape.page_len);
     let step = page_len * bytes;
     let last = keys.next_multiple_of(16);
-    let q = &work.q[..batch.shape.head_dim * N];
     for j in (0..last).step_by(16 * C) {
         // SAFETY: the caller's contract; a vector past the last reads the last again.
         unsafe {
@@ -538,8 +611,13 @@ unsafe fn scores<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
                 let at = first + (j + 16 * c).min(last - 16);
                 batch.page(tile, at).0[at % page_len * bytes..].as_ptr()
             });
+            // The keys after these, a page further or in the same: asked for one round ahead.
+            let next = first + (j + 16 * C).min(tile.keys() - 1 - first);
+            let next = batch.page(tile, next).0[next % page_len * bytes..].as_ptr();
             let mut sum = [[L::splat(0.0); C]; N];
             for (d, q) in q.as_chunks::<N>().0.iter().enumerate() {
+                L::prefetch(next.wrapping_add(d * step));
+                L::prefetch(next.wrapping_add(d * step + 64));
                 let k: [L::F; C] = std::array::from_fn(|c| load::<L, HALF>(k[c].add(d * step)));
                 for i in 0..N {
                     let q = L::splat(q[i]);
@@ -551,7 +629,7 @@ unsafe fn scores<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
             for i in 0..N {
                 for c in 0..C {
                     if j + 16 * c < last {
-                        L::store(work.s[i * BLOCK + j + 16 * c..][..16].as_mut_ptr(), sum[i][c]);
+                        L::store(s[i * BLOCK + j + 16 * c..][..16].as_mut_ptr(), sum[i][c]);
                     }
                 }
             }
@@ -601,7 +679,8 @@ unsafe fn weights<L: Lanes>(s: &mut [f32], seen: usize, scale: f32) -> (f32, f32
 /// As `block_of`.
 #[inline(always)]
 unsafe fn values<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
-    work: &mut Work,
+    o: &mut [f32],
+    s: &[f32],
     batch: &Batch<'_>,
     tile: &Tile<'_>,
     first: usize,
@@ -620,13 +699,18 @@ unsafe fn values<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
                 let end = (j + page_len - at % page_len).min(keys);
                 let page = batch.page(tile, at).1;
                 let mut v = page[at % page_len * padded * bytes..].as_ptr();
+                let next = (at + page_len).min(tile.keys() - 1);
+                let mut next = batch.page(tile, next).1[at % page_len * padded * bytes..].as_ptr();
                 for j in j..end {
+                    L::prefetch(next.wrapping_add(place[0] * bytes));
+                    L::prefetch(next.wrapping_add(place[0] * bytes + 64));
+                    next = next.wrapping_add(padded * bytes);
                     let row: [L::F; C] =
                         std::array::from_fn(|c| load::<L, HALF>(v.add(place[c] * bytes)));
                     for i in 0..N {
-                        let s = L::splat(*work.s.get_unchecked(i * BLOCK + j));
+                        let weight = L::splat(*s.get_unchecked(i * BLOCK + j));
                         for c in 0..C {
-                            sum[i][c] = L::fma(s, row[c], sum[i][c]);
+                            sum[i][c] = L::fma(weight, row[c], sum[i][c]);
                         }
                     }
                     v = v.wrapping_add(padded * bytes);
@@ -636,7 +720,7 @@ unsafe fn values<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
             for i in 0..N {
                 for c in 0..C {
                     if d + 16 * c < padded {
-                        L::store(work.o[i * padded + d + 16 * c..][..16].as_mut_ptr(), sum[i][c]);
+                        L::store(o[i * padded + d + 16 * c..][..16].as_mut_ptr(), sum[i][c]);
                     }
                 }
             }

@@ -65,7 +65,7 @@ pub fn for_rows<T: Send>(
     row_len: usize,
     task: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    assert!(row_len > 0 && out.len() % row_len == 0, "rows of {row_len} in {}", out.len());
+    assert!(row_len > 0 && out.len().is_multiple_of(row_len), "rows of {row_len} in {}", out.len());
     let rows = out.len() / row_len;
     let parts = Parts::new(out);
     cpu.pool.run_ranges(rows, 1, |a, b| {

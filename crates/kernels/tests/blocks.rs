@@ -1,5 +1,7 @@
 //! Block formats against the `gguf` package, llama.cpp, and their own definition.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use herd_kernels::Format;
@@ -155,13 +157,14 @@ fn searched_formats_keep_their_stated_error() {
 }
 
 /// The largest error that any number of a block may have, in units of the block's largest
-/// magnitude A (f16 rounding apart).
+/// magnitude A (f16 rounding apart): the format's coarsest step.
 ///
-/// Q4_0 and Q5_0 put A at code -8 or -16 and cut what would be +8 or +16: a whole step. Q4_1 and
-/// Q5_1 step at most 2A / top. The others search: a step is what the coarsest code (2A / top for
-/// codes with a min, A / -low without) and the coarsest scale of a sub-block (half a unit of d
-/// and of dmin) can be, and a search may give up a further step of one number for the rest.
-fn worst_share(format: Format) -> f32 {
+/// F16 and BF16 lose half a unit in the last place and Q8_0 half a step. Q4_0 and Q5_0 put A at
+/// code -8 or -16 and cut what would be +8 or +16: a whole step. Q4_1 and Q5_1 step by at most
+/// 2 A / top and lose half of that. The search may cut one number to serve the others, so K-quants
+/// and IQ4_NL get a whole step: 2 A / top with minima, A / -low without, the widest gap of the
+/// table. It is no theorem for them; 20,000 random cases kept it.
+fn coarsest_step(format: Format) -> f32 {
     match format {
         Format::F32 => 0.0,
         Format::F16 => 2f32.powi(-11),
@@ -171,12 +174,12 @@ fn worst_share(format: Format) -> f32 {
         Format::Q4_1 => 1.0 / 15.0,
         Format::Q5_1 => 1.0 / 31.0,
         Format::Q8_0 => 0.5 / 127.0,
-        Format::Q2_K => 2.0 * 2.0 / 3.0,
-        Format::Q3_K => 2.0 / 4.0,
-        Format::Q4_K => 2.0 * 2.0 / 15.0,
-        Format::Q5_K => 2.0 * 2.0 / 31.0,
-        Format::Q6_K => 2.0 / 32.0,
-        Format::IQ4_NL => 2.0 * 24.0 / 127.0,
+        Format::Q2_K => 2.0 / 3.0,
+        Format::Q3_K => 1.0 / 4.0,
+        Format::Q4_K => 2.0 / 15.0,
+        Format::Q5_K => 2.0 / 31.0,
+        Format::Q6_K => 1.0 / 32.0,
+        Format::IQ4_NL => 24.0 / 127.0,
     }
 }
 
@@ -196,7 +199,7 @@ proptest! {
                 let largest = x.iter().fold(0.0f32, |a, x| a.max(x.abs()));
                 // The factor is an f16: relative 2^-11, or 2^-25 absolute, times the code.
                 let factor = largest * 2f32.powi(-10) + 2f32.powi(-25) * 128.0;
-                let bound = largest * worst_share(format) + factor;
+                let bound = largest * coarsest_step(format) + factor;
                 for (x, y) in x.iter().zip(y) {
                     prop_assert!((x - y).abs() <= bound, "{format:?}: {x} became {y} in {bound}");
                 }
@@ -220,7 +223,9 @@ proptest! {
             let mut packed = vec![0; format.bytes(x.len()).unwrap()];
             match quantise(format, &x, &mut packed) {
                 Ok(()) => prop_assert!(unpacked(format, &packed).iter().all(|y| y.is_finite())),
-                Err(QuantiseError::TooLarge { index, value, .. }) => prop_assert_eq!(x[index], value),
+                Err(QuantiseError::TooLarge { index, value, .. }) => {
+                    prop_assert_eq!(x[index], value);
+                }
                 Err(other) => prop_assert!(false, "{}", other),
             }
         }

@@ -7,7 +7,7 @@ use crate::{Config, ConfigError, GenerationDefaults, RopeScaling, Yarn};
 
 const FILE: &str = "GGUF metadata";
 
-/// A metadata value, free of GGUF's widths. What [`write`] returns is stored as u32, f32, bool
+/// A metadata value, free of GGUF's widths. What [`write()`] returns is stored as u32, f32, bool
 /// and string: those are the widths that other readers expect of these keys.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]

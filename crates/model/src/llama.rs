@@ -8,7 +8,9 @@ use crate::checkpoint::Checkpoint;
 use crate::error::CheckpointError;
 use crate::names::Part;
 use crate::{Config, RopeScaling};
-use herd_tensor::ops::{KvCache, Positions, attention, embed, linear, linears, rms_norm, rope, swiglu};
+use herd_tensor::ops::{
+    KvCache, Positions, attention, embed, linear, linears, rms_norm, rope, swiglu,
+};
 use herd_tensor::{Device, Format, Scaling, Sequence, Tensor, Weight, inverse_frequencies};
 
 /// A Llama, ready to run.
@@ -45,9 +47,9 @@ struct Norm {
 
 /// Tokens of several sequences, packed; row t of every tensor is token t.
 pub struct Batch<'a> {
-    /// Token ids, [T].
+    /// Token ids, one for each of T rows.
     pub tokens: &'a [u32],
-    /// The position of each in its sequence, [T].
+    /// The position of each in its sequence.
     pub positions: &'a [u32],
     /// Which rows belong to which sequence, and where its keys and values lie.
     pub sequences: &'a [Sequence<'a>],

@@ -23,6 +23,31 @@ pub(super) struct Merges {
     slots: Vec<u64>,
     shift: u32,
     merged: Vec<u32>,
+    /// What to add to any rank to get its merged id, where one number does (tiktoken: 0): it
+    /// spares a look into `merged` on which everything else would wait.
+    offset: Option<u32>,
+    /// Ids that are the left, or the right, half of some merge: most long tokens are neither, and
+    /// these 32 KB spare them a look into the table's megabytes.
+    lefts: Bits,
+    rights: Bits,
+}
+
+/// A set of ids.
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn insert(&mut self, id: u32) {
+        let word = (id / 64) as usize;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (id % 64);
+    }
+
+    #[inline]
+    fn has(&self, id: u32) -> bool {
+        self.0.get((id / 64) as usize).is_some_and(|word| word >> (id % 64) & 1 != 0)
+    }
 }
 
 /// One merge: the two halves, their rank (lower goes first) and what they become.
@@ -62,6 +87,9 @@ impl Merges {
             slots: vec![EMPTY; slots],
             shift: 64 - slots.trailing_zeros(),
             merged: vec![NONE; ranks],
+            offset: merges.first().map(|m| m.merged.wrapping_sub(m.rank)),
+            lefts: Bits(Vec::new()),
+            rights: Bits(Vec::new()),
         };
         for merge in merges {
             table.insert(merge);
@@ -110,7 +138,7 @@ impl Merges {
             if rank == NONE {
                 return None;
             }
-            symbols[at] = self.merged[rank as usize];
+            symbols[at] = self.merged(rank);
             symbols.remove(at + 1);
         }
         let &[left, right] = symbols.as_slice() else { return None };
@@ -123,6 +151,9 @@ impl Merges {
             assert!((id as usize) < IDS_MAX, "merges: id {id} does not fit 20 bits");
         }
         self.merged[rank as usize] = merged;
+        self.offset = self.offset.filter(|offset| rank.wrapping_add(*offset) == merged);
+        self.lefts.insert(left);
+        self.rights.insert(right);
         let key = pair_key(left, right);
         let mut slot = self.home(key);
         while self.slots[slot] != EMPTY {
@@ -139,9 +170,21 @@ impl Merges {
         (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
     }
 
+    /// What a merge of this rank makes.
+    #[inline]
+    fn merged(&self, rank: u32) -> u32 {
+        match self.offset {
+            Some(offset) => rank.wrapping_add(offset),
+            None => self.merged[rank as usize],
+        }
+    }
+
     /// The rank of a pair, or [`NONE`].
     #[inline]
     pub(super) fn rank(&self, left: u32, right: u32) -> u32 {
+        if !self.lefts.has(left) || !self.rights.has(right) {
+            return NONE;
+        }
         let key = pair_key(left, right);
         let mut slot = self.home(key);
         loop {
@@ -203,7 +246,7 @@ impl Merges {
             let at = best as usize % SHORT_MAX;
             let gone = next[at] as usize;
             let after = next[gone] as usize;
-            let merged = self.merged[best as usize / SHORT_MAX];
+            let merged = self.merged((best as usize / SHORT_MAX) as u32);
             ids[at] = merged;
             ids[gone] = NONE;
             candidates[gone] = DEAD;
@@ -236,7 +279,7 @@ impl Merges {
                 continue; // The pair has changed since; its new rank has an entry of its own.
             }
             let gone = next[at] as usize;
-            ids[at] = self.merged[rank as usize];
+            ids[at] = self.merged(rank);
             ids[gone] = NONE;
             ranks[gone] = NONE;
             next[at] = next[gone];

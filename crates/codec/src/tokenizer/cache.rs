@@ -3,20 +3,28 @@
 use super::TokenId;
 use super::hash::{hash_bytes, mix, short_key};
 
-/// Entries of 32 bytes, in pairs that share a cache line: 4 MB for each thread at work.
-const SETS_LOG2: u32 = 16;
+/// Entries of 32 bytes, in pairs that share a cache line: 8 MB for each thread at work.
+const SETS_LOG2: u32 = 17;
 /// Ids of pieces with more than three tokens (1 MB), and bytes of pieces of 16 and more (1 MB).
 const IDS_MAX: usize = 1 << 18;
 const BYTES_MAX: usize = 1 << 20;
 /// Longer pieces are seldom met twice.
 const PIECE_MAX: usize = 128;
+/// The number of ids in the upper half of the last word, whose top bit marks long pieces.
+const COUNT_MASK: usize = 0x7FFF_FFFF;
 /// In the top byte of the second word, where short pieces have their length.
 const LONG: u64 = 0xFF << 56;
 
 /// Two words of key, then three ids and their number. The key of a piece under 16 bytes
 /// is the piece; of a longer one its hash and length, and its first id makes room for the place
 /// of its bytes. More ids than fit stand in `ids`, and their place in the last id's room.
-type Entry = [u64; 4];
+pub(super) type Entry = [u64; 4];
+
+/// The id of an entry of a short piece with a single one.
+#[inline(always)]
+pub(super) fn single(entry: &Entry) -> Option<TokenId> {
+    (entry[3] >> 32 == 1).then_some(TokenId(entry[2] as u32))
+}
 
 /// A cache for one thread at a time.
 pub(super) struct Cache {
@@ -61,32 +69,29 @@ impl Cache {
 
     /// Reads the entries of `keys`, all at once, so that finding them will not wait for memory.
     #[inline(always)]
-    pub(super) fn touch(&self, keys: impl Iterator<Item = Key>) {
-        let words = keys.filter_map(|key| self.entries.get(key.set)).map(|set| set[0][0]);
-        std::hint::black_box(words.fold(0, |all, word| all ^ word));
+    pub(super) fn touch(&self, keys: &[Key]) {
+        let word = |key: &Key| self.entries.get(key.set).map_or(0, |set| set[0][0]);
+        std::hint::black_box(keys.iter().fold(0, |all, key| all ^ word(key)));
     }
 
-    /// Appends the ids of `piece` to `out`, if they are known.
+    /// The entry of a key, if there is one. The bytes of a long piece have yet to be compared.
     #[inline(always)]
-    pub(super) fn find(&mut self, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
-        let Some(set) = self.entries.get_mut(key.set) else { return false };
+    pub(super) fn entry(&mut self, key: Key) -> Option<&Entry> {
+        let set = self.entries.get_mut(key.set)?;
         if !is_key(&set[0], key) {
             if !is_key(&set[1], key) {
-                return false;
+                return None;
             }
             set.swap(0, 1);
         }
-        let entry = &set[0];
-        if entry[3] >> 32 == 1 && !key.is_long() {
-            out.push(TokenId(entry[2] as u32));
-            return true;
-        }
-        let entry = *entry;
-        self.copy(&entry, key, piece, out)
+        Some(&set[0])
     }
 
-    fn copy(&self, entry: &Entry, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
-        let count = (entry[3] >> 32) as usize;
+    /// Appends the ids of `piece` to `out`, if they are known.
+    #[inline(never)]
+    pub(super) fn find(&mut self, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
+        let Some(&entry) = self.entry(key) else { return false };
+        let count = (entry[3] >> 32) as usize & COUNT_MASK;
         let room = [entry[2] as u32, (entry[2] >> 32) as u32, entry[3] as u32];
         if key.is_long() {
             let at = room[0] as usize;
@@ -132,7 +137,8 @@ impl Cache {
             self.ids.extend_from_slice(ids);
         }
         let ids_word = u64::from(room[0]) | u64::from(room[1]) << 32;
-        let last_word = u64::from(room[2]) | (ids.len() as u64) << 32;
+        let long = u64::from(key.is_long()) << 63;
+        let last_word = u64::from(room[2]) | (ids.len() as u64) << 32 | long;
         self.entries[key.set][1] = [key.words.0, key.words.1, ids_word, last_word];
     }
 }

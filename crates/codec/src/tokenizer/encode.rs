@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::added::Segment;
 use super::bpe::{NONE, Scratch};
-use super::cache::{Cache, Key};
+use super::cache::{Cache, Key, single};
 use super::chars::{Chars, push_with_spaces};
 use super::steps::Splitter;
 use super::unicode::decode;
@@ -173,7 +173,7 @@ impl Tokenizer {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn encode_pieces(
         &self,
         text: &[u8],
@@ -182,17 +182,19 @@ impl Tokenizer {
         ids: &mut Vec<TokenId>,
     ) {
         let mut at = 0;
-        let mut batch = [(0, 0, Key::default()); BATCH];
+        let (mut ends, mut keys) = ([0; BATCH], [Key::default(); BATCH]);
         while at < text.len() {
-            let mut count = 0;
+            let (mut start, mut count) = (at, 0);
             while count < BATCH && at < text.len() {
                 let end = piece_end(text, at).min(at.saturating_add(PIECE_BYTES_MAX));
-                batch[count] = (at, end, Key::new(text, at, end));
+                keys[count] = Key::new(text, at, end);
+                ends[count] = end;
                 (at, count) = (end, count + 1);
             }
-            work.cache.touch(batch[..count].iter().map(|piece| piece.2));
-            for &(at, end, key) in &batch[..count] {
-                self.encode_piece(text, at, end, key, work, ids);
+            work.cache.touch(&keys[..count]);
+            for (&key, &end) in keys[..count].iter().zip(&ends) {
+                self.encode_piece(text, start, end, key, work, ids);
+                start = end;
             }
         }
     }
@@ -207,10 +209,14 @@ impl Tokenizer {
         work: &mut Work,
         ids: &mut Vec<TokenId>,
     ) {
-        if work.cache.find(key, &text[at..end], ids) {
+        if let Some(id) = work.cache.entry(key).and_then(single) {
+            ids.push(id);
             return;
         }
-        self.encode_new(&text[at..end], key, work, ids);
+        let piece = &text[at..end];
+        if !work.cache.find(key, piece, ids) {
+            self.encode_new(piece, key, work, ids);
+        }
     }
 
     /// Encodes a piece that the cache does not know.

@@ -11,7 +11,7 @@ use super::build::{AlphabetPart, MergeOrder, Parts};
 use super::byte_chars;
 use super::chars::{Prefix, VISIBLE_SPACE};
 use super::gguf::resolve_merges;
-use super::steps::{Behaviour, Splitter, Step};
+use super::steps::{Behaviour, STEPS_MAX, Splitter, Step, check_size};
 use super::{AddedToken, Specials, TokenId, TokenKind, Tokenizer};
 use crate::CodecError;
 use crate::error::shorten;
@@ -293,6 +293,8 @@ impl TextRules {
     }
 
     fn read_pre_tokenizer(&mut self, value: &Value) -> Result<(), CodecError> {
+        // Before compiling one pattern too many.
+        check_size("the number of split patterns", self.steps.len(), STEPS_MAX)?;
         let refuse = || unsupported("pre_tokenizer", value);
         let flag =
             |name: &str, default: bool| value.get(name).map_or(Some(default), Value::as_bool);

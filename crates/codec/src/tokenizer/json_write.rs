@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::build::{MergeOrder, every_split, token_ranks};
 use super::chars::{Chars, Prefix, VISIBLE_SPACE};
-use super::split::{LLAMA3, QWEN2};
+use super::split::{GPT2, LLAMA3, QWEN2};
 use super::steps::{Behaviour, Splitter, Step};
 use super::{Alphabet, TokenId, TokenKind, Tokenizer};
 use crate::CodecError;
@@ -215,7 +215,9 @@ fn step_json(step: &Step) -> Value {
     match step {
         Step::Pattern { regex, behaviour } => split_json(regex.as_str(), *behaviour),
         Step::Digits { single } => digits_json(*single),
-        Step::Gpt2 => byte_level_json(true),
+        Step::Llama3 => split_json(LLAMA3, Behaviour::Isolated),
+        Step::Qwen2 => split_json(QWEN2, Behaviour::Isolated),
+        Step::Gpt2 => split_json(GPT2, Behaviour::Isolated),
     }
 }
 

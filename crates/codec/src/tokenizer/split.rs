@@ -22,11 +22,75 @@ pub(super) fn llama3<const DIGITS: usize>(text: &[u8], at: usize) -> usize {
     if let Some(eight) = text.get(at + before..).and_then(|text| text.first_chunk::<8>()) {
         let n = leading_letters(*eight);
         let end = at + before + n;
-        if n > 0 && n < 8 && text[end] < 0x80 {
-            return end;
+        if n > 0 {
+            return if n < 8 && text[end] < 0x80 { end } else { letters_end(text, end) };
         }
     }
-    llama3_any::<DIGITS>(text, at)
+    llama3_ascii::<DIGITS>(text, at)
+}
+
+/// What a byte can be, as far as pieces of ASCII text go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Letter,
+    Digit,
+    Blank,
+    Newline,
+    /// Punctuation and controls, but for the apostrophe.
+    Mark,
+    /// What needs a closer look: apostrophes, tabs and kin, bytes above ASCII.
+    Closer,
+}
+
+static KINDS: [Kind; 256] = {
+    let mut table = [Kind::Closer; 256];
+    let mut b = 0;
+    while b < 128 {
+        table[b] = match b as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' => Kind::Letter,
+            b'0'..=b'9' => Kind::Digit,
+            b' ' => Kind::Blank,
+            b'\r' | b'\n' => Kind::Newline,
+            b'\'' | b'\t' | 0x0B | 0x0C => Kind::Closer,
+            _ => Kind::Mark,
+        };
+        b += 1;
+    }
+    table
+};
+
+/// [`llama3`] for pieces that are no short words: marks, numbers and white space of ASCII.
+fn llama3_ascii<const DIGITS: usize>(text: &[u8], at: usize) -> usize {
+    let kind = |at: usize| text.get(at).map_or(Kind::Closer, |&b| KINDS[b as usize]);
+    let marks_from = match (kind(at), kind(at + 1)) {
+        (Kind::Digit, _) => {
+            let mut end = at + 1;
+            while end < at + DIGITS && kind(end) == Kind::Digit {
+                end += 1;
+            }
+            // A number beyond ASCII may follow.
+            if end < at + DIGITS && text.get(end).is_some_and(|&b| b >= 0x80) {
+                return llama3_any::<DIGITS>(text, at);
+            }
+            return end;
+        }
+        (Kind::Blank, Kind::Digit) => return at + 1,
+        (Kind::Blank, Kind::Blank | Kind::Newline) | (Kind::Newline, _) => {
+            return space_with_newlines(text, at);
+        }
+        (Kind::Blank, Kind::Mark) => at + 2,
+        (Kind::Mark, Kind::Mark | Kind::Newline | Kind::Blank | Kind::Digit) => at + 1,
+        _ => return llama3_any::<DIGITS>(text, at),
+    };
+    let mut end = marks_from;
+    while kind(end) == Kind::Mark {
+        end += 1;
+    }
+    match kind(end) {
+        Kind::Letter | Kind::Digit | Kind::Blank | Kind::Mark => end,
+        Kind::Newline => newlines_end(text, end),
+        Kind::Closer => newlines_end(text, others_end(text, end)),
+    }
 }
 
 /// How many bytes may stand before the letters of a word that begins with this byte; so many

@@ -2,7 +2,7 @@
 
 use fancy_regex::{Regex, RegexBuilder};
 
-use super::split::{GPT2, LLAMA3, QWEN2};
+use super::split::{self, GPT2, LLAMA3, QWEN2};
 use super::unicode::{Class, class_at};
 use crate::CodecError;
 use crate::error::shorten;
@@ -45,6 +45,8 @@ pub(super) enum Step {
     Digits {
         single: bool,
     },
+    Llama3,
+    Qwen2,
     Gpt2,
 }
 
@@ -55,13 +57,27 @@ pub(super) struct Steps(Vec<Step>);
 /// Steps of backtracking in one match; a text that needs more makes the pattern give up.
 const BACKTRACK_MAX: usize = 1_000_000;
 /// Largest compiled automaton of one pattern.
-const REGEX_BYTES_MAX: usize = 1 << 24;
+const REGEX_BYTES_MAX: usize = 1 << 23;
+/// Longest pattern and deepest nesting: published ones have 800 bytes and three levels, and the
+/// engine's parser descends once for each level.
+const PATTERN_BYTES_MAX: usize = 8192;
+const PATTERN_DEPTH_MAX: usize = 50;
+/// Most passes; published files have six.
+pub(super) const STEPS_MAX: usize = 16;
 
 impl Step {
-    /// A pass with a pattern.
+    /// A pass with a pattern; those with hand-written code are known by their text.
     ///
-    /// Errors if the engine refuses the pattern.
+    /// Errors if the pattern is too long or deep, or the engine refuses it.
     pub(super) fn pattern(pattern: &str, behaviour: Behaviour) -> Result<Self, CodecError> {
+        match pattern {
+            LLAMA3 if behaviour == Behaviour::Isolated => return Ok(Self::Llama3),
+            QWEN2 if behaviour == Behaviour::Isolated => return Ok(Self::Qwen2),
+            GPT2 if behaviour == Behaviour::Isolated => return Ok(Self::Gpt2),
+            _ => {}
+        }
+        check_size("a split pattern's length in bytes", pattern.len(), PATTERN_BYTES_MAX)?;
+        check_size("a split pattern's nesting", nesting(pattern), PATTERN_DEPTH_MAX)?;
         let regex = RegexBuilder::new(pattern)
             .backtrack_limit(BACKTRACK_MAX)
             .delegate_size_limit(REGEX_BYTES_MAX)
@@ -80,14 +96,10 @@ impl Splitter {
     pub(super) fn of(steps: Vec<Step>) -> Self {
         match &steps[..] {
             [] => Self::Whole,
+            [Step::Llama3] => Self::Llama3,
+            [Step::Qwen2] => Self::Qwen2,
             [Step::Gpt2] => Self::Gpt2,
             [Step::Digits { single: true }, Step::Gpt2] => Self::Gpt2SingleDigits,
-            [Step::Pattern { regex, behaviour: Behaviour::Isolated }] => match regex.as_str() {
-                LLAMA3 => Self::Llama3,
-                QWEN2 => Self::Qwen2,
-                GPT2 => Self::Gpt2,
-                _ => Self::Steps(Steps(steps)),
-            },
             _ => Self::Steps(Steps(steps)),
         }
     }
@@ -219,16 +231,45 @@ impl Step {
                     done = end;
                 }
             }
-            Self::Gpt2 => {
-                while done < text.len() {
-                    let end = super::split::gpt2(text.as_bytes(), done);
-                    pieces.push((offset + done, offset + end));
-                    done = end;
-                }
-            }
+            Self::Llama3 => cut_by_hand(split::llama3::<3>, text, offset, pieces),
+            Self::Qwen2 => cut_by_hand(split::llama3::<1>, text, offset, pieces),
+            Self::Gpt2 => cut_by_hand(split::gpt2, text, offset, pieces),
         }
         Ok(())
     }
+}
+
+fn cut_by_hand(
+    piece_end: impl Fn(&[u8], usize) -> usize,
+    text: &str,
+    offset: usize,
+    pieces: &mut Pieces,
+) {
+    let mut done = 0;
+    while done < text.len() {
+        let end = piece_end(text.as_bytes(), done);
+        pieces.push((offset + done, offset + end));
+        done = end;
+    }
+}
+
+/// Errors if `got` is over `limit`.
+pub(super) fn check_size(what: &'static str, got: usize, limit: usize) -> Result<(), CodecError> {
+    if got > limit { Err(CodecError::TooLarge { what, got, limit }) } else { Ok(()) }
+}
+
+/// How deep groups and classes of a pattern nest, at most; escapes are counted as if they nested.
+fn nesting(pattern: &str) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    for byte in pattern.bytes() {
+        match byte {
+            b'(' | b'[' => depth += 1,
+            b')' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 fn cut_by_pattern(

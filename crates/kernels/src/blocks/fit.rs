@@ -4,10 +4,8 @@
 //! weights of a network matter more, but not as their square. A sub-block's scale is found by
 //! trying steps around the one that spans it, each followed by least squares for the codes that
 //! it gives. Its result then goes into the few bits of the block, and the block as a whole is
-//! improved in turns: better integers next to the present ones, then least squares for the
-//! block's own factors. Each turn is kept only if the error falls.
-//!
-//! Sums run in eight lanes in a fixed order: the same input always gives the same bytes.
+//! improved in turns: better integers next to the present ones, then least squares for the block's
+//! own factors. Each turn is kept only if the error falls.
 
 use half::f16;
 
@@ -242,7 +240,7 @@ mod tests {
     #[test]
     fn the_half_away_from_zero_is_never_smaller() {
         for x in [0.0, 1.0, -1.0, 0.1, -0.1, 1e-9, -1e-9, 65_504.0] {
-            let up = f16_up(x).unwrap();
+            let up = f16_up(x).expect("these are within f16");
             assert!(up.abs() >= x.abs() && up * x >= 0.0, "{x} became {up}");
         }
         assert_eq!(f16_up(65_505.0), None);

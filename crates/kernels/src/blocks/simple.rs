@@ -1,6 +1,7 @@
 //! The formats with one scale (and perhaps one minimum) for 32 weights: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0.
 //!
-//! The encoders repeat the arithmetic of the `gguf` package in its order: their bytes are equal.
+//! The encoders repeat the arithmetic of the `gguf` package in its order: their bytes are equal. (One
+//! sign is not: where the minimum is both 0.0 and -0.0, the first counts here, as in llama.cpp.)
 
 use super::{Plain, float, largest};
 

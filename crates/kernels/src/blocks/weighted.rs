@@ -14,6 +14,7 @@ pub(super) struct Weighted {
     pub(super) w_sum: f32,
     pub(super) wx_sum: f32,
     /// Whether to use AVX2; true only on a CPU that has it.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     avx2: bool,
 }
 
@@ -26,7 +27,10 @@ pub(super) type Range = (f32, f32);
 /// A method that is compiled twice: for AVX2 where the machine has it, and plainly. Sums keep
 /// their order and nothing is fused, so both give the same bits.
 macro_rules! wide {
-    ($(#[$doc:meta])* fn $name:ident($this:ident $(, $arg:ident: $type:ty)*) -> $out:ty $body:block) => {
+    (
+        $(#[$doc:meta])*
+        fn $name:ident($this:ident $(, $arg:ident: $type:ty)*) -> $out:ty $body:block
+    ) => {
         $(#[$doc])*
         pub(super) fn $name(&self $(, $arg: $type)*) -> $out {
             #[inline(always)]

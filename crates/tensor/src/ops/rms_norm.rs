@@ -4,7 +4,7 @@ use crate::Tensor;
 use herd_kernels::cpu::for_rows;
 use herd_kernels::norm;
 
-/// The norm of each row of `x` [T, D] with the weights `w` [D].
+/// The norm of each row of `x` [T, D] with D weights `w`.
 pub fn rms_norm(x: &Tensor, w: &[f32], eps: f32) -> Tensor {
     let device = x.device();
     let mut y = Tensor::uninitialised(device, x.rows(), x.width());

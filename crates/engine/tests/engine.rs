@@ -1,0 +1,210 @@
+//! What a request is promised: limits, stops, seeds, shared beginnings, freed pages, refusals.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{Answer, finish, gguf, load, sort, wide_config};
+use herd_codec::{Controls, TokenId, Tokenizer};
+use herd_engine::sample::{SampleError, Sampling};
+use herd_engine::{Engine, Finish, Limits, Request, RequestError};
+use herd_model::Checkpoint;
+use herd_model::llama::Llama;
+use herd_tensor::{Class, Format};
+
+fn model() -> Arc<Llama> {
+    let checkpoint = Checkpoint::open(common::files::recorded("llama2_gqa")).unwrap();
+    load(&checkpoint, Class::best(), 2, 128)
+}
+
+/// A tokenizer whose first tokens are single letters, signs and parts of UTF-8.
+fn tokenizer() -> Arc<Tokenizer> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tokenizer/small.json");
+    let json = std::fs::read(path).unwrap();
+    Arc::new(Tokenizer::from_tokenizer_json(&json).unwrap())
+}
+
+fn sampled(seed: u64) -> Sampling {
+    Sampling { temperature: 1.0, seed, ..Sampling::GREEDY }
+}
+
+fn request(prompt: &[u32], max_tokens: usize) -> Request {
+    Request { max_tokens: Some(max_tokens), ..Request::new(prompt.to_vec(), sampled(3)) }
+}
+
+fn ask(engine: &mut Engine, request: Request) -> Answer {
+    let id = engine.submit(request).unwrap();
+    finish(engine, &[id]).remove(0)
+}
+
+#[test]
+fn one_seed_gives_one_answer_whatever_the_company() {
+    let limits = Limits { parallel: 3, batch: 5, ..Limits::single(64) };
+    let with_seed = |seed| Request { sampling: sampled(seed), ..request(&[5, 6, 7], 20) };
+    let mut engine = Engine::new(model(), None, limits);
+    let ids = [1, 2, 1, 1].map(|seed| engine.submit(with_seed(seed)).unwrap());
+    let answers = finish(&mut engine, &ids);
+    assert_eq!(answers[0].ids, answers[2].ids);
+    assert_eq!(answers[0].ids, answers[3].ids);
+    assert_ne!(answers[0].ids, answers[1].ids);
+}
+
+#[test]
+fn an_answer_ends_at_its_limit_or_with_the_context() {
+    let mut engine = Engine::new(model(), None, Limits::single(24));
+    let pages = engine.available_pages();
+    for (max_tokens, generated) in
+        [(Some(0), 0), (Some(1), 1), (Some(5), 5), (Some(99), 21), (None, 21)]
+    {
+        let answer = ask(&mut engine, Request { max_tokens, ..request(&[1, 2, 3], 0) });
+        assert_eq!(answer.finish(), &Finish::Length, "{max_tokens:?}");
+        assert_eq!((answer.ids.len(), answer.usage().generated), (generated, generated));
+        assert_eq!(answer.usage().prompt, 3);
+        assert_eq!(engine.available_pages(), pages);
+    }
+}
+
+#[test]
+fn a_stop_token_ends_the_answer_and_counts() {
+    let mut engine = Engine::new(model(), Some(tokenizer()), Limits::single(64));
+    let free = ask(&mut engine, request(&[1, 2, 3], 12));
+    let last = free.ids[4];
+    let at = free.ids.iter().position(|&id| id == last).unwrap();
+    let stopped =
+        ask(&mut engine, Request { stop_tokens: vec![90, last], ..request(&[1, 2, 3], 12) });
+    assert_eq!(stopped.finish(), &Finish::StopToken(last));
+    assert_eq!(stopped.ids, free.ids[..=at]);
+    assert_eq!(stopped.usage().generated, at + 1);
+    let before: Vec<TokenId> = free.ids[..at].iter().map(|&id| TokenId(id)).collect();
+    let text = tokenizer().decode_with(&before, Controls::Hide);
+    assert_eq!(stopped.text, String::from_utf8_lossy(&text));
+}
+
+#[test]
+fn stop_strings_end_the_answer_wherever_tokens_cut_them() {
+    let mut engine = Engine::new(model(), Some(tokenizer()), Limits::single(64));
+    let free = ask(&mut engine, request(&[9, 8, 7], 40));
+    let letters: Vec<(usize, char)> = free.text.char_indices().collect();
+    assert!(letters.len() > 20, "{:?}", free.text);
+    for (start, len) in [(0, 1), (3, 2), (5, 4), (12, 6)] {
+        let stop: String = letters[start..start + len].iter().map(|&(_, c)| c).collect();
+        let at = free.text.find(&stop).unwrap();
+        let stops = vec!["no such text".to_owned(), stop.clone()];
+        let answer = ask(&mut engine, Request { stop: stops, ..request(&[9, 8, 7], 40) });
+        assert_eq!(answer.finish(), &Finish::StopString(stop.clone()));
+        assert_eq!(answer.text, free.text[..at], "stop {stop:?}");
+        assert!(answer.ids.len() < 40 && free.ids.starts_with(&answer.ids));
+    }
+    // What could have begun a stop string is given out at the end.
+    let last: String =
+        free.text.chars().rev().take(2).collect::<Vec<_>>().into_iter().rev().collect();
+    let stops = vec![format!("{last}!?")];
+    assert_eq!(
+        ask(&mut engine, Request { stop: stops, ..request(&[9, 8, 7], 40) }).text,
+        free.text
+    );
+}
+
+#[test]
+fn a_cancelled_request_frees_its_pages_wherever_it_was() {
+    let limits = Limits { parallel: 2, batch: 16, page_len: 16, ..Limits::single(64) };
+    let mut engine = Engine::new(model(), None, limits);
+    let pages = engine.available_pages();
+    assert_eq!(pages, limits.pages());
+    let prompt: Vec<u32> = (0..50).collect();
+    // The first answers, the second is read, the third waits.
+    let ids = [&[1u32][..], &prompt, &prompt].map(|p| engine.submit(request(p, 10)).unwrap());
+    let mut answers = vec![Answer::default(); 3];
+    let mut events = Vec::new();
+    engine.step(&mut events);
+    engine.step(&mut events);
+    assert!(engine.available_pages() < pages);
+    for id in ids {
+        engine.cancel(id, &mut events);
+        engine.cancel(id, &mut events); // a second time changes nothing
+    }
+    sort(&mut events, &ids, &mut answers);
+    assert!(answers.iter().all(|answer| *answer.finish() == Finish::Cancelled));
+    let tokens: Vec<usize> = answers.iter().map(|answer| answer.ids.len()).collect();
+    assert_eq!(tokens, [2, 0, 0]);
+    assert!(engine.is_idle());
+    assert_eq!(engine.available_pages(), pages);
+}
+
+#[test]
+fn whole_pages_of_a_shared_beginning_are_taken_from_the_cache() {
+    let limits = Limits { page_len: 16, ..Limits::single(128) };
+    let mut engine = Engine::new(model(), None, limits);
+    let first: Vec<u32> = (0..40).collect();
+    let answer = ask(&mut engine, request(&first, 30));
+    assert_eq!(answer.usage().cached, 0);
+    // The same again: two pages hold 32 tokens; the last token is always computed.
+    assert_eq!(ask(&mut engine, request(&first, 3)).usage().cached, 32);
+    assert_eq!(ask(&mut engine, request(&first[..32], 3)).usage().cached, 16);
+    // The next turn of a chat: what was answered is in the cache as well.
+    let turn = [&first[..], &answer.ids, &[1, 2, 3]].concat();
+    assert_eq!(ask(&mut engine, request(&turn, 3)).usage().cached, 64);
+    // Another beginning shares nothing, though its second page has the same tokens.
+    let other: Vec<u32> = (1..17).chain(16..40).collect();
+    assert_eq!(ask(&mut engine, request(&other, 3)).usage().cached, 0);
+}
+
+#[test]
+fn prompts_and_settings_that_cannot_be_honoured_are_refused() {
+    let mut engine = Engine::new(model(), None, Limits::single(24));
+    let refused = |engine: &mut Engine, request| engine.submit(request).unwrap_err();
+    assert_eq!(refused(&mut engine, request(&[], 1)), RequestError::Empty);
+    let error = RequestError::Context { tokens: 24, context: 24 };
+    assert_eq!(refused(&mut engine, request(&[1; 24], 1)), error);
+    let error = RequestError::Vocabulary { id: 101, at: 1, vocab: 101 };
+    assert_eq!(refused(&mut engine, request(&[1, 101, 500], 1)), error);
+    let sampling = Sampling { temperature: f32::NAN, ..Sampling::GREEDY };
+    let error = refused(&mut engine, Request { sampling, ..request(&[1], 1) });
+    assert!(matches!(
+        error,
+        RequestError::Sampling(SampleError::Field { name: "temperature", .. })
+    ));
+    let sampling = Sampling { logit_bias: vec![(101, 1.0)], ..Sampling::GREEDY };
+    let error = refused(&mut engine, Request { sampling, ..request(&[1], 1) });
+    assert!(matches!(error, RequestError::Sampling(SampleError::BiasToken { id: 101, .. })));
+    let stop = vec![String::new()];
+    let error = refused(&mut engine, Request { stop, ..request(&[1], 1) });
+    assert!(matches!(error, RequestError::Stop(_)));
+    assert!(engine.is_idle());
+    assert_eq!(ask(&mut engine, request(&[1; 23], 5)).ids.len(), 1);
+}
+
+#[test]
+fn forbidding_every_token_fails_the_request_alone() {
+    let limits = Limits { parallel: 2, ..Limits::single(64) };
+    let mut engine = Engine::new(model(), None, limits);
+    let logit_bias = (0..101).map(|id| (id, f32::NEG_INFINITY)).collect();
+    let sampling = Sampling { logit_bias, ..Sampling::GREEDY };
+    let ids = [
+        engine.submit(Request { sampling, ..request(&[1], 4) }).unwrap(),
+        engine.submit(request(&[1], 4)).unwrap(),
+    ];
+    let answers = finish(&mut engine, &ids);
+    assert_eq!(answers[0].finish(), &Finish::Failed(SampleError::NoToken));
+    assert_eq!((answers[1].finish(), answers[1].ids.len()), (&Finish::Length, 4));
+}
+
+#[test]
+#[should_panic(expected = "engine: at least one request and one token a step")]
+fn limits_under_which_nothing_would_ever_happen_are_a_mistake() {
+    Engine::new(model(), None, Limits { batch: 0, ..Limits::single(24) });
+}
+
+#[test]
+fn a_model_with_more_rows_than_its_tokenizer_has_tokens_answers() {
+    // 1200 rows, 959 tokens; the bias makes rows without a token the only choice.
+    let config = herd_model::Config { vocab: 1200, ..wide_config() };
+    let model = load(&gguf(&config, Format::Q8_0, |_, _| {}), Class::best(), 2, 64);
+    let mut engine = Engine::new(model, Some(tokenizer()), Limits::single(64));
+    let logit_bias = (0..1000).map(|id| (id, f32::NEG_INFINITY)).collect();
+    let sampling = Sampling { logit_bias, ..sampled(1) };
+    let answer = ask(&mut engine, Request { sampling, ..request(&[1, 2], 5) });
+    assert!(answer.ids.iter().all(|&id| id >= 1000));
+    assert_eq!((answer.ids.len(), answer.text.as_str()), (5, ""));
+}

@@ -1,0 +1,324 @@
+//! Must-hold line 4: what a request gets has the same bits alone and in any company.
+//!
+//! Random schedules (who is asked when, chunks, pages, threads, prefixes in the cache,
+//! cancellations) run on small models of several shapes and formats in every class of the machine,
+//! and each answer is compared with the same request alone. Three evaluators with the faults that
+//! this promise excludes are compared by the same function, which must catch them.
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use common::{Answer, finish, gguf, load, sort, wide_config};
+use herd_engine::sample::Sampling;
+use herd_engine::score::Scorer;
+use herd_engine::softmax::log_prob;
+use herd_engine::{Engine, Finish, Limits, Request, RequestId};
+use herd_model::Checkpoint;
+use herd_model::llama::Llama;
+use herd_tensor::{Class, Format, KvFormat};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+/// Positions of a request: past the first block of keys in attention, which holds 256.
+const CONTEXT: usize = 320;
+
+/// Models of different shapes and formats.
+fn models() -> &'static [(String, Checkpoint)] {
+    static MODELS: OnceLock<Vec<(String, Checkpoint)>> = OnceLock::new();
+    MODELS.get_or_init(|| {
+        let recorded = ["llama2_gqa", "llama32_tied", "mqa_rope_parameters"];
+        let open = |name: &str| Checkpoint::open(common::files::recorded(name)).unwrap();
+        let mut models: Vec<_> = recorded.iter().map(|n| (n.to_string(), open(n))).collect();
+        for format in [Format::BF16, Format::F16, Format::Q4_0, Format::Q8_0, Format::Q4_K] {
+            models.push((format.name().into(), gguf(&wide_config(), format, |_, _| {})));
+        }
+        models
+    })
+}
+
+/// A request and when it comes and goes.
+#[derive(Clone, Debug)]
+struct Visit {
+    /// Tokens that it shares with others from the start on, then tokens of its own.
+    shared: usize,
+    own: Vec<u32>,
+    max_tokens: usize,
+    temperature: f32,
+    seed: u64,
+    /// Steps before it is submitted, and after which it is cancelled.
+    arrives: usize,
+    stays: Option<usize>,
+}
+
+/// A random run of an engine.
+#[derive(Clone, Debug)]
+struct Schedule {
+    model: usize,
+    class: usize,
+    threads: usize,
+    batch: usize,
+    page_len: usize,
+    parallel: usize,
+    kv: KvFormat,
+    visits: Vec<Visit>,
+}
+
+fn visit() -> impl Strategy<Value = Visit> {
+    let own = prop::collection::vec(0u32..60, 1..40);
+    let shared = prop_oneof![Just(0usize), 1usize..40, 100usize..270];
+    let stays = prop_oneof![4 => Just(None), 1 => (1usize..12).prop_map(Some)];
+    let temperature = prop_oneof![Just(0.0f32), Just(1.0)];
+    (shared, own, 1usize..10, temperature, 0u64..100, 0usize..40, stays).prop_map(
+        |(shared, own, max_tokens, temperature, seed, arrives, stays)| Visit {
+            shared,
+            own,
+            max_tokens,
+            temperature,
+            seed,
+            arrives,
+            stays,
+        },
+    )
+}
+
+fn schedule() -> impl Strategy<Value = Schedule> {
+    let kv = prop_oneof![Just(KvFormat::F16), Just(KvFormat::F32)];
+    let page_len = prop::sample::select(vec![16usize, 32, 48, 64, 256]);
+    let batch = prop_oneof![1usize..8, 8usize..90, Just(400usize)];
+    let visits = prop::collection::vec(visit(), 1..6);
+    let class = 0..Class::available().len();
+    (0..models().len(), class, 1usize..4, batch, page_len, 1usize..5, kv, visits).prop_map(
+        |(model, class, threads, batch, page_len, parallel, kv, visits)| Schedule {
+            model,
+            class,
+            threads,
+            batch,
+            page_len,
+            parallel,
+            kv,
+            visits,
+        },
+    )
+}
+
+impl Visit {
+    fn request(&self) -> Request {
+        let shared = (0..self.shared).map(|i| (i * 7 % 60) as u32);
+        let prompt = shared.chain(self.own.iter().copied()).collect();
+        let sampling =
+            Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::GREEDY };
+        let max_tokens = Some(self.max_tokens);
+        Request { max_tokens, log_probs: Some(3), ..Request::new(prompt, sampling) }
+    }
+}
+
+/// Each request by itself, one thread, its prompt in one piece.
+fn alone(model: &Arc<Llama>, kv: KvFormat, requests: &[Request]) -> Vec<Answer> {
+    let one = |request: &Request| {
+        let limits = Limits { kv, batch: CONTEXT, ..Limits::single(CONTEXT) };
+        let mut engine = Engine::new(Arc::clone(model), None, limits);
+        let id = engine.submit(request.clone()).unwrap();
+        finish(&mut engine, &[id]).remove(0)
+    };
+    requests.iter().map(one).collect()
+}
+
+/// The whole schedule on one engine.
+fn together(model: &Arc<Llama>, schedule: &Schedule, limits: Limits) -> Vec<Answer> {
+    let mut engine = Engine::new(Arc::clone(model), None, limits);
+    let pages = engine.available_pages();
+    let mut order: Vec<usize> = (0..schedule.visits.len()).collect();
+    order.sort_by_key(|&i| schedule.visits[i].arrives);
+    let mut ids: Vec<RequestId> = Vec::new();
+    let mut answers = vec![Answer::default(); order.len()];
+    let mut events = Vec::new();
+    for step in 0.. {
+        assert!(step < 10_000, "the engine does not come to an end");
+        while let Some(&i) = order.get(ids.len()) {
+            if schedule.visits[i].arrives > step {
+                break;
+            }
+            ids.push(engine.submit(schedule.visits[i].request()).unwrap());
+        }
+        for (&id, &i) in ids.iter().zip(&order) {
+            let visit = &schedule.visits[i];
+            if visit.stays.is_some_and(|stays| visit.arrives + stays == step) {
+                engine.cancel(id, &mut events);
+            }
+        }
+        engine.step(&mut events);
+        sort(&mut events, &ids, &mut answers);
+        if ids.len() == order.len() && engine.is_idle() {
+            break;
+        }
+    }
+    assert_eq!(engine.available_pages(), pages, "pages are lost");
+    let mut by_visit = vec![Answer::default(); order.len()];
+    order.into_iter().zip(answers).for_each(|(i, answer)| by_visit[i] = answer);
+    by_visit
+}
+
+/// The comparison of this page: the first place where answers differ in a bit. A cancelled request
+/// got the beginning of its answer.
+fn difference(got: &[Answer], wanted: &[Answer]) -> Option<String> {
+    for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+        let n = got.ids.len();
+        let cancelled = matches!(got.end, Some((Finish::Cancelled, _)));
+        if n > wanted.ids.len() || (n < wanted.ids.len() && !cancelled) {
+            return Some(format!("request {i}: {n} tokens, alone {}", wanted.ids.len()));
+        }
+        for t in 0..n {
+            if (got.ids[t], &got.bits[t]) != (wanted.ids[t], &wanted.bits[t]) {
+                let (a, b) = ((got.ids[t], &got.bits[t]), (wanted.ids[t], &wanted.bits[t]));
+                return Some(format!("request {i}, token {t}: {a:x?}, alone {b:x?}"));
+            }
+        }
+        if !cancelled && got.finish() != wanted.finish() {
+            return Some(format!("request {i}: {:?}, alone {:?}", got.finish(), wanted.finish()));
+        }
+    }
+    None
+}
+
+#[test]
+fn a_request_gets_the_same_bits_in_any_company_chunk_page_prefix_and_thread_count() {
+    let (hits, cancelled) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
+    let checked = TestRunner::new(config).run(&schedule(), |s| {
+        let (name, checkpoint) = &models()[s.model];
+        let class = Class::available()[s.class];
+        let requests: Vec<Request> = s.visits.iter().map(Visit::request).collect();
+        let wanted = alone(&load(checkpoint, class, 1, CONTEXT), s.kv, &requests);
+        let Schedule { batch, page_len, parallel, kv, .. } = s;
+        let limits = Limits { context: CONTEXT, parallel, batch, page_len, kv };
+        let got = together(&load(checkpoint, class, s.threads, CONTEXT), &s, limits);
+        for answer in &got {
+            hits.fetch_add(usize::from(answer.usage().cached > 0), Ordering::Relaxed);
+            let gone = *answer.finish() == Finish::Cancelled;
+            cancelled.fetch_add(gone.into(), Ordering::Relaxed);
+        }
+        match difference(&got, &wanted) {
+            None => Ok(()),
+            Some(text) => Err(TestCaseError::fail(format!("{name}, {class}: {text}"))),
+        }
+    });
+    checked.unwrap_or_else(|error| panic!("{error}"));
+    let counts = (hits.into_inner(), cancelled.into_inner());
+    assert!(
+        counts.0 > 0 && counts.1 > 0,
+        "the schedules hit no prefix or cancel nothing: {counts:?}"
+    );
+}
+
+/// A request's answer from log-probabilities of its own tokens: scoring, in pieces of `chunk`.
+fn scored(tokens: &[u32], mut logits: impl FnMut(usize) -> Vec<f32>) -> Answer {
+    let mut answer = Answer::default();
+    for (t, &next) in tokens[1..].iter().enumerate() {
+        answer.ids.push(next);
+        answer.bits.push(vec![log_prob(&logits(t), next).to_bits()]);
+    }
+    answer.end = Some((Finish::Length, Default::default()));
+    answer
+}
+
+/// Whether scoring by `logits(tokens, chunk, position)` has the same bits for every chunk.
+fn holds(mut logits: impl FnMut(&[u32], usize, usize) -> Vec<f32>) -> bool {
+    let tokens: Vec<u32> = (0..40).map(|i| (i * i % 60) as u32).collect();
+    let wanted = scored(&tokens, |t| logits(&tokens, 1, t));
+    [2, 3, 7, 16, 40].into_iter().all(|chunk| {
+        let got = scored(&tokens, |t| logits(&tokens, chunk, t));
+        difference(&[got], std::slice::from_ref(&wanted)).is_none()
+    })
+}
+
+/// A number for each pair, of the size of activations.
+fn number(a: usize, b: usize) -> f32 {
+    ((a * 7919 + b * 104_729) % 1009) as f32 / 1009.0 - 0.5
+}
+
+/// Row `t` of a product of 64 columns, which a fault sums in two halves when its chunk is large.
+fn product(tokens: &[u32], chunk: usize, t: usize, fault: bool) -> Vec<f32> {
+    let rows = chunk.min(tokens.len() - t / chunk * chunk);
+    let x = |k: usize| number(tokens[t] as usize, k);
+    let dot = |v: usize, from: usize, to: usize| {
+        (from..to).fold(0.0f32, |sum, k| sum + x(k) * number(k, v))
+    };
+    let whole = |v| dot(v, 0, 64);
+    let halves = |v| dot(v, 0, 32) + dot(v, 32, 64);
+    (0..60).map(|v| if fault && rows > 4 { halves(v) } else { whole(v) }).collect()
+}
+
+/// Attention of row `t` in blocks of 8 keys, which a fault counts from the start of the chunk.
+fn attention(tokens: &[u32], chunk: usize, t: usize, fault: bool) -> Vec<f32> {
+    let first = if fault { t / chunk * chunk % 8 } else { 0 };
+    let score = |j: usize| number(tokens[t] as usize, tokens[j] as usize + j);
+    let value = |j: usize, v: usize| number(tokens[j] as usize, v + 100);
+    let (mut all, mut weight) = (vec![0.0f32; 60], 0.0f32);
+    let mut from = 0;
+    while from <= t {
+        let to = (((from + 8 - first) / 8) * 8 + first).min(t + 1);
+        let (mut o, mut l) = (vec![0.0f32; 60], 0.0f32);
+        for j in from..to {
+            let w = (4.0 * score(j)).exp();
+            l += w;
+            o.iter_mut().enumerate().for_each(|(v, o)| *o += w * value(j, v));
+        }
+        weight += l;
+        all.iter_mut().zip(o).for_each(|(all, o)| *all += o);
+        from = to;
+    }
+    all.into_iter().map(|x| x / weight).collect()
+}
+
+#[test]
+fn the_comparison_catches_sums_that_depend_on_the_batch() {
+    assert!(holds(|tokens, chunk, t| product(tokens, chunk, t, false)));
+    assert!(!holds(|tokens, chunk, t| product(tokens, chunk, t, true)), "halves for large batches");
+    assert!(holds(|tokens, chunk, t| attention(tokens, chunk, t, false)));
+    assert!(!holds(|tokens, chunk, t| attention(tokens, chunk, t, true)), "blocks of the chunk");
+}
+
+#[test]
+fn the_comparison_catches_an_engine_that_chooses_kernels_by_batch_size() {
+    let [few, .., many] = Class::available()[..] else { return };
+    let (_, checkpoint) = &models()[0];
+    let requests = [visit_of(150).request(), visit_of(90).request()];
+    let kv = KvFormat::F32;
+    let wanted = alone(&load(checkpoint, few, 1, CONTEXT), kv, &requests);
+    for batch in [1, 4, 5, 64] {
+        // The fault: another class's kernels, whose sums have another order, for more than 4 rows.
+        let class = if batch > 4 { many } else { few };
+        let model = load(checkpoint, class, 1, CONTEXT);
+        let limits = Limits { batch, kv, ..Limits::single(CONTEXT) };
+        let mut engine = Engine::new(model, None, limits);
+        let ids = requests.clone().map(|request| engine.submit(request).unwrap());
+        let caught = difference(&finish(&mut engine, &ids), &wanted).is_some();
+        assert_eq!(caught, batch > 4, "batches of {batch}");
+    }
+}
+
+fn visit_of(shared: usize) -> Visit {
+    let own = vec![3, 1, 4, 1, 5];
+    Visit { shared, own, max_tokens: 8, temperature: 1.0, seed: 5, arrives: 0, stays: None }
+}
+
+#[test]
+fn scorer_and_engine_agree_in_every_class() {
+    for (name, checkpoint) in models() {
+        for class in Class::available() {
+            let model = load(checkpoint, class, 2, CONTEXT);
+            let request = visit_of(60).request();
+            let answer = alone(&model, KvFormat::F16, std::slice::from_ref(&request)).remove(0);
+            let tokens = [&request.prompt[..], &answer.ids[..]].concat();
+            for batch in [1, 13, 400] {
+                let mut scorer = Scorer::new(&model, CONTEXT, batch, KvFormat::F16);
+                let scores = scorer.log_probs(&tokens, request.prompt.len() - 1);
+                let scores: Vec<u64> = scores.iter().map(|p| p.to_bits()).collect();
+                let chosen: Vec<u64> = answer.bits.iter().map(|bits| bits[0]).collect();
+                assert_eq!(scores, chosen, "{name}, {class}, batches of {batch}");
+            }
+        }
+    }
+}
