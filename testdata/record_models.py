@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Record models/NAME/: small random Llama models of every family shape, with the logits that transformers gives.
 
-usage: testdata/record_models.py        (needs: pip install torch==2.15.0 transformers==5.23.0 safetensors numpy)
+usage: testdata/record_models.py [NAME ...]        (needs: pip install torch==2.15.0 transformers==5.23.0 safetensors numpy)
 
 Each folder is a Hugging Face folder (config.json as the published models write it, f32 model.safetensors, one of them
 sharded) plus the golden vectors: golden.json holds the token ids of two sequences, of 1 and of 41 tokens, and
@@ -10,6 +10,7 @@ attention. Matrices are normal with variance 1/inputs and norms lie in 0.5..1.5,
 every part of the model moves them. The script prints how far transformers' f32 lies from its own f64.
 """
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,10 @@ MODELS = {
         32, 40, 2, 1, 61, max_position_embeddings=32,
         rope_scaling={"type": "dynamic", "factor": 2.0},
     ),
+    # The ends of YaRN's ramp as they are, not rounded to whole dimensions.
+    "yarn_not_truncated": shape(
+        32, 40, 2, 1, 61, head_dim=32, rope_scaling={**YARN, "truncate": False}
+    ),
 }
 
 
@@ -166,4 +171,5 @@ def record(name, differences, seed):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for seed, (name, differences) in enumerate(MODELS.items()):
-        record(name, differences, seed)
+        if name in (sys.argv[1:] or MODELS):
+            record(name, differences, seed)

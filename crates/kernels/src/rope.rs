@@ -40,6 +40,8 @@ pub enum Scaling {
         beta_slow: f32,
         /// Factor of the cosines and sines; absent, 0.1 ln(factor) + 1.
         attention_factor: Option<f32>,
+        /// Round the ends of the ramp outwards to whole pairs, as the paper does.
+        truncate: bool,
     },
     /// Dynamic NTK: theta grows with the length in use.
     DynamicNtk {
@@ -91,13 +93,15 @@ pub fn inverse_frequencies(head_dim: usize, theta: f32, scaling: &Scaling) -> (V
             beta_fast,
             beta_slow,
             attention_factor: given,
+            truncate,
         } => {
             let turns = |beta: f32| {
                 let wave = f64::from(original_max_position_embeddings) / (f64::from(beta) * TAU);
                 head_dim as f64 * wave.ln() / (2.0 * f64::from(theta).ln())
             };
-            let low = turns(beta_fast).floor().max(0.0);
-            let high = turns(beta_slow).ceil().min(head_dim as f64 - 1.0);
+            let (low, high) = (turns(beta_fast), turns(beta_slow));
+            let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+            let (low, high) = (low.max(0.0), high.min(head_dim as f64 - 1.0));
             yarn(&mut freqs, &plain, factor, low, high);
             let default = if factor <= 1.0 { 1.0 } else { 0.1 * f64::from(factor).ln() + 1.0 };
             attention_factor = given.unwrap_or(default as f32);

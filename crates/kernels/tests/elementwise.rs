@@ -27,6 +27,7 @@ fn rope_case(name: &str) -> (usize, f32, Scaling) {
         beta_fast,
         beta_slow,
         attention_factor,
+        truncate: true,
     };
     let dynamic = Scaling::DynamicNtk {
         factor: 2.0,

@@ -16,6 +16,9 @@ use herd_tensor::{Class, Device, Format, KvFormat, KvShape, Sequence, blocks};
 /// What the issue asks for. Transformers' own f32 lies within 5e-6 of its f64 on these models.
 const DIFFERENCE_MAX: f32 = 1e-4;
 
+/// Recorded as well; no GGUF can hold it, so the tests that convert leave it out.
+const NOT_TRUNCATED: &str = "yarn_not_truncated";
+
 /// Token ids, and the logits [T, V] that transformers gives for them.
 struct Golden {
     ids: Vec<u32>,
@@ -62,7 +65,7 @@ fn run(model: &Llama, ids: &[u32], chunk: usize) -> Vec<f32> {
 
 #[test]
 fn logits_equal_transformers_in_every_class_whole_and_token_by_token() {
-    for name in RECORDED {
+    for name in RECORDED.into_iter().chain([NOT_TRUNCATED]) {
         let checkpoint = Checkpoint::open(recorded(name)).unwrap();
         let goldens = golden(name);
         for class in Class::available() {
