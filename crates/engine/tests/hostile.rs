@@ -1,6 +1,8 @@
 //! Broken weights: a request fails with the number that offends, or its log-probabilities are NaN;
 //! nothing panics, hangs, or reaches another request.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 mod common;
 
 use std::sync::Arc;

@@ -5,6 +5,8 @@
 //! and each answer is compared with the same request alone. Three evaluators with the faults that
 //! this promise excludes are compared by the same function, which must catch them.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
