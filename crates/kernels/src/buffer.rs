@@ -1,16 +1,18 @@
 //! Bytes that begin on a cache line; those of weights side by side in huge pages.
 
+use memmap2::MmapMut;
 use std::sync::{Arc, Mutex};
 
-/// One cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line(#[allow(dead_code)] [u8; 64]);
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
-/// Memory that buffers are cut from. Its pages are given by the system when first written.
+/// Memory that buffers are cut from: whole pages, which the system gives when they are first
+/// written (an allocation of the standard library, aligned so, would write them all).
 struct Chunk {
-    lines: *mut Line,
-    len: usize,
+    bytes: *mut u8,
+    lines: usize,
+    /// Keeps the memory.
+    _map: MmapMut,
 }
 
 // SAFETY: a chunk is plain memory; buffers cut from it never overlap.
@@ -19,11 +21,12 @@ unsafe impl Send for Chunk {}
 unsafe impl Sync for Chunk {}
 
 impl Chunk {
-    /// `len` zeroed lines.
-    fn new(len: usize) -> Chunk {
-        // `vec!` of a zero line asks the allocator for zeroed pages and touches none of them.
-        let lines = Box::leak(vec![Line([0; 64]); len].into_boxed_slice());
-        Chunk { lines: lines.as_mut_ptr(), len }
+    /// `lines` zeroed lines. Panics if the system has no such range of addresses.
+    fn new(lines: usize) -> Chunk {
+        let len = (lines * LINE).max(1);
+        let map = MmapMut::map_anon(len);
+        let mut map = map.unwrap_or_else(|e| panic!("no memory for {len} bytes: {e}"));
+        Chunk { bytes: map.as_mut_ptr(), lines, _map: map }
     }
 
     /// Walking a model through 4 KiB pages costs an address look-up a page, and the processor asks
@@ -32,20 +35,12 @@ impl Chunk {
         #[cfg(target_os = "linux")]
         {
             let page = 2 << 20;
-            let start = (self.lines as usize).next_multiple_of(page);
-            let end = (self.lines as usize + self.len * 64) / page * page;
-            // SAFETY: the range lies inside our own allocation; the call changes no contents.
+            let start = (self.bytes as usize).next_multiple_of(page);
+            let end = (self.bytes as usize + self.lines * LINE) / page * page;
+            // SAFETY: the range lies inside our own mapping; the call changes no contents.
             // Its failure changes nothing but speed.
             unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
         }
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        let lines = std::ptr::slice_from_raw_parts_mut(self.lines, self.len);
-        // SAFETY: the pointer came from a box of this length, and no buffer is left.
-        drop(unsafe { Box::from_raw(lines) });
     }
 }
 
@@ -60,19 +55,19 @@ pub struct Buffer {
 impl Buffer {
     /// `len` zero bytes with memory of their own.
     pub fn zeroed(len: usize) -> Buffer {
-        Buffer { chunk: Arc::new(Chunk::new(len.div_ceil(64))), start: 0, len }
+        Buffer { chunk: Arc::new(Chunk::new(len.div_ceil(LINE))), start: 0, len }
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: lines from `start` on hold `len` initialised bytes that only this buffer uses.
-        unsafe { std::slice::from_raw_parts(self.chunk.lines.add(self.start).cast(), self.len) }
+        unsafe { std::slice::from_raw_parts(self.chunk.bytes.add(self.start * LINE), self.len) }
     }
 
     /// The bytes, to be written.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`, and `self` is borrowed for writing.
-        unsafe { std::slice::from_raw_parts_mut(self.chunk.lines.add(self.start).cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.chunk.bytes.add(self.start * LINE), self.len) }
     }
 
     /// Bytes held.
@@ -100,10 +95,10 @@ impl Arena {
     /// `len` zero bytes beside those cut before. Their memory returns to the system when all
     /// buffers of the chunk are gone.
     pub fn zeroed(&self, len: usize) -> Buffer {
-        let lines = len.div_ceil(64);
+        let lines = len.div_ceil(LINE);
         let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
         match &mut *open {
-            Some((chunk, next)) if *next + lines <= chunk.len => {
+            Some((chunk, next)) if *next + lines <= chunk.lines => {
                 let start = *next;
                 *next += lines;
                 Buffer { chunk: Arc::clone(chunk), start, len }
