@@ -103,7 +103,7 @@ impl Pool {
         // The state and the count of sleepers are each written on one side and read on the other:
         // sequential order makes sure that a worker sees the job or we see the sleeper.
         let job = number(shared.state.load(Ordering::Relaxed)) + 1;
-        shared.state.store(job * 2 * OPEN | OPEN, Ordering::SeqCst);
+        shared.state.store((job * 2 * OPEN) | OPEN, Ordering::SeqCst);
         if shared.asleep.load(Ordering::SeqCst) > 0 {
             self.sleepers.iter().for_each(Thread::unpark);
         }

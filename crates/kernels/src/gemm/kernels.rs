@@ -89,8 +89,14 @@ pub(super) unsafe fn dense<L: Lanes, const W: u8, const G: usize, const T: usize
                 sum[t][g] = out.start::<L>(t, g);
             }
         }
+        let vector = if W == W_F16 { 32 } else { 64 };
         for k in 0..steps {
             let x = x.add(k * T);
+            if T == 1 {
+                for g in 0..G {
+                    ask_ahead::<L>(w[g], k * vector, vector, steps * vector, G);
+                }
+            }
             if W == W_BF16 {
                 let w: [L::B; G] = std::array::from_fn(|g| L::load_bytes(w[g].add(k * 64)));
                 for t in 0..T {
@@ -124,6 +130,22 @@ pub(super) unsafe fn dense<L: Lanes, const W: u8, const G: usize, const T: usize
 /// core that reads 10 GB/s a stream passes 1 KB; twice that hides the jitter.
 const AHEAD: usize = 2048;
 
+/// Asks for what stream `w` reads `AHEAD` bytes after `at`: at the end of its group that is the
+/// beginning of the group that the stream reads next, `groups` groups on.
+///
+/// # Safety
+///
+/// The contract of `Lanes`.
+#[inline(always)]
+unsafe fn ask_ahead<L: Lanes>(w: *const u8, at: usize, len: usize, group: usize, groups: usize) {
+    let ahead = at + AHEAD;
+    let ahead = if ahead < group { ahead } else { ahead + (groups - 1) * group };
+    for line in 0..len.div_ceil(64) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { L::prefetch(w.wrapping_add(ahead + 64 * line)) };
+    }
+}
+
 /// One row by G groups of a block format, read where they lie.
 ///
 /// # Safety
@@ -141,15 +163,13 @@ pub(super) unsafe fn one_row<L: Lanes, const F: u8, const G: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         let mut sum: [L::F; G] = std::array::from_fn(|g| out.start::<L>(0, g));
+        let group = blocks * c.block_bytes + blocks / 8 * c.super_bytes;
         for b in 0..blocks {
             let x = x.add(b * BLOCK_WORDS);
             let word = |i: usize| *x.add(i) as i32;
             let float = |i: usize| L::splat(f32::from_bits(*x.add(i)));
             for g in 0..G {
-                let ahead = w[g].wrapping_add(b * c.block_bytes + AHEAD);
-                for line in 0..c.block_bytes.div_ceil(64) {
-                    L::prefetch(ahead.wrapping_add(64 * line));
-                }
+                ask_ahead::<L>(w[g], b * c.block_bytes, c.block_bytes, group, G);
                 let u = unpack::<L, F>(w[g], b);
                 // Two chains for each half of the codes, joined exactly.
                 let zero = L::splat_i(0);
