@@ -3,8 +3,9 @@
 //! A model step is hundreds of short loops; waking threads through the system for each would
 //! cost more than the loops. A worker that has just finished spins for `SPIN` rounds (some tens of
 //! microseconds) before it parks, so that the loops of one step meet awake workers, and an idle
-//! program burns nothing. The caller works too, and tasks are claimed from one counter, so a
-//! worker that the system has put aside delays only the task that it holds.
+//! program burns nothing. The caller works too, tasks are claimed from one counter, and a job closes
+//! when its tasks are taken: a worker that the system has put aside delays only the task that it
+//! holds, and none if it has not come at all.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
@@ -24,26 +25,34 @@ pub struct Pool {
     turn: Mutex<()>,
 }
 
-/// The job on offer: a borrowed closure, valid until every worker has left it.
+/// The job on offer: a borrowed closure, valid while the job is open or a worker is inside.
 struct Job {
     run: *const (dyn Fn(usize) + Sync),
     tasks: usize,
 }
 
+/// Set while workers may enter the job.
+const OPEN: u64 = 1 << 16;
+/// The bits that count the workers inside.
+const INSIDE: u64 = OPEN - 1;
+
+/// The number of the job, which grows by one with each.
+fn number(state: u64) -> u64 {
+    state / (2 * OPEN)
+}
+
 struct Shared {
-    /// Grows by one with each job; workers watch it.
-    epoch: AtomicU64,
+    /// The job's number, whether it is open, and how many workers are inside (`OPEN`, `INSIDE`).
+    state: AtomicU64,
     stop: AtomicBool,
     next: AtomicUsize,
-    /// Workers that have not yet left the current job.
-    inside: AtomicUsize,
     asleep: AtomicUsize,
     job: std::cell::UnsafeCell<Job>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `job` is written only by the caller of `run`, under `turn`, while `inside` is 0; workers
-// read it only after they saw the new epoch (acquire) and before they count themselves out.
+// SAFETY: `job` is written only by the caller of `run`, under `turn`, while the job is closed and no
+// worker is inside; workers read it only between entering an open job and leaving it.
 unsafe impl Sync for Shared {}
 // SAFETY: the raw pointer in `job` points to a `Sync` closure that outlives the job.
 unsafe impl Send for Shared {}
@@ -52,10 +61,9 @@ impl Pool {
     /// A pool that computes on `threads` threads; at least one.
     pub fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
-            epoch: AtomicU64::new(0),
+            state: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             next: AtomicUsize::new(0),
-            inside: AtomicUsize::new(0),
             asleep: AtomicUsize::new(0),
             job: std::cell::UnsafeCell::new(Job { run: &|_| {}, tasks: 0 }),
             panic: Mutex::new(None),
@@ -89,19 +97,20 @@ impl Pool {
         let short: &(dyn Fn(usize) + Sync) = &task;
         // SAFETY: only the lifetime changes; this function waits below until no worker holds it.
         let long: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(short) };
-        // SAFETY: `inside` is 0 (the last `run` waited for it), so no worker reads `job` now.
+        // SAFETY: the last `run` closed its job and waited until no worker was inside.
         unsafe { *shared.job.get() = Job { run: long, tasks } };
         shared.next.store(0, Ordering::Relaxed);
-        shared.inside.store(self.workers.len(), Ordering::Relaxed);
-        // The epoch and the count of sleepers are each written on one side and read on the other:
+        // The state and the count of sleepers are each written on one side and read on the other:
         // sequential order makes sure that a worker sees the job or we see the sleeper.
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        let job = number(shared.state.load(Ordering::Relaxed)) + 1;
+        shared.state.store(job * 2 * OPEN | OPEN, Ordering::SeqCst);
         if shared.asleep.load(Ordering::SeqCst) > 0 {
             self.sleepers.iter().for_each(Thread::unpark);
         }
         take_tasks(shared, &task, tasks);
+        shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut rounds = 0;
-        while shared.inside.load(Ordering::Acquire) != 0 {
+        while shared.state.load(Ordering::Acquire) & INSIDE != 0 {
             rounds += 1;
             if rounds > SPIN {
                 thread::yield_now();
@@ -127,7 +136,6 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker catches the panics of its tasks, so joining cannot fail.
@@ -154,38 +162,53 @@ fn take_tasks(shared: &Shared, task: &(dyn Fn(usize) + Sync), tasks: usize) {
 
 fn work(shared: &Shared) {
     let mut seen = 0;
-    loop {
-        seen = wait_for_job(shared, seen);
-        if shared.stop.load(Ordering::SeqCst) {
-            return;
-        }
-        // SAFETY: the epoch moved, so `job` is written, and it stays until `inside` is 0.
+    while let Some(job) = enter(shared, seen) {
+        seen = job;
+        // SAFETY: this worker is inside an open job, so it is written and stays until it leaves.
         let job = unsafe { &*shared.job.get() };
-        // SAFETY: the closure lives until `run` returns, which waits for `inside` to be 0.
+        // SAFETY: the closure lives until `run` returns, which waits until nobody is inside.
         take_tasks(shared, unsafe { &*job.run }, job.tasks);
-        shared.inside.fetch_sub(1, Ordering::Release);
+        shared.state.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// Spins, then sleeps, until the epoch is past `seen`; returns the new epoch.
-fn wait_for_job(shared: &Shared, seen: u64) -> u64 {
-    for _ in 0..SPIN {
-        let epoch = shared.epoch.load(Ordering::Acquire);
-        if epoch != seen {
-            return epoch;
+/// Spins, then sleeps, until there is an open job other than `seen`; enters it and returns its
+/// number, or `None` when the pool ends.
+fn enter(shared: &Shared, seen: u64) -> Option<u64> {
+    let mut rounds = 0;
+    loop {
+        let state = shared.state.load(Ordering::Acquire);
+        if state & OPEN != 0 && number(state) != seen {
+            let enter = shared.state.compare_exchange_weak(
+                state,
+                state + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if enter.is_ok() {
+                return Some(number(state));
+            }
+            continue;
         }
-        std::hint::spin_loop();
+        if rounds < SPIN {
+            rounds += 1;
+            std::hint::spin_loop();
+            continue;
+        }
+        if shared.stop.load(Ordering::SeqCst) {
+            return None;
+        }
+        shared.asleep.fetch_add(1, Ordering::SeqCst);
+        let state = shared.state.load(Ordering::SeqCst);
+        if state & OPEN == 0 || number(state) == seen {
+            if !shared.stop.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            // Woken for a job that is over already: the next may be near.
+            rounds = 0;
+        }
+        shared.asleep.fetch_sub(1, Ordering::SeqCst);
     }
-    shared.asleep.fetch_add(1, Ordering::SeqCst);
-    let epoch = loop {
-        let epoch = shared.epoch.load(Ordering::SeqCst);
-        if epoch != seen {
-            break epoch;
-        }
-        thread::park();
-    };
-    shared.asleep.fetch_sub(1, Ordering::SeqCst);
-    epoch
 }
 
 /// Threads worth starting: the CPUs that this process may use, not more than its quota of time.
