@@ -122,7 +122,7 @@ mod tests {
         let arena = Arena::default();
         let mut buffers: Vec<Buffer> = (0..50).map(|i| arena.zeroed(i * 37)).collect();
         for (i, buffer) in buffers.iter_mut().enumerate() {
-            assert!(buffer.is_empty() || buffer.bytes().as_ptr() as usize % 64 == 0);
+            assert!(buffer.is_empty() || buffer.bytes().as_ptr().addr().is_multiple_of(64));
             assert!(buffer.bytes().iter().all(|b| *b == 0));
             buffer.bytes_mut().fill(i as u8);
         }
