@@ -87,12 +87,12 @@ def tests_of(args, model, threads):
         # At depth 0 the peer's own choice is the better one or equal; at depth either may win.
         settings = [["-fa", "off"], ["-fa", "on"]] if depth else [[]]
         bench = [tool("llama-bench"), *model, *sizes, *deep, *t, "-r", "1", "-o", "json"]
-        ours = [herd, "bench", *model, *sizes, *deep, *t, "-r", "1", "--json"]
+        ours = [herd, "bench", *model, *sizes, *deep, *t, "-r", "1", "--no-limits", "--json"]
         return Test(name, "tok/s", ours, [bench + s for s in settings], herd_tok_s, llama_bench_tok_s)
 
     batched = [tool("llama-batched-bench"), *model, "-npp", "128", "-ntg", "64", "-npl", "32", "-c", "8192", *t,
                "--output-format", "jsonl"]
-    together = [herd, "bench", *model, "-p", "0", "-n", "64", "-d", "128", "--sequences", "32", *t, "-r", "1", "--json"]
+    together = [herd, "bench", *model, "-p", "0", "-n", "64", "-d", "128", "--sequences", "32", *t, "-r", "1", "--no-limits", "--json"]
     small = [*model, "-p", "512", "-n", "8", *t, "-r", "1"]
     word = [*model, "-p", FIRST_TOKEN_PROMPT, "-n", "1", "--temp", "0", *t, "-c", "512"]
     completion = [tool("llama-completion"), *word, "--no-warmup", "-no-cnv"]
@@ -103,7 +103,7 @@ def tests_of(args, model, threads):
         speed("pp512@4096", 512, 0, 4096),
         speed("tg128@4096", 0, 128, 4096),
         Test("32 sequences", "tok/s", together, [batched], herd_tok_s, batched_bench_tok_s),
-        Test("peak memory", "MB", [herd, "bench", *small, "--json"], [[tool("llama-bench"), *small, "-o", "json"]],
+        Test("peak memory", "MB", [herd, "bench", *small, "--no-limits", "--json"], [[tool("llama-bench"), *small, "-o", "json"]],
              peak_mb, peak_mb, more_is_better=False),
         Test("first token", "s", [herd, "complete", *word], [completion], seconds, seconds, more_is_better=False),
     ]

@@ -1,5 +1,7 @@
 //! What a request is promised: limits, stops, seeds, shared beginnings, freed pages, refusals.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 mod common;
 
 use std::path::Path;

@@ -1,6 +1,8 @@
 //! Broken weights: a request fails with the number that offends, or its log-probabilities are NaN;
 //! nothing panics, hangs, or reaches another request.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 mod common;
 
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use common::{finish, gguf, load, wide_config};
 use herd_engine::sample::{SampleError, Sampling};
 use herd_engine::score::Scorer;
 use herd_engine::{Engine, Finish, Limits, Request};
+use herd_model::Config;
 use herd_model::llama::Llama;
 use herd_model::names::Part;
 use herd_tensor::{Class, Format, KvFormat};
@@ -16,9 +19,14 @@ use herd_tensor::{Class, Format, KvFormat};
 /// The one token of which the embedding is broken.
 const BROKEN: u32 = 7;
 
+/// Many models are made here, so they are small.
+fn config() -> Config {
+    Config { width: 64, head_dim: 16, ffn_width: 96, vocab: 40, ..wide_config() }
+}
+
 /// A model in which the first number of `part` (of token 7 in the embedding) has these bits.
 fn broken(part: Part, bits: u32, format: Format, class: Class) -> Arc<Llama> {
-    let config = wide_config();
+    let config = config();
     let checkpoint = gguf(&config, format, |at, bytes| {
         if at != part {
             return;

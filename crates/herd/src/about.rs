@@ -168,7 +168,7 @@ fn folder_template(folder: &Path) -> Result<Option<String>, Error> {
 }
 
 /// A text file that need not be there.
-fn optional(path: &Path) -> Result<Option<String>, Error> {
+pub fn optional(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use herd_codec::GgufVocab;
+use herd_codec::{GgufVocab, TokenKind, Tokenizer};
 use herd_model::checkpoint::Checkpoint;
 use herd_model::names::Style;
 use herd_tensor::files::{Array, Metadata, Value};
 use serde_json::json;
 
-use crate::about::About;
+use crate::about::{About, optional};
 use crate::error::Error;
 
 /// Files of a folder that go along as they are.
@@ -24,6 +24,18 @@ const COMPANIONS: [&str; 9] = [
     "USE_POLICY.md",
 ];
 
+/// The tokenizer and its like; where there is none, `lost` is told.
+pub fn about(checkpoint: &Checkpoint, lost: &mut Vec<String>) -> Result<Option<About>, Error> {
+    match About::read(checkpoint) {
+        Ok(about) => Ok(Some(about)),
+        Err(Error::NoTokenizer { .. }) => {
+            lost.push("no tokenizer lies beside the model: none is written".to_owned());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// What a GGUF file says beside weights and configuration; a GGUF source says it already.
 pub fn metadata(about: &About, checkpoint: &Checkpoint) -> Result<Metadata, Error> {
     let mut metadata = Metadata::default();
@@ -31,12 +43,53 @@ pub fn metadata(about: &About, checkpoint: &Checkpoint) -> Result<Metadata, Erro
         return Ok(metadata);
     }
     let vocab = about.tokenizer.to_gguf_vocab();
-    let vocab = vocab.map_err(|source| Error::Tokenizer { path: about.path.clone(), source })?;
+    let mut vocab =
+        vocab.map_err(|source| Error::Tokenizer { path: about.path.clone(), source })?;
+    state_specials(&mut vocab, checkpoint, &about.tokenizer)?;
+    let folder = fs::canonicalize(checkpoint.folder()).unwrap_or_default();
+    if let Some(name) = folder.file_name() {
+        let name = name.to_string_lossy().into_owned();
+        metadata.insert("general.name", Value::String(name));
+    }
     put_vocab(&mut metadata, vocab, checkpoint.config.vocab);
     if let Some(template) = about.template() {
         metadata.insert("tokenizer.chat_template", Value::String(template.to_owned()));
     }
     Ok(metadata)
+}
+
+/// Begin, end and filler: as `tokenizer_config.json` names them, else as the configuration numbers
+/// them; a `tokenizer.json` says neither.
+fn state_specials(
+    vocab: &mut GgufVocab,
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+) -> Result<(), Error> {
+    let path = checkpoint.folder().join("tokenizer_config.json");
+    let config: serde_json::Value = match optional(&path)? {
+        None => serde_json::Value::Null,
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|e| Error::Json { path, what: format!("damaged ({e})") })?,
+    };
+    let named = |key: &str| {
+        let token = config.get(key)?;
+        let name = token.get("content").unwrap_or(token).as_str()?;
+        tokenizer.special_id(name).map(|id| id.0)
+    };
+    let ids = &checkpoint.generation;
+    vocab.bos = named("bos_token").or(ids.bos_token_id).or(vocab.bos);
+    vocab.eos = named("eos_token").or(ids.eos_token_ids.first().copied()).or(vocab.eos);
+    vocab.pad = named("pad_token").or(ids.pad_token_id).or(vocab.pad);
+    // Of bytes, nothing is unknown: the token that has the name is structure like the others.
+    if vocab.model == "gpt2" {
+        let (unknown, control) = (TokenKind::Unknown as i32, TokenKind::Control as i32);
+        for (name, kind) in vocab.tokens.iter().zip(&mut vocab.token_type) {
+            if *kind == unknown && tokenizer.special_id(name).is_some() {
+                *kind = control;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Files beside the weights in a folder of `style`; `lost` is told what has no form there.

@@ -29,16 +29,21 @@ pub struct Ready {
 /// the model's own. What does not fit into memory is refused.
 pub fn load(flags: &ModelFlags, kv: &KvFlag, context: Option<usize>) -> Result<Ready, Error> {
     let (checkpoint, limits) = open(flags, kv, context)?;
-    let plan = Plan::new(&checkpoint, limits)?;
+    ready(&checkpoint, limits, flags)
+}
+
+/// Loads an open model with its tokenizer, if it fits into memory.
+pub fn ready(checkpoint: &Checkpoint, limits: Limits, flags: &ModelFlags) -> Result<Ready, Error> {
+    let plan = Plan::new(checkpoint, limits)?;
     let available = machine().memory_available_bytes;
     if !fits(&plan, available) {
         let most = plan.context_that_fits(&checkpoint.config, limits, available as usize);
         let (needed, context) = (plan.peak() as u64, limits.context);
         return Err(Error::Memory { needed, available, context, most });
     }
-    let about = Arc::new(About::read(&checkpoint)?);
+    let about = Arc::new(About::read(checkpoint)?);
     let device = Device::cpu(flags.class()?, flags.threads()?);
-    let model = Arc::new(Llama::load(&checkpoint, &device, limits.context)?);
+    let model = Arc::new(Llama::load(checkpoint, &device, limits.context)?);
     Ok(Ready { about, model, limits })
 }
 

@@ -90,3 +90,32 @@ fn nothing_is_overwritten_and_recipes_are_known_by_name() {
     assert_eq!(code, 2);
     assert!(err.contains("q8_1") && !out.exists(), "{err}");
 }
+
+#[test]
+fn the_numbers_of_blocks_are_the_same_in_a_folder() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let model = tiny::write(home);
+    let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    let (model, q8, meta) = (model.to_str().unwrap(), path("q8.gguf"), path("meta"));
+    let quantize = ["quantize", "-m", model, "-o", &q8, "--type", "q8_0", "--no-measure"];
+    assert_eq!(json(home, &quantize).0, 0);
+    let (code, said) = json(home, &["convert", "-m", &q8, "-o", &meta, "--to", "meta"]);
+    assert_eq!(code, 0);
+    assert!(!said["lost"].to_string().contains("rounded"), "{said}");
+    let (code, said) = json(home, &["verify", "-m", &meta, "-p", &q8, "--tokens", "60"]);
+    assert_eq!((code, &said["identical"]), (0, &Value::Bool(true)), "{said}");
+    let (_, said) = json(home, &["verify", "-m", &meta, "-p", &q8, "--tokens", "60", "--as-run"]);
+    assert_eq!(said["identical"], false, "kernels round activations beside blocks");
+}
+
+#[test]
+fn a_model_without_a_tokenizer_is_converted_and_that_is_said() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/llama31_scaled");
+    let out = home.join("x.gguf");
+    let (code, said) = json(home, &["convert", "-m", model, "-o", out.to_str().unwrap()]);
+    assert_eq!(code, 0);
+    assert!(said["lost"].to_string().contains("no tokenizer lies beside"), "{said}");
+}

@@ -1,6 +1,6 @@
 //! The CPU as a device: a numeric class and a pool of threads.
 
-use crate::{Class, pool::Pool};
+use crate::{Class, buffer::Arena, pool::Pool};
 use std::sync::{Mutex, MutexGuard};
 
 /// Where kernels run.
@@ -9,7 +9,12 @@ pub struct Cpu {
     pub class: Class,
     /// The threads; they do not change a bit.
     pub pool: Pool,
+    /// Where weights lie.
+    pub(crate) arena: Arena,
     scratch: Mutex<Vec<u32>>,
+    /// Tiles are computed by their definition, not by the tile unit.
+    #[cfg(test)]
+    pub(crate) emulates_tiles: bool,
 }
 
 impl Cpu {
@@ -18,7 +23,31 @@ impl Cpu {
     /// Panics if the machine cannot run the class.
     pub fn new(class: Class, threads: usize) -> Cpu {
         assert!(class.runs_here(), "this machine cannot run the numeric class {class}");
-        Cpu { class, pool: Pool::new(threads), scratch: Mutex::default() }
+        Cpu {
+            class,
+            pool: Pool::new(threads),
+            arena: Arena::default(),
+            scratch: Mutex::default(),
+            #[cfg(test)]
+            emulates_tiles: false,
+        }
+    }
+
+    /// The class `amx` on any machine, tiles by their definition: slow, for tests.
+    #[cfg(test)]
+    pub(crate) fn emulated(threads: usize) -> Cpu {
+        Cpu {
+            class: Class::Amx,
+            pool: Pool::new(threads),
+            arena: Arena::default(),
+            scratch: Mutex::default(),
+            emulates_tiles: true,
+        }
+    }
+
+    /// The class whose vector instructions run: below the class itself only in emulation.
+    pub(crate) fn lanes(&self) -> Class {
+        self.class.min(Class::best())
     }
 
     /// Working memory that outlives calls, so that a step allocates nothing after the first.

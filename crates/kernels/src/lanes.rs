@@ -38,6 +38,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn prefetch(p: *const u8);
 
     unsafe fn splat_i(x: i32) -> Self::I;
+    /// Sixteen i32 at `p`.
+    unsafe fn load_i(p: *const i32) -> Self::I;
     unsafe fn to_f(x: Self::I) -> Self::F;
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn shift_left<const N: i32>(a: Self::I) -> Self::I;
@@ -130,6 +132,11 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn splat_i(x: i32) -> [i32; 16] {
         [x; 16]
+    }
+    #[inline(always)]
+    unsafe fn load_i(p: *const i32) -> [i32; 16] {
+        // SAFETY: the caller vouches for sixteen i32 at `p`.
+        unsafe { p.cast::<[i32; 16]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn to_f(x: [i32; 16]) -> [f32; 16] {
@@ -277,6 +284,11 @@ mod x86 {
         unsafe fn splat_i(x: i32) -> __m512i {
             // SAFETY: the trait's contract.
             unsafe { _mm512_set1_epi32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load_i(p: *const i32) -> __m512i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_loadu_si512(p.cast()) }
         }
         #[inline(always)]
         unsafe fn to_f(x: __m512i) -> __m512 {
@@ -459,6 +471,11 @@ mod x86 {
         unsafe fn splat_i(x: i32) -> [__m256i; 2] {
             // SAFETY: the trait's contract.
             unsafe { [_mm256_set1_epi32(x); 2] }
+        }
+        #[inline(always)]
+        unsafe fn load_i(p: *const i32) -> [__m256i; 2] {
+            // SAFETY: the trait's contract.
+            unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())] }
         }
         #[inline(always)]
         unsafe fn to_f(x: [__m256i; 2]) -> [__m256; 2] {

@@ -17,10 +17,12 @@ pub mod math;
 pub mod naive;
 pub mod norm;
 pub mod pool;
+pub mod probe;
 pub mod rope;
 #[cfg(test)]
 mod sample;
 pub mod softmax;
+mod tiles;
 pub mod top_k;
 
 pub use class::Class;

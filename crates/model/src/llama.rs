@@ -159,6 +159,7 @@ impl Llama {
         let config = checkpoint.config.clone();
         let load = Loader { checkpoint, device };
         let tok_embd = load.weight(Part::TokEmbd)?;
+        checkpoint.archive().release();
         let blocks = (0..config.layers).map(|l| load.block(l)).collect::<Result<Vec<_>, _>>()?;
         let output_norm = load.norm(Part::OutputNorm)?;
         let output = if config.tied { None } else { Some(load.weight(Part::Output)?) };
@@ -196,7 +197,7 @@ impl Loader<'_> {
     }
 
     fn block(&self, l: usize) -> Result<Block, CheckpointError> {
-        Ok(Block {
+        let block = Block {
             attn_norm: self.norm(Part::AttnNorm(l))?,
             q: self.weight(Part::Q(l))?,
             k: self.weight(Part::K(l))?,
@@ -206,7 +207,10 @@ impl Loader<'_> {
             gate: self.weight(Part::Gate(l))?,
             up: self.weight(Part::Up(l))?,
             down: self.weight(Part::Down(l))?,
-        })
+        };
+        // The file's pages are packed into ours: together they would be twice the model.
+        self.checkpoint.archive().release();
+        Ok(block)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Logits against Hugging Face transformers in f32 (must-hold line 3), on every recorded model.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 mod common;
 
 use std::fs;

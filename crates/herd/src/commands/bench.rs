@@ -32,8 +32,14 @@ pub struct Flags {
     #[arg(short = 'd', long, value_delimiter = ',', default_value = "0", value_name = "N,..")]
     n_depth: Vec<usize>,
     /// Sequences answered together
-    #[arg(long, visible_alias = "npl", value_delimiter = ',', default_value = "1")]
-    parallel: Vec<usize>,
+    #[arg(
+        long,
+        visible_alias = "npl",
+        value_delimiter = ',',
+        default_value = "1",
+        value_name = "N,.."
+    )]
+    sequences: Vec<usize>,
     /// Threads that compute [default: as many as the machine lends]
     #[arg(short, long, value_delimiter = ',', value_name = "N,..")]
     threads: Vec<usize>,
@@ -48,6 +54,9 @@ pub struct Flags {
     class: Option<String>,
     #[command(flatten)]
     kv: KvFlag,
+    /// Do not measure the machine's limits, and print no shares of them
+    #[arg(long)]
+    no_limits: bool,
     /// Print CSV
     #[arg(long, conflicts_with = "json")]
     csv: bool,
@@ -106,7 +115,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         let checkpoint = Checkpoint::open(&path)?;
         let model = Llama::load(&checkpoint, &device, context.max(1))?;
         drop(checkpoint);
-        let limits = limits(&model);
+        let limits = (!flags.no_limits).then(|| limits(&model));
         for test in tests {
             console.note(format!("{} on {threads} threads", test.name()));
             let row = measure(flags, &model, test, limits)?;
@@ -120,7 +129,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
 fn tests(flags: &Flags) -> Vec<Test> {
     let mut tests = Vec::new();
     for &depth in &flags.n_depth {
-        for &parallel in &flags.parallel {
+        for &parallel in &flags.sequences {
             let prompts = flags.n_prompt.iter().filter(|&&n| n > 0);
             tests.extend(prompts.map(|&prompt| Test { prompt, generate: 0, depth, parallel }));
             let answers = flags.n_gen.iter().filter(|&&n| n > 0);
@@ -138,7 +147,12 @@ fn limits(model: &Llama) -> Limits {
     }
 }
 
-fn measure(flags: &Flags, model: &Llama, test: Test, limits: Limits) -> Result<Value, Error> {
+fn measure(
+    flags: &Flags,
+    model: &Llama,
+    test: Test,
+    limits: Option<Limits>,
+) -> Result<Value, Error> {
     let kv = flags.kv.format(model.format())?;
     let mut bench = Bench::new(model, test.parallel, test.context(), kv);
     bench.prompt(0, test.depth, flags.batch_size);
@@ -175,11 +189,12 @@ fn measure(flags: &Flags, model: &Llama, test: Test, limits: Limits) -> Result<V
         "tok_s": mean,
         "tok_s_median": rates[rates.len() / 2],
         "tok_s_sd": sd,
-        "bandwidth_share": (test.generate > 0)
-            .then(|| share(steps_per_s * bytes as f64 / limits.bytes_per_s)),
-        "flops_share": share(flops / limits.flops),
-        "bandwidth": limits.bytes_per_s,
-        "flops": limits.flops,
+        "bandwidth_share": limits
+            .filter(|_| test.generate > 0)
+            .map(|limits| share(steps_per_s * bytes as f64 / limits.bytes_per_s)),
+        "flops_share": limits.map(|limits| share(flops / limits.flops)),
+        "bandwidth": limits.map(|limits| limits.bytes_per_s),
+        "flops": limits.map(|limits| limits.flops),
     }))
 }
 

@@ -9,7 +9,6 @@ use herd_tensor::files::{FileError, Metadata};
 use herd_tensor::{Device, Format};
 use serde_json::json;
 
-use crate::about::About;
 use crate::carry;
 use crate::console::{Console, Verdict};
 use crate::error::Error;
@@ -43,12 +42,14 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     refuse_existing(&flags.out)?;
     let device = Device::cpu(flags::class(None)?, flags::threads(flags.threads)?);
     let checkpoint = Checkpoint::open(Store::open()?.resolve(&flags.model)?)?;
-    let about = About::read(&checkpoint)?;
+    checkpoint.notes.iter().for_each(|note| console.note(format!("note: {note}")));
     let mut lost = Vec::new();
-    let (metadata, files) = match style {
-        Style::Gguf => (carry::metadata(&about, &checkpoint)?, Vec::new()),
-        Style::Hf | Style::Meta => {
-            (Metadata::default(), carry::files(&about, &checkpoint, style, &mut lost)?)
+    let about = carry::about(&checkpoint, &mut lost)?;
+    let (metadata, files) = match (&about, style) {
+        (None, _) => (Metadata::default(), Vec::new()),
+        (Some(about), Style::Gguf) => (carry::metadata(about, &checkpoint)?, Vec::new()),
+        (Some(about), Style::Hf | Style::Meta) => {
+            (Metadata::default(), carry::files(about, &checkpoint, style, &mut lost)?)
         }
     };
     let plan = keep(&checkpoint, style, float);

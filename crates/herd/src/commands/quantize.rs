@@ -45,8 +45,13 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     refuse_existing(&flags.out)?;
     let device = Device::cpu(flags.model.class()?, flags.model.threads()?);
     let (parent, _) = run::open(&flags.model, &flags.kv, Some(CONTEXT))?;
+    parent.notes.iter().for_each(|note| console.note(format!("note: {note}")));
+    if parent.format(Part::Down(0))?.block_len() > 1 && recipe.base().block_len() > 1 {
+        console.note("note: the parent is quantised already, so its losses add up");
+    }
     let about = About::read(&parent)?;
     let mut metadata = carry::metadata(&about, &parent)?;
+    metadata.insert("general.file_type", Value::U32(recipe.file_type()));
     metadata.insert("herd.quantize.type", Value::String(recipe.name().to_owned()));
     let format = |part: Part| recipe.format(part, &parent.config);
     if flags.no_measure {

@@ -4,6 +4,10 @@
 
 use super::layout::BLOCK;
 
+/// Rows of a tile for the tile unit. In these, each row's share of a step of 32 columns (upper and
+/// lower codes, or bf16) is 64 bytes that lie together.
+pub(super) const TILE_ROWS: usize = crate::tiles::ROWS;
+
 /// Words that one row takes in a tile of block activations, a block of 32 columns: eight words of
 /// upper and eight of lower codes, two starting sums, the scale, two scaled sums.
 pub(super) const BLOCK_WORDS: usize = 21;
@@ -21,6 +25,7 @@ pub(super) fn words(kind: Kind, cols: usize) -> usize {
     match kind {
         Kind::Floats => cols,
         Kind::Pairs => cols.div_ceil(2),
+        Kind::PairTiles => cols.div_ceil(BLOCK) * BLOCK / 2,
         Kind::Codes { .. } => cols / BLOCK * BLOCK_WORDS,
     }
 }
@@ -32,12 +37,14 @@ pub(super) enum Kind {
     Floats,
     /// Two columns rounded to bf16 in one word.
     Pairs,
+    /// The same for the tile unit: steps of 32 columns, each of 16 rows by 64 bytes.
+    PairTiles,
     /// 8-bit codes, each block of 32 columns with its own scale.
     Codes { zero: i32, sub16: bool },
 }
 
 /// Lays the rows of `x`, `cols` long, into one tile of `rows` rows; rows that `x` lacks keep
-/// what the tile held: their products are not stored.
+/// what the tile held, or zero: their products are not stored.
 ///
 /// Inlined into a function of each class, so that its loops become that class's vectors.
 #[inline(always)]
@@ -60,15 +67,34 @@ pub(super) fn lay(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: K
                 }
             }
         }
+        Kind::PairTiles => {
+            for (t, row) in x.chunks_exact(cols).enumerate() {
+                for (s, step) in row.chunks(BLOCK).enumerate() {
+                    let mut padded = [0.0; BLOCK];
+                    padded[..step.len()].copy_from_slice(step);
+                    let words = &mut tile[(s * rows + t) * (BLOCK / 2)..][..BLOCK / 2];
+                    for (word, pair) in words.iter_mut().zip(padded.as_chunks::<2>().0) {
+                        *word = bf16_bits(pair[0]) | bf16_bits(pair[1]) << 16;
+                    }
+                }
+            }
+        }
         Kind::Codes { zero, sub16 } => {
+            if rows == TILE_ROWS && x.len() < rows * cols {
+                // The tile unit's kernel scales all rows: no number may be slow or not a number.
+                tile.fill(0);
+            }
             for (t, row) in x.chunks_exact(cols).enumerate() {
                 let (blocks, _) = row.as_chunks::<BLOCK>();
                 for (b, block) in blocks.iter().enumerate() {
                     let tile = &mut tile[b * rows * BLOCK_WORDS..][..rows * BLOCK_WORDS];
                     let q = quantise(block);
                     for k in 0..8 {
-                        tile[k * rows + t] = word(&q.upper[4 * k..4 * k + 4]);
-                        tile[(8 + k) * rows + t] = word(&q.lower[4 * k..4 * k + 4]);
+                        let place = |k: usize| {
+                            if rows == TILE_ROWS { t * 16 + k } else { k * rows + t }
+                        };
+                        tile[place(k)] = word(&q.upper[4 * k..4 * k + 4]);
+                        tile[place(8 + k)] = word(&q.lower[4 * k..4 * k + 4]);
                     }
                     let sums = if sub16 { q.sums } else { [q.sums[0].wrapping_add(q.sums[1]), 0] };
                     for s in 0..2 {

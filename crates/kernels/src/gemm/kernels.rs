@@ -25,7 +25,7 @@ impl Out {
     ///
     /// The contract of `Lanes`; row `t` of y, if it exists, is readable from lane `16 g` for `width - 16 g`.
     #[inline(always)]
-    unsafe fn start<L: Lanes>(self, t: usize, g: usize) -> L::F {
+    pub unsafe fn start<L: Lanes>(self, t: usize, g: usize) -> L::F {
         // SAFETY: the caller's contract.
         unsafe {
             if !self.resume || self.width <= 16 * g || t >= self.rows {
@@ -45,7 +45,7 @@ impl Out {
     ///
     /// The contract of `Lanes`; row `t` of y, if it exists, is writable from lane `16 g` for `width - 16 g`.
     #[inline(always)]
-    unsafe fn finish<L: Lanes>(self, t: usize, g: usize, sum: L::F) {
+    pub unsafe fn finish<L: Lanes>(self, t: usize, g: usize, sum: L::F) {
         // SAFETY: the caller's contract.
         unsafe {
             if self.width <= 16 * g || t >= self.rows {

@@ -9,6 +9,7 @@
 mod activations;
 #[macro_use]
 mod entry;
+mod amx;
 mod kernels;
 mod layout;
 mod unpack;
@@ -17,7 +18,7 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Parts};
 use crate::lanes::Plain;
 use crate::{Class, Format};
-use activations::{Kind, words};
+use activations::{Kind, TILE_ROWS, words};
 use entry::Entry;
 use kernels::{Out, PANEL_BLOCK, W_BF16, W_F16, W_F32};
 use layout::GROUP;
@@ -43,7 +44,7 @@ impl Packed {
         let row_bytes = row_bytes.unwrap_or_else(|| panic!("{cols} columns of {}", format.name()));
         assert_eq!(raw.len(), rows * row_bytes, "{} weights, {rows} x {cols}", format.name());
         let group_bytes = layout::group_bytes(format, cols);
-        let mut data = Buffer::zeroed(Packed::bytes_of(format, rows, cols));
+        let mut data = cpu.arena.zeroed(Packed::bytes_of(format, rows, cols));
         if cols > 0 {
             crate::cpu::for_rows(cpu, data.bytes_mut(), group_bytes, |g, out| {
                 layout::pack_group(out, format, raw, g * GROUP, rows, cols);
@@ -86,9 +87,10 @@ impl Packed {
         self.data.bytes()[g * bytes..][..bytes].as_ptr()
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self, class: Class) -> Kind {
         match (self.format, layout::codes(self.format)) {
             (_, Some(c)) => Kind::Codes { zero: c.zero, sub16: c.sub16 },
+            (Format::BF16 | Format::F16, None) if class == Class::Amx => Kind::PairTiles,
             (Format::BF16, None) => Kind::Pairs,
             (_, None) => Kind::Floats,
         }
@@ -118,7 +120,7 @@ impl Packed {
         for (b, out) in out.as_chunks_mut::<{ layout::BLOCK }>().0.iter_mut().enumerate() {
             let mut block = [0u8; PANEL_BLOCK];
             // SAFETY: the portable class runs everywhere; the group holds block `b`.
-            unsafe { fill_one(self.format, block.as_mut_ptr(), group, b) };
+            unsafe { fill_blocks::<Plain>(self.format, block.as_mut_ptr(), group, b, 1) };
             let float = |at: usize| {
                 let at = at + 4 * lane;
                 f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
@@ -141,6 +143,9 @@ pub struct Product<'a> {
     pub w: &'a Packed,
 }
 
+/// Words in a cache line.
+const LINE_WORDS: usize = 16;
+
 /// y = x W^T for each of `products`, on the same `x` of `rows` rows.
 ///
 /// Panics if lengths disagree.
@@ -159,16 +164,18 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
     let mut places = [0; 8];
     let mut end = 0;
     for p in products.iter() {
-        let kind = p.w.kind();
+        let kind = p.w.kind(cpu.class);
         let slot = kinds.iter().position(|k| k.is_none_or(|k| k == kind)).expect("eight kinds");
         if kinds[slot].is_none() {
             (kinds[slot], places[slot]) = (Some(kind), end);
-            end += laid_words(cpu.class, kind, rows, cols);
+            end += laid_words(cpu.class, kind, rows, cols).next_multiple_of(LINE_WORDS);
         }
     }
-    if scratch.len() < end {
-        scratch.resize(end, 0);
+    if scratch.len() < end + LINE_WORDS {
+        scratch.resize(end + LINE_WORDS, 0);
     }
+    let line = scratch.as_ptr().align_offset(64);
+    let scratch = &mut scratch[line..];
     for (kind, place) in kinds.iter().zip(places) {
         if let Some(kind) = *kind {
             let len = laid_words(cpu.class, kind, rows, cols);
@@ -178,7 +185,7 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
     assert!(products.len() <= 8, "matmul: more than eight products");
     let mut jobs: [Option<Job>; 8] = [const { None }; 8];
     for (job, p) in jobs.iter_mut().zip(products.iter_mut()) {
-        let kind = p.w.kind();
+        let kind = p.w.kind(cpu.class);
         let slot = kinds.iter().position(|k| *k == Some(kind)).expect("laid above");
         *job = Some(Job::new(p, &scratch[places[slot]..], rows, cpu.pool.threads()));
     }
@@ -187,7 +194,13 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
         for job in jobs.iter().flatten() {
             if task < job.tasks {
                 // SAFETY: `Cpu` checked the class; tasks write disjoint columns of y.
-                unsafe { by_class!(cpu.class, run_task(cpu.class, job, task)) };
+                unsafe {
+                    if tiles(cpu.class, job.w.kind(cpu.class), rows) == [TILE_ROWS] {
+                        amx::run_task(cpu, job, task);
+                    } else {
+                        by_class!(cpu.lanes(), run_task(cpu.class, job, task));
+                    }
+                }
                 return;
             }
             task -= job.tasks;
@@ -197,10 +210,12 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
 
 /// Tiles of activations that have a kernel, by rows, ascending. A few rows less fill one with
 /// rows that are computed and not stored.
-fn tiles(class: Class, kind: Kind) -> &'static [usize] {
+fn tiles(class: Class, kind: Kind, rows: usize) -> &'static [usize] {
     // 32 registers of 16 lanes: 2 x 12 sums and the operands; block sums need two of each.
     // 16 registers of 8 lanes: 2 x 3 sums of two registers, or half of that.
     match (class, kind) {
+        (_, Kind::PairTiles) => &[TILE_ROWS],
+        (Class::Amx, Kind::Codes { .. }) if rows > amx::VECTOR_ROWS => &[TILE_ROWS],
         (Class::Avx512 | Class::Amx, Kind::Codes { .. }) => &[1, 2, 6],
         (Class::Avx512 | Class::Amx, _) => &[1, 4, 12],
         (Class::Avx2 | Class::Portable, Kind::Codes { .. }) => &[1, 2],
@@ -220,13 +235,13 @@ fn cut(tiles: &'static [usize], rows: usize) -> impl Iterator<Item = (usize, usi
 
 /// Words of `rows` rows cut into tiles.
 fn laid_words(class: Class, kind: Kind, rows: usize, cols: usize) -> usize {
-    let tiles = tiles(class, kind);
+    let tiles = tiles(class, kind, rows);
     rows.next_multiple_of(tiles[tiles.len() - 1]) * words(kind, cols)
 }
 
 /// Lays all of x, tile after tile.
 fn lay_all(cpu: &Cpu, out: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: Kind) {
-    let tiles = tiles(cpu.class, kind);
+    let tiles = tiles(cpu.class, kind, rows);
     let largest = tiles[tiles.len() - 1];
     let words = words(kind, cols);
     let parts = Parts::new(out);
@@ -236,7 +251,7 @@ fn lay_all(cpu: &Cpu, out: &mut [u32], x: &[f32], rows: usize, cols: usize, kind
             // SAFETY: each tile is laid by one task; `Cpu` checked the class.
             unsafe {
                 let out = parts.part((a + t) * words, tile * words);
-                by_class!(cpu.class, lay(out, x, tile, cols, kind));
+                by_class!(cpu.lanes(), lay(out, x, tile, cols, kind));
             }
         }
     });
@@ -327,7 +342,7 @@ impl Job<'_> {
 ///
 /// As `run_task`.
 unsafe fn dense_groups<L: Entry, const W: u8>(class: Class, job: &Job<'_>, g: usize, n: usize) {
-    let kind = job.w.kind();
+    let kind = job.w.kind(class);
     let steps = words(kind, job.w.cols);
     // SAFETY: the caller's contract; tiles were laid with these sizes.
     unsafe {
@@ -336,7 +351,7 @@ unsafe fn dense_groups<L: Entry, const W: u8>(class: Class, job: &Job<'_>, g: us
             return L::dense::<W, 4, 1>(job.out(0, 1, g, n), w, job.x.as_ptr(), steps);
         }
         let w = [job.group(g), job.group(g + 1)];
-        for (t, rows, tile) in cut(tiles(class, kind), job.rows) {
+        for (t, rows, tile) in cut(tiles(class, kind, job.rows), job.rows) {
             let out = job.out(t, rows, g, n);
             let x = job.x[t * steps..].as_ptr();
             match tile {
@@ -395,10 +410,10 @@ unsafe fn panel_rows<L: Entry>(
     panel: &[u8],
     blocks: (usize, usize),
 ) {
-    let kind = job.w.kind();
+    let kind = job.w.kind(class);
     let c = layout::codes(job.w.format).expect("a block format");
     let words = words(kind, job.w.cols);
-    for (t, rows, tile) in cut(tiles(class, kind), job.rows) {
+    for (t, rows, tile) in cut(tiles(class, kind, job.rows), job.rows) {
         // SAFETY: the caller's contract.
         unsafe {
             let out = Out { resume: blocks.0 > 0, ..job.out(t, rows, groups.0, groups.1) };
@@ -422,19 +437,27 @@ unsafe fn panel_rows<L: Entry>(
     }
 }
 
-/// Unpacks one block of one group.
+/// Unpacks `blocks` blocks of one group, from block `from`; nothing for plain floats.
 ///
 /// # Safety
 ///
-/// The group holds the block; `panel` takes `PANEL_BLOCK` bytes.
-unsafe fn fill_one(format: Format, panel: *mut u8, group: *const u8, block: usize) {
+/// The machine runs the class of `L`; the group holds the blocks; `panel` takes `PANEL_BLOCK`
+/// bytes for each.
+#[inline(always)]
+unsafe fn fill_blocks<L: Entry>(
+    format: Format,
+    panel: *mut u8,
+    group: *const u8,
+    from: usize,
+    blocks: usize,
+) {
     macro_rules! fill {
         ($($f:ident),+) => {
             match format {
                 Format::F32 | Format::F16 | Format::BF16 => {}
                 $(Format::$f => {
-                    // SAFETY: the caller's contract; the portable class runs everywhere.
-                    unsafe { Plain::fill_panel::<{ Format::$f as u8 }>(panel, 1, group, block, 1) }
+                    // SAFETY: the caller's contract.
+                    unsafe { L::fill_panel::<{ Format::$f as u8 }>(panel, 1, group, from, blocks) }
                 })+
             }
         };

@@ -202,6 +202,11 @@ impl Archive {
         Ok(self.gather(&self.places[i], own))
     }
 
+    /// Lets go of the memory behind what was read; it can be read again.
+    pub fn release(&self) {
+        self.maps.iter().for_each(Mapped::release);
+    }
+
     fn no_tensor(&self, name: &str) -> FileError {
         FileError::NoTensor { path: self.path.clone(), tensor: name.to_owned() }
     }
