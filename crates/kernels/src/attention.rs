@@ -688,15 +688,18 @@ unsafe fn values<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
 ) {
     let (padded, page_len) = (batch.shape.padded(), batch.shape.page_len);
     let bytes = batch.shape.format.bytes();
+    // Keys that all rows see; the last few are for some rows only. Their weight in the others is 0,
+    // but 0 times a value that is no number is none, and would depend on who shares the tile.
+    let whole = (tile.position(0) + 1).saturating_sub(first).min(keys);
     for d in (0..padded).step_by(16 * C) {
         // SAFETY: the caller's contract; a vector past the last reads the last again.
         unsafe {
             let place: [usize; C] = std::array::from_fn(|c| (d + 16 * c).min(padded - 16));
             let mut sum = [[L::splat(0.0); C]; N];
             let mut j = 0;
-            while j < keys {
+            while j < whole {
                 let at = first + j;
-                let end = (j + page_len - at % page_len).min(keys);
+                let end = (j + page_len - at % page_len).min(whole);
                 let page = batch.page(tile, at).1;
                 let mut v = page[at % page_len * padded * bytes..].as_ptr();
                 let next = (at + page_len).min(tile.keys() - 1);
@@ -716,6 +719,17 @@ unsafe fn values<L: Lanes, const HALF: bool, const N: usize, const C: usize>(
                     v = v.wrapping_add(padded * bytes);
                 }
                 j = end;
+            }
+            for j in whole..keys {
+                let at = first + j;
+                let v = batch.page(tile, at).1[at % page_len * padded * bytes..].as_ptr();
+                for i in (0..N).filter(|&i| i < tile.rows() && tile.position(i) >= at) {
+                    let weight = L::splat(*s.get_unchecked(i * BLOCK + j));
+                    for c in 0..C {
+                        let v = load::<L, HALF>(v.add(place[c] * bytes));
+                        sum[i][c] = L::fma(weight, v, sum[i][c]);
+                    }
+                }
             }
             for i in 0..N {
                 for c in 0..C {

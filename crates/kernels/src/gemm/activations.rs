@@ -96,9 +96,10 @@ pub(super) fn lay(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: K
                         tile[place(k)] = word(&q.upper[4 * k..4 * k + 4]);
                         tile[place(8 + k)] = word(&q.lower[4 * k..4 * k + 4]);
                     }
-                    let sums = if sub16 { q.sums } else { [q.sums[0] + q.sums[1], 0] };
+                    let sums = if sub16 { q.sums } else { [q.sums[0].wrapping_add(q.sums[1]), 0] };
                     for s in 0..2 {
-                        tile[(STARTS + s) * rows + t] = zero.wrapping_mul(-sums[s]) as u32;
+                        tile[(STARTS + s) * rows + t] =
+                            zero.wrapping_mul(sums[s].wrapping_neg()) as u32;
                         tile[(SUMS + s) * rows + t] = (q.scale * sums[s] as f32).to_bits();
                     }
                     tile[SCALE * rows + t] = q.scale.to_bits();
@@ -136,7 +137,8 @@ struct Quantised {
 /// x = scale * code with scale = max |x| / (127 * 128), codes rounded to nearest, ties to even.
 ///
 /// Eight bits would do for a conversation, but cost 0.2 % of perplexity (docs/kernels.md).
-/// A block with NaN or infinity has such a scale, and its products are NaN.
+/// A block with NaN or infinity has such a scale, and its products are NaN; its codes mean nothing,
+/// so their sums may wrap.
 #[inline(always)]
 fn quantise(x: &[f32; BLOCK]) -> Quantised {
     const LARGEST: f32 = 127.0 * 128.0;
