@@ -93,22 +93,39 @@ pub struct Sequence<'a> {
 ///
 /// `cache` is pages of `shape.page_bytes()`: keys `[G][K][page_len]`, then values
 /// `[G][page_len][K]`, both as attention reads them. Panics if a page is missing.
-pub fn store(cache: &mut [u8], shape: KvShape, k: &[f32], v: &[f32], sequences: &[Sequence<'_>]) {
-    let (g_count, dim, padded) = (shape.kv_heads, shape.head_dim, shape.padded());
+pub fn store(
+    cpu: &Cpu,
+    cache: &mut [u8],
+    shape: KvShape,
+    k: &[f32],
+    v: &[f32],
+    sequences: &[Sequence<'_>],
+) {
+    let pages = cache.len() / shape.page_bytes();
     for s in sequences {
-        for t in 0..s.rows {
-            let at = s.past + t;
-            let (page, slot) = (s.pages[at / shape.page_len] as usize, at % shape.page_len);
-            let page = &mut cache[page * shape.page_bytes()..][..shape.page_bytes()];
-            let (keys, values) = page.split_at_mut(shape.value_offset());
-            for g in 0..g_count {
-                let row = ((s.row + t) * g_count + g) * dim..((s.row + t) * g_count + g + 1) * dim;
-                let keys = &mut keys[g * shape.head_bytes()..][..shape.head_bytes()];
-                put(keys, shape.format, slot, shape.page_len, &k[row.clone()]);
-                let values = &mut values[g * shape.head_bytes()..][..shape.head_bytes()];
-                put(values, shape.format, slot * padded, 1, &v[row]);
-            }
-        }
+        let used = &s.pages[..(s.past + s.rows).div_ceil(shape.page_len)];
+        assert!(used.iter().all(|&page| (page as usize) < pages), "store: a page is missing");
+    }
+    let cache = Parts::new(cache);
+    let few = sequences.iter().map(|s| s.rows).sum::<usize>() < 16;
+    let store = |g: usize| sequences.iter().for_each(|s| store_head(cache, shape, k, v, s, g));
+    // Heads lie apart in a page. A few rows are stored before another thread is awake.
+    if few { (0..shape.kv_heads).for_each(store) } else { cpu.pool.run(shape.kv_heads, store) }
+}
+
+/// The rows of one sequence, for one key/value head.
+fn store_head(cache: Parts<u8>, shape: KvShape, k: &[f32], v: &[f32], s: &Sequence<'_>, g: usize) {
+    let (dim, bytes) = (shape.head_dim, shape.head_bytes());
+    for t in 0..s.rows {
+        let at = s.past + t;
+        let (page, slot) = (s.pages[at / shape.page_len] as usize, at % shape.page_len);
+        let row = ((s.row + t) * shape.kv_heads + g) * dim;
+        let place = page * shape.page_bytes() + g * bytes;
+        // SAFETY: the head's part of the page belongs to one task; `store` checked the page.
+        let (keys, values) =
+            unsafe { (cache.part(place, bytes), cache.part(place + shape.value_offset(), bytes)) };
+        put(keys, shape.format, slot, shape.page_len, &k[row..row + dim]);
+        put(values, shape.format, slot * shape.padded(), 1, &v[row..row + dim]);
     }
 }
 

@@ -68,7 +68,7 @@ impl Case {
                 sequences.push(Sequence { row, rows, past: from, pages: &tables[s] });
                 row += rows;
             }
-            store(&mut cache, shape, &k, &v, &sequences);
+            store(cpu, &mut cache, shape, &k, &v, &sequences);
             let mut out = vec![f32::NAN; q.len()];
             attention(cpu, &mut out, &q, &cache, shape, self.heads, 0.25, &sequences);
             for (sequence, &(s, rows)) in sequences.iter().zip(call) {

@@ -61,9 +61,17 @@ pub(super) fn lay(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: K
         }
         Kind::Pairs => {
             for (t, row) in x.chunks_exact(cols).enumerate() {
-                for (k, pair) in row.chunks(2).enumerate() {
+                // Sixteen pairs at a time are rounded in vectors, then spread.
+                let (chunks, rest) = row.as_chunks::<32>();
+                for (c, chunk) in chunks.iter().enumerate() {
+                    let words: [u32; 16] = pairs(chunk);
+                    for (j, word) in words.iter().enumerate() {
+                        tile[(16 * c + j) * rows + t] = *word;
+                    }
+                }
+                for (j, pair) in rest.chunks(2).enumerate() {
                     let high = if pair.len() == 2 { bf16_bits(pair[1]) } else { 0 };
-                    tile[k * rows + t] = bf16_bits(pair[0]) | high << 16;
+                    tile[(16 * chunks.len() + j) * rows + t] = bf16_bits(pair[0]) | high << 16;
                 }
             }
         }
@@ -109,14 +117,23 @@ pub(super) fn lay(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: K
     }
 }
 
+/// Sixteen words of two columns each.
+#[inline(always)]
+fn pairs(x: &[f32; 32]) -> [u32; 16] {
+    let mut words = [0; 16];
+    for (word, x) in words.iter_mut().zip(x.as_chunks::<2>().0) {
+        *word = bf16_bits(x[0]) | bf16_bits(x[1]) << 16;
+    }
+    words
+}
+
 /// The nearest bf16, ties to even; NaN stays NaN.
 #[inline(always)]
 pub(super) fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
-    if x.is_nan() {
-        return bits >> 16 | 0x40;
-    }
-    (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    // A choice, not a branch, so that loops become vectors.
+    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
 }
 
 /// Four codes in one word, the first lowest.

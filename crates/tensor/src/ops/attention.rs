@@ -51,9 +51,9 @@ pub fn attention(
     let heads = q.width() / shape.head_dim;
     let scale = 1.0 / (shape.head_dim as f32).sqrt();
     let pages = cache.layers[layer].bytes_mut();
-    kernel::store(pages, shape, k.data(), v.data(), sequences);
-    let mut out = Tensor::uninitialised(device, q.rows(), q.width());
     let cpu = device.kernels();
+    kernel::store(cpu, pages, shape, k.data(), v.data(), sequences);
+    let mut out = Tensor::uninitialised(device, q.rows(), q.width());
     kernel::attention(cpu, out.data_mut(), q.data(), pages, shape, heads, scale, sequences);
     out
 }
