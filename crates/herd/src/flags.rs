@@ -6,6 +6,11 @@ use herd_tensor::{Class, Format, KvFormat};
 
 use crate::error::Error;
 
+/// Takes whole numbers from `least` to `most`.
+pub fn range(least: u64, most: u64) -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(least..=most)
+}
+
 /// Which model, and how the machine runs it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelFlags {

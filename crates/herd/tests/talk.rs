@@ -265,3 +265,24 @@ fn a_model_without_a_template_says_so() {
     let (code, _, err) = talk(home.path(), &model, &["--chat-template", "chatml"], "hello\n");
     assert_eq!(code, 0, "{err}");
 }
+
+#[test]
+fn bench_refuses_what_measures_nothing_or_does_not_fit() {
+    let home = tempfile::tempdir().unwrap();
+    let model = tiny::write(home.path());
+    let bench = |more: &[&str]| {
+        let model = model.to_str().unwrap();
+        let small = ["bench", "-m", model, "-p", "17", "-n", "3", "--no-limits", "-q"];
+        run(home.path(), &[&small, more].concat())
+    };
+    for (flag, value) in [("-b", "0"), ("--sequences", "0"), ("-r", "0"), ("-d", "99999999999")] {
+        let (code, out, err) = bench(&[flag, value]);
+        assert_eq!((code, out.as_str()), (2, ""), "{flag} {value}");
+        assert!(err.contains(value), "{err}");
+    }
+    let (code, _, err) = bench(&["-d", "16777216", "--sequences", "4096"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("the memory of a test") && !err.contains("fault"), "{err}");
+    let (code, out, err) = bench(&["--json", "--sequences", "2"]);
+    assert_eq!((code, out.matches("tok_s_median").count()), (0, 2), "{err}");
+}

@@ -31,3 +31,9 @@ impl Sample {
         (0..n).map(|_| self.normal()).collect()
     }
 }
+
+/// Numbers in -1..1.
+pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut sample = Sample::new(seed);
+    (0..n).map(|_| (sample.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+}

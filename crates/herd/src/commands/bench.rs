@@ -3,18 +3,24 @@
 use std::path::Path;
 use std::time::Instant;
 
+use herd_engine::Limits as EngineLimits;
 use herd_engine::bench::Bench;
+use herd_engine::plan::Plan;
 use herd_model::Config;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::llama::Llama;
+use herd_model::names::Part;
 use herd_tensor::Device;
 use serde_json::{Value, json};
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
-use crate::flags::{self, KvFlag};
-use crate::machine;
+use crate::flags::{self, KvFlag, range};
 use crate::store::Store;
+use crate::{machine, run};
+
+/// Positions are 32-bit numbers; three such counts add up to less.
+const TOKENS_MAX: u64 = 1 << 24;
 
 /// Flags of `herd bench`.
 #[derive(Debug, clap::Args)]
@@ -24,12 +30,15 @@ pub struct Flags {
     model: String,
     /// Tokens of the prompts to measure; 0 measures none
     #[arg(short = 'p', long, value_delimiter = ',', default_value = "512", value_name = "N,..")]
+    #[arg(value_parser = range(0, TOKENS_MAX))]
     n_prompt: Vec<usize>,
     /// Tokens of the answers to measure; 0 measures none
     #[arg(short, long, value_delimiter = ',', default_value = "128", value_name = "N,..")]
+    #[arg(value_parser = range(0, TOKENS_MAX))]
     n_gen: Vec<usize>,
     /// Tokens that are in the cache before
     #[arg(short = 'd', long, value_delimiter = ',', default_value = "0", value_name = "N,..")]
+    #[arg(value_parser = range(0, TOKENS_MAX))]
     n_depth: Vec<usize>,
     /// Sequences answered together
     #[arg(
@@ -37,17 +46,18 @@ pub struct Flags {
         visible_alias = "npl",
         value_delimiter = ',',
         default_value = "1",
-        value_name = "N,.."
+        value_name = "N,..",
+        value_parser = range(1, 4096)
     )]
     sequences: Vec<usize>,
     /// Threads that compute [default: as many as the machine lends]
     #[arg(short, long, value_delimiter = ',', value_name = "N,..")]
     threads: Vec<usize>,
     /// Repetitions of each test
-    #[arg(short, long, default_value_t = 5)]
+    #[arg(short, long, default_value_t = 5, value_parser = range(1, 10_000))]
     repetitions: usize,
     /// Tokens computed at once
-    #[arg(short, long, default_value_t = 512)]
+    #[arg(short, long, default_value_t = 512, value_parser = range(1, TOKENS_MAX))]
     batch_size: usize,
     /// The numeric class: portable, avx2, avx512 or amx [default: $HERD_CLASS, else the fastest]
     #[arg(long, value_name = "CLASS")]
@@ -113,6 +123,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         let tests = tests(flags);
         let context = tests.iter().map(|t| t.context()).max().unwrap_or(0);
         let checkpoint = Checkpoint::open(&path)?;
+        refuse_what_does_not_fit(flags, &checkpoint, &tests)?;
         let model = Llama::load(&checkpoint, &device, context.max(1))?;
         drop(checkpoint);
         let limits = (!flags.no_limits).then(|| limits(&model));
@@ -124,6 +135,29 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     }
     print(flags, console, &path, &rows)?;
     Ok(Verdict::Done)
+}
+
+/// Plans the memory of each test.
+fn refuse_what_does_not_fit(
+    flags: &Flags,
+    checkpoint: &Checkpoint,
+    tests: &[Test],
+) -> Result<(), Error> {
+    let kv = flags.kv.format(checkpoint.format(Part::Down(0))?)?;
+    let available = machine::machine().memory_available_bytes;
+    for test in tests {
+        let (context, parallel) = (test.context().max(1), test.parallel);
+        let limits = EngineLimits { parallel, kv, ..EngineLimits::single(context) };
+        let plan = Plan::new(checkpoint, limits)?;
+        if !run::fits(&plan, available) {
+            return Err(Error::Value {
+                what: "the memory of a test",
+                got: format!("{} bytes for {}", plan.peak(), test.name()),
+                expected: format!("at most the {available} bytes that are free"),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn tests(flags: &Flags) -> Vec<Test> {

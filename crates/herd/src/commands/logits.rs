@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
-use crate::flags::{KvFlag, ModelFlags};
+use crate::flags::{KvFlag, ModelFlags, range};
 use crate::run;
 
 /// Flags of `herd logits`.
@@ -25,6 +25,7 @@ pub struct Flags {
     top: usize,
     /// Tokens computed at once; changes no bit
     #[arg(short, long, value_name = "N", default_value_t = 512)]
+    #[arg(value_parser = range(1, 1 << 24))]
     batch_size: usize,
 }
 
@@ -36,13 +37,16 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         .filter(|word| !word.is_empty())
         .map(|word| word.parse::<u32>().map_err(|_| wrong(word, "a token id")))
         .collect::<Result<Vec<u32>, Error>>()?;
+    if ids.is_empty() {
+        return Err(wrong("empty", "at least one token id"));
+    }
     let ready = run::load(&flags.model, &flags.kv, Some(ids.len()))?;
     let vocab = ready.model.config().vocab;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
         return Err(wrong(&id.to_string(), format!("below the vocabulary's size, {vocab}")));
     }
-    if ids.is_empty() || ids.len() > ready.limits.context {
-        let expected = format!("between 1 and {} ids (-c)", ready.limits.context);
+    if ids.len() > ready.limits.context {
+        let expected = format!("at most {} ids (-c)", ready.limits.context);
         return Err(wrong(&format!("{} ids", ids.len()), expected));
     }
     let mut scorer = Scorer::new(&ready.model, ids.len(), flags.batch_size, ready.limits.kv);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
-use crate::flags::{KvFlag, ModelFlags};
+use crate::flags::{KvFlag, ModelFlags, range};
 use crate::run;
 
 /// Flags of `herd perplexity`.
@@ -24,6 +24,7 @@ pub struct Flags {
     file: PathBuf,
     /// Tokens computed at once
     #[arg(short, long, value_name = "N", default_value_t = 512)]
+    #[arg(value_parser = range(1, 1 << 24))]
     batch_size: usize,
 }
 

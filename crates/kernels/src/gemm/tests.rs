@@ -2,17 +2,7 @@
 
 use super::*;
 use crate::blocks;
-
-/// Numbers in -1..1 from a fixed sequence.
-fn noise(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let step = |_| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(step).collect()
-}
+use crate::sample::noise;
 
 fn raw_weights(format: Format, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
     let mut raw = vec![0; format.bytes(rows * cols).expect("whole blocks")];
