@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use crate::class::Class;
 use crate::convert;
+use crate::cpu::{Cpu, Parts};
 
 /// Row t of `out` is row `ids[t]` of a table that only `unpack` knows: `unpack(row, out_row)`.
 ///
@@ -47,6 +48,28 @@ pub fn embed_bf16(class: Class, out: &mut [f32], ids: &[u32], table: &[bf16], di
     });
 }
 
+/// Row `ids[t]` of `dw` += row t of `dx`, t ascending: the gradient of [`embed_f32`].
+///
+/// Shapes: `dw` is [V, `dim`], `dx` is [T, `dim`], `ids` is `[T]`. Panics as `embed_rows`.
+pub fn embed_backward(cpu: &Cpu, dw: &mut [f32], dx: &[f32], ids: &[u32], dim: usize) {
+    let rows = whole_rows(dw.len(), dim);
+    assert_eq!(dx.len(), ids.len() * dim, "embed: dx is not one row an id");
+    for id in ids {
+        assert!((*id as usize) < rows, "embed: id {id} of a table of {rows} rows");
+    }
+    let parts = Parts::new(dw);
+    // Threads take columns, so that all rows of an id are added by one thread in their order.
+    cpu.pool.run_ranges(dim, 16, |a, b| {
+        for (dx, id) in dx.chunks_exact(dim).zip(ids) {
+            // SAFETY: the row exists; columns a..b belong to this task.
+            let dw = unsafe { parts.part(*id as usize * dim + a, b - a) };
+            for (dw, dx) in dw.iter_mut().zip(&dx[a..b]) {
+                *dw += dx;
+            }
+        }
+    });
+}
+
 fn whole_rows(len: usize, dim: usize) -> usize {
     assert!(dim > 0, "embed: rows have no width");
     assert_eq!(len % dim, 0, "embed: the table is not whole rows");
@@ -75,6 +98,22 @@ mod tests {
             assert_eq!(out, want);
         }
         embed_f32(&mut [], &[], &table, 3);
+    }
+
+    #[test]
+    fn gradients_of_an_id_that_comes_again_add_in_token_order() {
+        // In f32, 1e8 + 1 - 1e8 is 0 from the left and 1 in any other order.
+        let dx: Vec<f32> = [1e8, 1.0, -1e8, 7.0].iter().flat_map(|x| [*x; 40]).collect();
+        for threads in [1, 2, 3] {
+            let cpu = Cpu::new(Class::best(), threads);
+            let mut dw = vec![0.0; 4 * 40];
+            embed_backward(&cpu, &mut dw, &dx, &[2, 2, 2, 0], 40);
+            let row = |i: usize| &dw[i * 40..][..40];
+            assert!(row(2).iter().all(|x| *x == 0.0) && row(0).iter().all(|x| *x == 7.0));
+            assert!(row(1).iter().chain(row(3)).all(|x| *x == 0.0));
+            embed_backward(&cpu, &mut dw, &dx[..40], &[1], 40);
+            assert!(dw[40..80].iter().all(|x| *x == 1e8));
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod map;
 pub mod math;
 pub mod naive;
 pub mod norm;
+pub mod optimiser;
 pub mod pool;
 pub mod probe;
 pub mod rope;

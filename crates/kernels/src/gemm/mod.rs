@@ -10,8 +10,10 @@ mod activations;
 #[macro_use]
 mod entry;
 mod amx;
+pub mod backward;
 mod kernels;
 mod layout;
+mod refill;
 mod unpack;
 
 use crate::buffer::Buffer;

@@ -1,0 +1,175 @@
+//! The products of training against their definitions, and the same bits in any company.
+
+use super::*;
+use crate::sample::noise;
+use crate::{Class, Format};
+
+/// Every class of the machine, and the tile unit by its definition.
+fn cpus(threads: usize) -> Vec<Cpu> {
+    let classes = Class::available().into_iter().map(|class| Cpu::new(class, threads));
+    classes.chain([Cpu::emulated(threads)]).collect()
+}
+
+/// Tokens, outputs and inputs: one of each, the edges of tiles (3, 12, 16), of groups and pairs of
+/// groups (16, 32), of steps (2, 32), of blocks of tokens (256), and odd numbers between.
+const SHAPES: [[usize; 3]; 18] = [
+    [1, 1, 1],
+    [1, 16, 32],
+    [2, 3, 5],
+    [3, 12, 16],
+    [4, 13, 17],
+    [11, 15, 33],
+    [12, 32, 12],
+    [13, 31, 48],
+    [16, 24, 64],
+    [17, 25, 65],
+    [31, 1, 7],
+    [32, 33, 1],
+    [33, 70, 49],
+    [63, 2, 31],
+    [64, 47, 70],
+    [70, 36, 40],
+    [257, 19, 21],
+    [300, 40, 35],
+];
+
+fn bits(y: &[f32]) -> Vec<u32> {
+    y.iter().map(|y| y.to_bits()).collect()
+}
+
+/// Weights of a format, and the numbers they stand for.
+fn weights(cpu: &Cpu, format: Format, rows: usize, cols: usize) -> (Packed, Vec<f32>) {
+    let mut raw = vec![0; format.bytes(rows * cols).expect("whole blocks")];
+    crate::blocks::quantise(format, &noise(7, rows * cols), &mut raw).expect("finite numbers");
+    let mut plain = vec![0.0; rows * cols];
+    crate::blocks::unpack(format, &raw, &mut plain);
+    (Packed::new(cpu, format, rows, cols, &raw), plain)
+}
+
+/// Where `got` leaves the chain sum(terms) by more than rounding allows: each of n steps errs by
+/// half an ulp of a partial sum, which the sum of sizes bounds; pairs and tiles add a step a term.
+fn off(got: f32, terms: impl Iterator<Item = f64>) -> Option<f64> {
+    let (mut sum, mut size, mut n) = (0.0, 0.0, 0.0);
+    terms.for_each(|t| (sum, size, n) = (sum + t, size + t.abs(), n + 1.0));
+    let tolerance = size * (n + 4.0) * f64::from(f32::EPSILON) + 1e-30;
+    let off = (f64::from(got) - sum).abs();
+    (off.is_nan() || off > tolerance).then_some(off)
+}
+
+/// Whether `dx` is dy W within rounding.
+fn is_dx(
+    dx: &[f32],
+    old: Option<&[f32]>,
+    dy: &[f32],
+    w: &[f32],
+    [_, o, i]: [usize; 3],
+    p: Precision,
+) -> bool {
+    (0..dx.len()).all(|at| {
+        let (t, col) = (at / i, at % i);
+        let terms =
+            (0..o).map(|o_| naive::seen(p, dy[t * o + o_]) * naive::seen(p, w[o_ * i + col]));
+        off(dx[at], old.map(|old| f64::from(old[at])).into_iter().chain(terms)).is_none()
+    })
+}
+
+/// Whether `dw` is old + dy^T x within rounding.
+fn is_dw(
+    dw: &[f32],
+    old: &[f32],
+    dy: &[f32],
+    x: Rows<'_>,
+    [t, o, i]: [usize; 3],
+    p: Precision,
+) -> bool {
+    (0..dw.len()).all(|at| {
+        let (row, col) = (at / i, at % i);
+        let terms =
+            (0..t).map(|t| naive::seen(p, dy[t * o + row]) * naive::seen(p, x.get(t * i + col)));
+        off(dw[at], [f64::from(old[at])].into_iter().chain(terms)).is_none()
+    })
+}
+
+#[test]
+fn dx_agrees_with_its_definition_in_every_class_and_format() {
+    for cpu in cpus(2) {
+        for format in Format::ALL {
+            for [t, o, i] in SHAPES {
+                // Block formats have whole blocks of inputs, so fewer shapes.
+                let block = format.block_len();
+                if block > 1 && ![3, 17, 33].contains(&t) {
+                    continue;
+                }
+                let i = i.next_multiple_of(block);
+                let (w, plain) = weights(&cpu, format, o, i);
+                let (dy, old) = (noise(3, t * o), noise(4, t * i));
+                let p = naive::precision_of(format);
+                let mut dx = vec![f32::NAN; t * i];
+                matmul_dx(&cpu, &mut dx, &dy, &w, Write::Set);
+                let name = format!("{} {} {t} {o} {i}", cpu.class, format.name());
+                assert!(is_dx(&dx, None, &dy, &plain, [t, o, i], p), "{name}");
+                dx.copy_from_slice(&old);
+                matmul_dx(&cpu, &mut dx, &dy, &w, Write::Add);
+                assert!(is_dx(&dx, Some(&old), &dy, &plain, [t, o, i], p), "{name} added");
+            }
+        }
+    }
+}
+
+#[test]
+fn dw_agrees_with_its_definition_in_every_class_and_precision() {
+    for cpu in cpus(2) {
+        for [t, o, i] in SHAPES {
+            let (dy, x, old) = (noise(3, t * o), noise(4, t * i), noise(5, o * i));
+            let rounded: Vec<bf16> = x.iter().map(|x| bf16::from_f32(*x)).collect();
+            for p in [Precision::F32, Precision::Bf16] {
+                for x in [Rows::F32(&x), Rows::Bf16(&rounded)] {
+                    let mut dw = old.clone();
+                    matmul_dw(&cpu, &mut dw, &dy, x, &blocks(1, t), p);
+                    let name = format!("{} {p:?} {t} {o} {i}", cpu.class);
+                    assert!(is_dw(&dw, &old, &dy, x, [t, o, i], p), "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_has_the_same_dx_alone_and_among_many_on_any_threads() {
+    for (one, two) in cpus(1).iter().zip(&cpus(2)) {
+        for format in [Format::F32, Format::BF16, Format::F16, Format::Q4_K] {
+            let [t, o, i] = [35, 530, 256];
+            let (w, _) = weights(one, format, o, i);
+            let dy = noise(3, t * o);
+            let mut all = vec![f32::NAN; t * i];
+            matmul_dx(two, &mut all, &dy, &w, Write::Set);
+            for (from, n) in [(0, 1), (34, 1), (3, 13), (20, 15)] {
+                let mut some = vec![f32::NAN; n * i];
+                matmul_dx(one, &mut some, &dy[from * o..][..n * o], &w, Write::Set);
+                let name = format!("{} {} {from} {n}", one.class, format.name());
+                assert_eq!(bits(&some), bits(&all[from * i..][..n * i]), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn micro_batches_and_threads_change_no_bit_of_dw() {
+    for (one, two) in cpus(1).iter().zip(&cpus(3)) {
+        let [rows, row_tokens, o, i] = [3, 301, 45, 50];
+        let t = rows * row_tokens;
+        let (dy, x, old) = (noise(3, t * o), noise(4, t * i), noise(5, o * i));
+        for p in [Precision::F32, Precision::Bf16] {
+            let mut whole = old.clone();
+            matmul_dw(two, &mut whole, &dy, Rows::F32(&x), &blocks(rows, row_tokens), p);
+            let mut cut = old.clone();
+            // Row by row, and the first row block by block.
+            for from in [0..256, 256..301, 301..602, 602..903] {
+                let n = from.len();
+                let (dy, x) = (&dy[from.start * o..from.end * o], &x[from.start * i..from.end * i]);
+                matmul_dw(one, &mut cut, dy, Rows::F32(x), &blocks(1, n), p);
+            }
+            assert_eq!(bits(&cut), bits(&whole), "{} {p:?}", one.class);
+        }
+    }
+}
