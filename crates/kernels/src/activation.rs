@@ -1,6 +1,7 @@
 //! Activations, element by element: silu, swiglu, and gelu in both its forms.
 
 use crate::class::Class;
+use crate::cpu::{Cpu, Parts};
 use crate::dispatch::for_class;
 use crate::math::{exp, mul_add, polynomial};
 
@@ -66,6 +67,33 @@ fn gelu_tanh_body<const FMA: bool>(y: &mut [f32], x: &[f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y = x / (1.0 + exp::<FMA>(x * mul_add::<FMA>(x * x, CUBIC, LINEAR)));
     }
+}
+
+/// The gradient of [`silu`]: dx = dy s (1 + x (1 - s)), s = 1 / (1 + e^-x).
+pub fn silu_backward(cpu: &Cpu, dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    crate::naive::silu_backward(dx, dy, x);
+}
+
+/// The gradient of [`swiglu`]: dgate = dy up silu'(gate), dup = dy silu(gate).
+pub fn swiglu_backward(
+    cpu: &Cpu,
+    dgate: &mut [f32],
+    dup: &mut [f32],
+    dy: &[f32],
+    gate: &[f32],
+    up: &[f32],
+) {
+    crate::naive::swiglu_backward(dgate, dup, dy, gate, up);
+}
+
+/// The gradient of [`gelu`]: dx = dy (P(N <= x) + x e^(-x^2 / 2) / sqrt(2 pi)).
+pub fn gelu_backward(cpu: &Cpu, dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    crate::naive::gelu_backward(dx, dy, x);
+}
+
+/// The gradient of [`gelu_tanh`]: dx = dy s (1 + 2 x u' (1 - s)), s = 1 / (1 + e^-2u).
+pub fn gelu_tanh_backward(cpu: &Cpu, dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    crate::naive::gelu_tanh_backward(dx, dy, x);
 }
 
 #[inline(always)]

@@ -2,11 +2,13 @@
 
 pub mod activation;
 pub mod attention;
+pub mod attention_backward;
 pub mod blocks;
 pub mod buffer;
 pub mod class;
 pub mod convert;
 pub mod cpu;
+pub mod cross_entropy;
 mod dispatch;
 pub mod embed;
 pub mod format;

@@ -2,8 +2,12 @@
 //!
 //! The fast kernels are tested against these. Shapes and panics are those of the fast twin.
 
+mod gradients;
+
 use crate::rope::Layout;
 use crate::top_k::order;
+
+pub use gradients::*;
 
 /// Twin of [`crate::norm::rms_norm`]: y = x / sqrt(mean(x^2) + eps) * w.
 pub fn rms_norm(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) {

@@ -1,8 +1,10 @@
 //! Norms of rows: root-mean-square norm and layer norm.
 
 use crate::class::Class;
+use crate::cpu::{Cpu, Parts};
 use crate::dispatch::for_class;
-use crate::math::{mul_add, sum_by};
+use crate::math::{LANES, join_lanes, mul_add, sum_by};
+use std::ops::Range;
 
 /// Root-mean-square norm of each row: y = x / sqrt(mean(x^2) + eps) * w.
 ///
@@ -54,6 +56,63 @@ fn layer_norm_body<const FMA: bool>(y: &mut [f32], x: &[f32], w: &[f32], b: &[f3
             *y = mul_add::<FMA>((x - mean) * scale, *w, *b);
         }
     }
+}
+
+/// The gradient of [`rms_norm`]: with s = 1 / sqrt(mean(x^2) + eps) and g = dy w,
+/// dx = s (g - x s^2 mean(g x)), and dw gains the sum over rows of dy x s.
+///
+/// Shapes: `dx`, `dy`, `x` are [T, D]; `dw`, `w` are `[D]`. `dx` is written, `dw` is added to. `blocks` are ranges
+/// of rows: each block's sum begins at zero, takes its rows in order and is then added to `dw`. So
+/// a batch cut at the borders of blocks gives the same bits. Panics if sizes disagree or blocks do
+/// not follow each other from row 0 to row T.
+pub fn rms_norm_backward(
+    cpu: &Cpu,
+    dx: &mut [f32],
+    dw: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+    blocks: &[Range<usize>],
+) {
+    check_rows("rms_norm_backward", dx, x, w);
+    check_blocks("rms_norm_backward", blocks, x.len() / w.len());
+    assert_eq!(dy.len(), x.len(), "rms_norm_backward: dy and x differ in length");
+    assert_eq!(dw.len(), w.len(), "rms_norm_backward: dw and w differ in length");
+    crate::naive::rms_norm_backward(dx, dw, dy, x, w, eps);
+}
+
+/// The gradient of [`layer_norm`]: with s = 1 / sqrt(variance(x) + eps), n = (x - mean x) s and g = dy w,
+/// dx = s (g - mean g - n mean(g n)); dw gains the sum of dy n, and db that of dy.
+///
+/// Shapes, blocks and panics as [`rms_norm_backward`].
+pub fn layer_norm_backward(
+    cpu: &Cpu,
+    dx: &mut [f32],
+    dw: &mut [f32],
+    db: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+    blocks: &[Range<usize>],
+) {
+    check_rows("layer_norm_backward", dx, x, w);
+    check_blocks("layer_norm_backward", blocks, x.len() / w.len());
+    assert_eq!(dy.len(), x.len(), "layer_norm_backward: dy and x differ in length");
+    assert_eq!(dw.len(), w.len(), "layer_norm_backward: dw and w differ in length");
+    assert_eq!(db.len(), w.len(), "layer_norm_backward: db and w differ in length");
+    crate::naive::layer_norm_backward(dx, dw, db, dy, x, w, eps);
+}
+
+fn check_blocks(name: &str, blocks: &[Range<usize>], rows: usize) {
+    let mut end = 0;
+    for block in blocks {
+        let follows = block.start == end && block.end >= end;
+        assert!(follows, "{name}: block {block:?} does not follow row {end}");
+        end = block.end;
+    }
+    assert_eq!(end, rows, "{name}: blocks end at row {end} of {rows}");
 }
 
 fn check_rows(name: &str, y: &[f32], x: &[f32], w: &[f32]) {
