@@ -149,8 +149,9 @@ fn put(out: &mut [u8], format: KvFormat, from: usize, step: usize, x: &[f32]) {
 
 /// Attention of every row of `q` [T, H, K] over its sequence's cache, into `out` [T, H, K].
 ///
-/// The rows' own keys and values are stored before. `scale` is usually 1 / sqrt(K). Rows that
-/// belong to no sequence keep their `out`. Panics if sizes disagree.
+/// The rows' own keys and values are stored before. `scale` is usually 1 / sqrt(K). `lse` [T, H],
+/// where asked for, becomes ln sum_j e^(scaled score): what the gradient needs to find the weights
+/// again. Rows that belong to no sequence keep their `out` and `lse`. Panics if sizes disagree.
 pub fn attention(
     cpu: &Cpu,
     out: &mut [f32],
@@ -160,12 +161,15 @@ pub fn attention(
     heads: usize,
     scale: f32,
     sequences: &[Sequence<'_>],
+    lse: Option<&mut [f32]>,
 ) {
     let width = heads * shape.head_dim;
     assert_eq!(q.len(), out.len(), "attention: q and out differ in length");
     assert!(width > 0 && q.len().is_multiple_of(width), "attention: q is not rows of {width}");
     assert!(heads.is_multiple_of(shape.kv_heads), "attention: {heads} heads, {}", shape.kv_heads);
     assert!(shape.page_len > 0 && shape.page_len.is_multiple_of(16), "attention: page length");
+    let rows = q.len() / width;
+    assert!(lse.as_ref().is_none_or(|l| l.len() == rows * heads), "attention: lse is not [T, H]");
     for s in sequences {
         assert!((s.row + s.rows) * width <= q.len(), "attention: rows past the end of q");
         let pages = (s.past + s.rows).div_ceil(shape.page_len);
@@ -175,7 +179,8 @@ pub fn attention(
             assert!(end <= cache.len(), "attention: page {page} is past the end of the cache");
         }
     }
-    let batch = Batch { out: Parts::new(out), q, cache, shape, heads, scale, sequences };
+    let (out, lse) = (Parts::new(out), lse.map(Parts::new));
+    let batch = Batch { out, lse, q, cache, shape, heads, scale, sequences };
     let groups = batch.groups();
     let blocks = sequences.iter().map(|s| (s.past + s.rows).div_ceil(BLOCK)).max().unwrap_or(0);
     let wanted = 4 * cpu.pool.threads();
@@ -240,6 +245,7 @@ pub fn attention(
 
 struct Batch<'a> {
     out: Parts<f32>,
+    lse: Option<Parts<f32>>,
     q: &'a [f32],
     cache: &'a [u8],
     shape: KvShape,
@@ -462,6 +468,11 @@ impl Work {
                 let out = unsafe { batch.out.part(tile.place(i, batch.heads) * dim, dim) };
                 for (out, o) in out.iter_mut().zip(&state.o[i * padded..]) {
                     *out = o / state.l[i];
+                }
+                if let Some(lse) = &batch.lse {
+                    // SAFETY: as above.
+                    let lse = unsafe { lse.part(tile.place(i, batch.heads), 1) };
+                    lse[0] = (f64::from(state.m[i]) + math::ln(f64::from(state.l[i]))) as f32;
                 }
             }
         }

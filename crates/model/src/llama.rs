@@ -9,11 +9,17 @@ use crate::error::CheckpointError;
 use crate::names::Part;
 use crate::{Config, RopeScaling};
 use herd_tensor::ops::{
-    KvCache, Positions, attention, embed, linear, linears, rms_norm, rope, swiglu,
+    Documents, Keys, KvCache, Loss, Positions, Targets, attention, cross_entropy, embed, linear,
+    linears, recompute, rms_norm, rope, swiglu,
 };
-use herd_tensor::{Device, Format, Scaling, Sequence, Tensor, Weight, inverse_frequencies};
+use herd_tensor::{Device, Format, Gain, Scaling, Sequence, Tensor, Weight, inverse_frequencies};
+use std::sync::Arc;
 
-/// A Llama, ready to run.
+mod training;
+
+pub use training::{Named, Piece, Training};
+
+/// A Llama, ready to run or to be trained.
 pub struct Llama {
     config: Config,
     device: Device,
@@ -24,9 +30,12 @@ pub struct Llama {
     output: Option<Weight>,
     frequencies: Vec<f32>,
     attention_factor: f32,
+    /// Whether training keeps a block's input alone and runs the block again for its gradient.
+    recompute: bool,
 }
 
-/// One layer.
+/// One layer. Clones share the weights.
+#[derive(Clone)]
 struct Block {
     attn_norm: Norm,
     q: Weight,
@@ -39,9 +48,10 @@ struct Block {
     down: Weight,
 }
 
-/// The weights of an RMSNorm.
+/// The gains of an RMSNorm.
+#[derive(Clone)]
 struct Norm {
-    w: Vec<f32>,
+    w: Gain,
     eps: f32,
 }
 
@@ -60,18 +70,50 @@ impl Llama {
     ///
     /// Their keys and values go to the cache. Panics if a token is not below V.
     pub fn forward(&self, batch: &Batch<'_>, cache: &mut KvCache) -> Tensor {
-        let mut at = Positions::new();
-        at.set(batch.positions, &self.frequencies, self.attention_factor);
-        let mut x_td = embed(&self.device, &self.tok_embd, batch.tokens);
+        let keys = Keys::Cached { cache, sequences: batch.sequences };
+        self.hidden(batch.tokens, batch.positions, keys)
+    }
+
+    /// The same for whole documents that lie one after another in `tokens`; gradients pass.
+    pub fn forward_documents(
+        &self,
+        tokens: &[u32],
+        positions: &[u32],
+        documents: &Arc<Documents>,
+    ) -> Tensor {
+        self.hidden(tokens, positions, Keys::Packed(Arc::clone(documents)))
+    }
+
+    fn hidden(&self, tokens: &[u32], positions: &[u32], mut keys: Keys<'_>) -> Tensor {
+        let at = Positions::new(positions, &self.frequencies, self.attention_factor);
+        let mut x_td = embed(&self.device, &self.tok_embd, tokens);
         for (layer, block) in self.blocks.iter().enumerate() {
-            x_td = block.forward(x_td, &at, cache, layer, batch.sequences);
+            x_td = match &keys {
+                Keys::Packed(documents) if self.recompute => {
+                    let (block, at) = (block.clone(), at.clone());
+                    let documents = Arc::clone(documents);
+                    recompute(x_td, move |x_td| {
+                        block.forward(x_td, &at, &mut Keys::Packed(Arc::clone(&documents)), layer)
+                    })
+                }
+                Keys::Packed(_) | Keys::Cached { .. } => block.forward(x_td, &at, &mut keys, layer),
+            };
         }
         self.output_norm.forward(&x_td)
     }
 
     /// Logits of hidden states [T, D]: [T, V].
     pub fn logits(&self, x_td: &Tensor) -> Tensor {
-        linear(x_td, self.output.as_ref().unwrap_or(&self.tok_embd))
+        linear(x_td, self.head())
+    }
+
+    /// What the head loses on `targets` after hidden states [T, D], without all its logits.
+    pub fn loss(&self, x_td: &Tensor, targets: &Targets<'_>) -> Loss {
+        cross_entropy(x_td, self.head(), targets)
+    }
+
+    fn head(&self) -> &Weight {
+        self.output.as_ref().unwrap_or(&self.tok_embd)
     }
 
     /// Its numbers.
@@ -102,31 +144,17 @@ impl Llama {
 }
 
 impl Block {
-    fn forward(
-        &self,
-        x_td: Tensor,
-        at: &Positions,
-        cache: &mut KvCache,
-        layer: usize,
-        sequences: &[Sequence<'_>],
-    ) -> Tensor {
-        let a_td = self.attend(&self.attn_norm.forward(&x_td), at, cache, layer, sequences);
+    fn forward(&self, x_td: Tensor, at: &Positions, keys: &mut Keys<'_>, layer: usize) -> Tensor {
+        let a_td = self.attend(&self.attn_norm.forward(&x_td), at, keys, layer);
         let h_td = x_td + &a_td;
         let f_td = self.feed(&self.ffn_norm.forward(&h_td));
         h_td + &f_td
     }
 
-    fn attend(
-        &self,
-        x_td: &Tensor,
-        at: &Positions,
-        cache: &mut KvCache,
-        layer: usize,
-        sequences: &[Sequence<'_>],
-    ) -> Tensor {
+    fn attend(&self, x_td: &Tensor, at: &Positions, keys: &mut Keys<'_>, layer: usize) -> Tensor {
         let [q_thk, k_tgk, v_tgk] = linears(x_td, [&self.q, &self.k, &self.v]);
         let (q_thk, k_tgk) = (rope(q_thk, at), rope(k_tgk, at));
-        linear(&attention(&q_thk, &k_tgk, &v_tgk, cache, layer, sequences), &self.o)
+        linear(&attention(&q_thk, &k_tgk, &v_tgk, keys, layer), &self.o)
     }
 
     fn feed(&self, x_td: &Tensor) -> Tensor {
@@ -156,61 +184,89 @@ impl Llama {
         device: &Device,
         context: usize,
     ) -> Result<Llama, CheckpointError> {
-        let config = checkpoint.config.clone();
-        let load = Loader { checkpoint, device };
-        let tok_embd = load.weight(Part::TokEmbd)?;
-        checkpoint.archive().release();
-        let blocks = (0..config.layers).map(|l| load.block(l)).collect::<Result<Vec<_>, _>>()?;
-        let output_norm = load.norm(Part::OutputNorm)?;
-        let output = if config.tied { None } else { Some(load.weight(Part::Output)?) };
+        Llama::build(&checkpoint.config, device, context, &mut Loader { checkpoint, device })
+    }
+
+    fn build<P: Parts>(
+        config: &Config,
+        device: &Device,
+        context: usize,
+        parts: &mut P,
+    ) -> Result<Llama, P::Error> {
         let scaling = kernel_scaling(&config.rope_scaling, context);
         let (frequencies, attention_factor) =
             inverse_frequencies(config.head_dim, config.rope_theta as f32, &scaling);
         Ok(Llama {
-            config,
+            tok_embd: parts.weight(Part::TokEmbd)?,
+            blocks: (0..config.layers)
+                .map(|l| Block::build(config, l, parts))
+                .collect::<Result<_, _>>()?,
+            output_norm: Norm::build(config, Part::OutputNorm, parts)?,
+            output: if config.tied { None } else { Some(parts.weight(Part::Output)?) },
+            config: config.clone(),
             device: device.clone(),
-            tok_embd,
-            blocks,
-            output_norm,
-            output,
             frequencies,
             attention_factor,
+            recompute: false,
         })
     }
 }
 
+impl Block {
+    fn build<P: Parts>(config: &Config, l: usize, parts: &mut P) -> Result<Block, P::Error> {
+        Ok(Block {
+            attn_norm: Norm::build(config, Part::AttnNorm(l), parts)?,
+            q: parts.weight(Part::Q(l))?,
+            k: parts.weight(Part::K(l))?,
+            v: parts.weight(Part::V(l))?,
+            o: parts.weight(Part::O(l))?,
+            ffn_norm: Norm::build(config, Part::FfnNorm(l), parts)?,
+            gate: parts.weight(Part::Gate(l))?,
+            up: parts.weight(Part::Up(l))?,
+            down: parts.weight(Part::Down(l))?,
+        })
+    }
+}
+
+impl Norm {
+    fn build<P: Parts>(config: &Config, part: Part, parts: &mut P) -> Result<Norm, P::Error> {
+        Ok(Norm { w: parts.gain(part)?, eps: config.norm_eps })
+    }
+}
+
+/// Where the parts of a Llama come from.
+trait Parts {
+    /// Why a part cannot be had.
+    type Error;
+
+    fn weight(&mut self, part: Part) -> Result<Weight, Self::Error>;
+
+    fn gain(&mut self, part: Part) -> Result<Gain, Self::Error>;
+}
+
+/// A checkpoint's weights, frozen.
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     device: &'a Device,
 }
 
-impl Loader<'_> {
-    fn weight(&self, part: Part) -> Result<Weight, CheckpointError> {
+impl Parts for Loader<'_> {
+    type Error = CheckpointError;
+
+    fn weight(&mut self, part: Part) -> Result<Weight, CheckpointError> {
         let stored = self.checkpoint.part(part)?;
         let (rows, cols) = (stored.shape[0], stored.shape[1]);
-        Ok(Weight::new(self.device, stored.format, rows, cols, &stored.bytes))
+        let weight = Weight::new(self.device, stored.format, rows, cols, &stored.bytes);
+        drop(stored);
+        if matches!(part, Part::TokEmbd | Part::Down(_)) {
+            // The file's pages are packed into ours: together they would be twice the model.
+            self.checkpoint.archive().release();
+        }
+        Ok(weight)
     }
 
-    fn norm(&self, part: Part) -> Result<Norm, CheckpointError> {
-        let stored = self.checkpoint.part(part)?;
-        Ok(Norm { w: stored.unpack(), eps: self.checkpoint.config.norm_eps })
-    }
-
-    fn block(&self, l: usize) -> Result<Block, CheckpointError> {
-        let block = Block {
-            attn_norm: self.norm(Part::AttnNorm(l))?,
-            q: self.weight(Part::Q(l))?,
-            k: self.weight(Part::K(l))?,
-            v: self.weight(Part::V(l))?,
-            o: self.weight(Part::O(l))?,
-            ffn_norm: self.norm(Part::FfnNorm(l))?,
-            gate: self.weight(Part::Gate(l))?,
-            up: self.weight(Part::Up(l))?,
-            down: self.weight(Part::Down(l))?,
-        };
-        // The file's pages are packed into ours: together they would be twice the model.
-        self.checkpoint.archive().release();
-        Ok(block)
+    fn gain(&mut self, part: Part) -> Result<Gain, CheckpointError> {
+        Ok(Gain::Fixed(self.checkpoint.part(part)?.unpack().into()))
     }
 }
 

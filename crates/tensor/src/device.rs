@@ -1,6 +1,7 @@
 //! Where tensors live and operations run.
 
 use herd_kernels::Cpu;
+use herd_kernels::buffer::Buffer;
 use std::sync::{Arc, Mutex};
 
 /// A device; clones are the same device.
@@ -17,17 +18,17 @@ pub struct CpuDevice {
     /// Buffers for reuse: a step asks for the sizes of the step before, so that nothing is
     /// allocated after the first.
     free: Mutex<Vec<Vec<f32>>>,
+    /// Keys and values of packed documents, laid for attention: one layer at a time.
+    keys: Mutex<Buffer>,
 }
-
-/// Buffers kept; a forward pass holds fewer at once.
-const KEPT: usize = 64;
 
 impl Device {
     /// A CPU of this numeric class and number of threads.
     ///
     /// Panics if the machine cannot run the class.
     pub fn cpu(class: herd_kernels::Class, threads: usize) -> Device {
-        let device = CpuDevice { cpu: Cpu::new(class, threads), free: Mutex::default() };
+        let keys = Mutex::new(Buffer::zeroed(0));
+        let device = CpuDevice { cpu: Cpu::new(class, threads), free: Mutex::default(), keys };
         Device::Cpu(Arc::new(device))
     }
 
@@ -62,20 +63,29 @@ impl Device {
         match fits.min_by_key(|(_, b)| b.len()).map(|(i, _)| i) {
             Some(i) => free.swap_remove(i),
             None => {
-                drop(free);
+                // A new buffer takes the place of the largest that is too small, so no more are
+                // kept than were in use at once.
+                let largest = (0..free.len()).max_by_key(|&i| free[i].len());
+                let outgrown = largest.map(|i| free.swap_remove(i));
+                drop((free, outgrown));
                 vec![0.0; len]
             }
         }
+    }
+
+    /// Lends `f` memory for keys and values, which outlives the call.
+    pub(crate) fn with_keys<T>(&self, bytes: usize, f: impl FnOnce(&mut [u8]) -> T) -> T {
+        let Device::Cpu(device) = self;
+        let mut keys = device.keys.lock().unwrap_or_else(|e| e.into_inner());
+        if keys.len() < bytes {
+            *keys = Buffer::zeroed(bytes);
+        }
+        f(&mut keys.bytes_mut()[..bytes])
     }
 
     pub(crate) fn give_back(&self, buffer: Vec<f32>) {
         let Device::Cpu(device) = self;
         let mut free = device.free.lock().unwrap_or_else(|e| e.into_inner());
         free.push(buffer);
-        if free.len() > KEPT {
-            // The smallest is the cheapest to make anew.
-            let smallest = (0..free.len()).min_by_key(|&i| free[i].len()).unwrap_or(0);
-            free.swap_remove(smallest);
-        }
     }
 }

@@ -1,22 +1,39 @@
 //! A contiguous matrix of f32 on a device: rows (usually tokens) by width.
 
 use crate::Device;
+use crate::tape::Slot;
 use std::fmt;
+use std::mem::take;
+use std::sync::Arc;
 
-/// `rows` by `width` numbers, row by row.
+/// `rows` by `width` numbers, row by row. Clones share the numbers.
+#[derive(Clone)]
 pub struct Tensor {
-    /// Longer than the numbers where a larger buffer was reused.
-    buffer: Vec<f32>,
+    storage: Arc<Storage>,
     rows: usize,
     width: usize,
+    /// Where its gradient is summed, if one is wanted.
+    slot: Option<Slot>,
+}
+
+/// The numbers of a tensor; their memory goes back to the device.
+struct Storage {
+    /// Longer than the numbers where a larger buffer was reused.
+    buffer: Vec<f32>,
     device: Device,
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.device.give_back(take(&mut self.buffer));
+    }
 }
 
 impl Tensor {
     /// A tensor of any contents, for an operation that writes all of it.
     pub(crate) fn uninitialised(device: &Device, rows: usize, width: usize) -> Tensor {
-        let buffer = device.take(rows * width);
-        Tensor { buffer, rows, width, device: device.clone() }
+        let storage = Storage { buffer: device.take(rows * width), device: device.clone() };
+        Tensor { storage: Arc::new(storage), rows, width, slot: None }
     }
 
     /// Copies numbers in. Panics if they are not `rows` times `width`.
@@ -24,6 +41,13 @@ impl Tensor {
         assert_eq!(numbers.len(), rows * width, "tensor of {rows} x {width}");
         let mut tensor = Tensor::uninitialised(device, rows, width);
         tensor.data_mut().copy_from_slice(numbers);
+        tensor
+    }
+
+    /// Zeros.
+    pub(crate) fn zeros(device: &Device, rows: usize, width: usize) -> Tensor {
+        let mut tensor = Tensor::uninitialised(device, rows, width);
+        tensor.data_mut().fill(0.0);
         tensor
     }
 
@@ -39,12 +63,23 @@ impl Tensor {
 
     /// The numbers, row by row.
     pub fn data(&self) -> &[f32] {
-        &self.buffer[..self.rows * self.width]
+        &self.storage.buffer[..self.rows * self.width]
     }
 
-    /// The numbers, to be written.
+    /// The numbers, to be written. Panics if a clone shares them.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        &mut self.buffer[..self.rows * self.width]
+        let len = self.rows * self.width;
+        let storage = Arc::get_mut(&mut self.storage);
+        &mut storage.expect("a tensor that is written has no clones").buffer[..len]
+    }
+
+    /// The same numbers with no clones and no gradient: copied if they are shared.
+    pub(crate) fn own(mut self) -> Tensor {
+        self.slot = None;
+        match Arc::get_mut(&mut self.storage) {
+            Some(_) => self,
+            None => Tensor::from_slice(self.device(), self.rows, self.width, self.data()),
+        }
     }
 
     /// Row `i`.
@@ -54,22 +89,27 @@ impl Tensor {
 
     /// Where it lives.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.storage.device
     }
 
-    /// The rows with these indices, in their order.
+    /// Where its gradient is summed.
+    pub(crate) fn slot(&self) -> Option<&Slot> {
+        self.slot.as_ref()
+    }
+
+    /// The same, its gradient summed in `slot`.
+    pub(crate) fn with_slot(mut self, slot: Option<Slot>) -> Tensor {
+        self.slot = slot;
+        self
+    }
+
+    /// The rows with these indices, in their order; no gradient passes.
     pub fn select(&self, rows: &[usize]) -> Tensor {
-        let mut out = Tensor::uninitialised(&self.device, rows.len(), self.width);
+        let mut out = Tensor::uninitialised(self.device(), rows.len(), self.width);
         for (out, &i) in out.data_mut().chunks_exact_mut(self.width.max(1)).zip(rows) {
             out.copy_from_slice(self.row(i));
         }
         out
-    }
-}
-
-impl Drop for Tensor {
-    fn drop(&mut self) {
-        self.device.give_back(std::mem::take(&mut self.buffer));
     }
 }
 

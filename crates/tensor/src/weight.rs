@@ -1,13 +1,21 @@
 //! Weights, in whatever form they are stored.
 
-use crate::Device;
+use crate::param::{Lora, Param};
+use crate::{Device, Tape};
 use herd_kernels::Format;
 use herd_kernels::gemm::Packed;
+use std::ops::Deref;
+use std::sync::Arc;
 
-/// A matrix that activations are multiplied with; [outputs, inputs].
+/// A matrix that activations are multiplied with; [outputs, inputs]. Clones share it.
+#[derive(Clone)]
 pub enum Weight {
     /// Laid out for products on the CPU.
-    Packed(Packed),
+    Packed(Arc<Packed>),
+    /// Changed by training.
+    Trained(Arc<Param>),
+    /// Frozen, with a trained addition of low rank.
+    Lora(Arc<Lora>),
 }
 
 impl Weight {
@@ -15,7 +23,7 @@ impl Weight {
     ///
     /// Panics if the bytes are not that many; files are checked before.
     pub fn new(device: &Device, format: Format, rows: usize, cols: usize, raw: &[u8]) -> Weight {
-        Weight::Packed(Packed::new(device.kernels(), format, rows, cols, raw))
+        Weight::Packed(Arc::new(Packed::new(device.kernels(), format, rows, cols, raw)))
     }
 
     /// Bytes in memory that a weight will take.
@@ -25,25 +33,65 @@ impl Weight {
 
     /// Outputs.
     pub fn rows(&self) -> usize {
-        let Weight::Packed(w) = self;
-        w.rows()
+        self.packed().rows()
     }
 
     /// Inputs.
     pub fn cols(&self) -> usize {
-        let Weight::Packed(w) = self;
-        w.cols()
+        self.packed().cols()
     }
 
     /// How the numbers are stored.
     pub fn format(&self) -> Format {
-        let Weight::Packed(w) = self;
-        w.format()
+        self.packed().format()
     }
 
-    /// Bytes in memory.
+    /// Bytes in memory, as products read it.
     pub fn bytes(&self) -> usize {
-        let Weight::Packed(w) = self;
-        w.bytes()
+        self.packed().bytes()
+    }
+
+    /// The trained parameters in it.
+    pub fn params(&self) -> Vec<&Arc<Param>> {
+        match self {
+            Weight::Packed(_) => vec![],
+            Weight::Trained(param) => vec![param],
+            Weight::Lora(lora) => vec![&lora.a, &lora.b],
+        }
+    }
+
+    /// The tape on which products with it are recorded, whatever they multiply.
+    pub(crate) fn tape(&self) -> Option<&Arc<Tape>> {
+        match self {
+            Weight::Packed(_) => None,
+            Weight::Trained(param) => Some(param.tape()),
+            Weight::Lora(lora) => Some(lora.a.tape()),
+        }
+    }
+
+    /// The matrix itself; without the addition of LoRA.
+    pub(crate) fn packed(&self) -> Matrix<'_> {
+        match self {
+            Weight::Packed(packed) => Matrix::Fixed(packed),
+            Weight::Trained(param) => Matrix::Trained(param.packed()),
+            Weight::Lora(lora) => lora.base.packed(),
+        }
+    }
+}
+
+/// A matrix that nobody changes meanwhile.
+pub(crate) enum Matrix<'a> {
+    Fixed(&'a Packed),
+    Trained(crate::param::Read<'a>),
+}
+
+impl Deref for Matrix<'_> {
+    type Target = Packed;
+
+    fn deref(&self) -> &Packed {
+        match self {
+            Matrix::Fixed(packed) => packed,
+            Matrix::Trained(read) => read,
+        }
     }
 }

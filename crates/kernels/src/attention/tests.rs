@@ -27,6 +27,16 @@ impl Case {
 
     /// Runs the sequences in the given pieces (sequence, rows), all pieces of a call packed.
     fn run(&self, cpu: &Cpu, calls: &[Vec<(usize, usize)>]) -> Vec<Vec<f32>> {
+        self.run_with(cpu, calls, true).0
+    }
+
+    /// Outputs, and row statistics if asked for, of each sequence.
+    fn run_with(
+        &self,
+        cpu: &Cpu,
+        calls: &[Vec<(usize, usize)>],
+        with_lse: bool,
+    ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
         let (shape, width) = (self.shape, self.heads * self.shape.head_dim);
         let kv_width = shape.kv_heads * shape.head_dim;
         let pages_of = |n: &usize| n.div_ceil(shape.page_len);
@@ -47,6 +57,7 @@ impl Case {
             .collect();
         let mut past = vec![0; self.lengths.len()];
         let mut outs: Vec<Vec<f32>> = vec![Vec::new(); self.lengths.len()];
+        let mut lses = outs.clone();
         for call in calls {
             let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
             let mut sequences = Vec::new();
@@ -61,23 +72,27 @@ impl Case {
             }
             store(cpu, &mut cache, shape, &k, &v, &sequences);
             let mut out = vec![f32::NAN; q.len()];
-            attention(cpu, &mut out, &q, &cache, shape, self.heads, 0.25, &sequences);
+            let mut lse = vec![f32::NAN; row * self.heads];
+            let asked = with_lse.then_some(&mut lse[..]);
+            attention(cpu, &mut out, &q, &cache, shape, self.heads, 0.25, &sequences, asked);
             for (sequence, &(s, rows)) in sequences.iter().zip(call) {
                 outs[s].extend_from_slice(&out[sequence.row * width..][..rows * width]);
+                let from = sequence.row * self.heads;
+                lses[s].extend_from_slice(&lse[from..from + rows * self.heads]);
                 past[s] += rows;
             }
         }
-        outs
+        (outs, lses)
     }
 
-    /// The definition, in f64.
-    fn naive(&self, s: usize) -> Vec<f64> {
+    /// The definition, in f64: outputs and row statistics.
+    fn naive(&self, s: usize) -> (Vec<f64>, Vec<f64>) {
         let (dim, g_count) = (self.shape.head_dim, self.shape.kv_heads);
         let kept = |x: f32| match self.shape.format {
             KvFormat::F32 => f64::from(x),
             KvFormat::F16 => half::f16::from_f32(x).to_f64(),
         };
-        let mut out = Vec::new();
+        let (mut out, mut lse) = (Vec::new(), Vec::new());
         for t in 0..self.lengths[s] {
             for h in 0..self.heads {
                 let g = h / (self.heads / g_count);
@@ -90,13 +105,14 @@ impl Case {
                 let scores: Vec<f64> = (0..=t).map(score).collect();
                 let m = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
                 let sum: f64 = scores.iter().map(|s| (s - m).exp()).sum();
+                lse.push(m + sum.ln());
                 for d in 0..dim {
                     let value = |j: usize| (scores[j] - m).exp() * kept(self.v[s][at(j) + d]);
                     out.push((0..=t).map(value).sum::<f64>() / sum);
                 }
             }
         }
-        out
+        (out, lse)
     }
 }
 
@@ -117,9 +133,13 @@ fn attention_agrees_with_its_definition() {
             (KvFormat::F32, 1, 13, 16),
         ] {
             let case = Case::new(shape(format, 32, g, dim), g * r, &[1, 270, 17]);
-            let got = case.run(&cpu, &[vec![(0, 1), (1, 270), (2, 17)]]);
+            let calls = [vec![(0, 1), (1, 270), (2, 17)]];
+            let (got, lse) = case.run_with(&cpu, &calls, true);
+            assert_eq!(got, case.run_with(&cpu, &calls, false).0, "{class}: lse changes a bit");
             for s in 0..3 {
-                for (got, want) in got[s].iter().zip(case.naive(s)) {
+                let (want, want_lse) = case.naive(s);
+                let (got, want) = (got[s].iter().chain(&lse[s]), want.iter().chain(&want_lse));
+                for (got, want) in got.zip(want) {
                     // Scores of up to K/2 with K roundings; weights and values of size 2.
                     let tolerance = dim as f64 * f64::from(f32::EPSILON) * 16.0;
                     let off = (f64::from(*got) - want).abs();

@@ -1,9 +1,15 @@
-//! Causal grouped-query attention over cached keys and values.
+//! Causal grouped-query attention: over cached keys and values, or within packed documents.
 
 use crate::Tensor;
+use crate::tape::{Flow, record};
 use herd_kernels::attention as kernel;
-use herd_kernels::attention::{KvShape, Sequence};
+use herd_kernels::attention::{KvFormat, KvShape, Sequence};
+use herd_kernels::attention_backward::{
+    Attended, AttentionGrads, HeadShape, Precision, attention_backward,
+};
 use herd_kernels::buffer::Buffer;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// The keys and values of all layers, in pages that sequences share by number.
 pub struct KvCache {
@@ -37,23 +43,125 @@ impl KvCache {
     }
 }
 
-/// Stores `k` and `v` [T, G K] of the sequences in layer `layer` of the cache, then attends with
-/// `q` [T, H K]: [T, H K]. Scores are scaled by 1 / sqrt(K).
-pub fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    cache: &mut KvCache,
-    layer: usize,
+/// Documents that lie one after another in a batch; each attends within itself alone.
+pub struct Documents {
+    spans: Vec<Range<usize>>,
+    shape: KvShape,
+    /// Pages of all documents, and where those of each begin.
+    pages: Vec<u32>,
+    starts: Vec<usize>,
+}
+
+/// Positions in a page of documents; any multiple of 16 gives the same bits.
+const PAGE: usize = 64;
+
+impl Documents {
+    /// Documents at these rows, with `kv_heads` key/value heads of `head_dim` numbers.
+    pub fn new(spans: Vec<Range<usize>>, kv_heads: usize, head_dim: usize) -> Documents {
+        let shape = KvShape { format: KvFormat::F32, page_len: PAGE, kv_heads, head_dim };
+        let mut starts = vec![0];
+        for span in &spans {
+            starts.push(starts[starts.len() - 1] + span.len().div_ceil(PAGE));
+        }
+        let pages = (0..starts[spans.len()] as u32).collect();
+        Documents { spans, shape, pages, starts }
+    }
+
+    fn sequences(&self) -> Vec<Sequence<'_>> {
+        let sequence = |(i, span): (usize, &Range<usize>)| Sequence {
+            row: span.start,
+            rows: span.len(),
+            past: 0,
+            pages: &self.pages[self.starts[i]..self.starts[i + 1]],
+        };
+        self.spans.iter().enumerate().map(sequence).collect()
+    }
+}
+
+/// Where attention finds the keys and values of earlier tokens.
+pub enum Keys<'a> {
+    /// In a cache: serving. No gradient passes.
+    Cached {
+        /// The cache of all layers.
+        cache: &'a mut KvCache,
+        /// Which rows belong to which sequence, and where its keys and values lie.
+        sequences: &'a [Sequence<'a>],
+    },
+    /// In the batch itself: training.
+    Packed(Arc<Documents>),
+}
+
+/// Attends with `q` [T, H K] to the keys `k` and values `v` [T, G K] of the batch and those before:
+/// [T, H K]. Scores are scaled by 1 / sqrt(K). With a cache, `k` and `v` go to layer `layer` of it.
+///
+/// Backward, with scores s, weights p = softmax(s), and D = sum_k do o for each row and head:
+/// dv_j = sum_i p_ij do_i; ds_ij = p_ij (do_i . v_j - D_i); dq_i = sum_j ds_ij k_j / sqrt(K);
+/// dk_j = sum_i ds_ij q_i / sqrt(K).
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, keys: &mut Keys<'_>, layer: usize) -> Tensor {
+    match keys {
+        Keys::Cached { cache, sequences } => {
+            let shape = cache.shape;
+            attend([q, k, v], cache.layers[layer].bytes_mut(), shape, sequences, None)
+        }
+        Keys::Packed(documents) => attend_documents([q, k, v], documents),
+    }
+}
+
+fn attend(
+    [q, k, v]: [&Tensor; 3],
+    pages: &mut [u8],
+    shape: KvShape,
     sequences: &[Sequence<'_>],
+    lse: Option<&mut [f32]>,
 ) -> Tensor {
-    let (device, shape) = (q.device(), cache.shape);
-    let heads = q.width() / shape.head_dim;
+    let device = q.device();
+    let (cpu, heads) = (device.kernels(), q.width() / shape.head_dim);
     let scale = 1.0 / (shape.head_dim as f32).sqrt();
-    let pages = cache.layers[layer].bytes_mut();
-    let cpu = device.kernels();
     kernel::store(cpu, pages, shape, k.data(), v.data(), sequences);
     let mut out = Tensor::uninitialised(device, q.rows(), q.width());
-    kernel::attention(cpu, out.data_mut(), q.data(), pages, shape, heads, scale, sequences);
+    kernel::attention(cpu, out.data_mut(), q.data(), pages, shape, heads, scale, sequences, lse);
     out
+}
+
+fn attend_documents([q, k, v]: [&Tensor; 3], documents: &Arc<Documents>) -> Tensor {
+    let (device, shape) = (q.device().clone(), documents.shape);
+    let mut lse_th = Tensor::uninitialised(&device, q.rows(), q.width() / shape.head_dim);
+    let out = device.with_keys(documents.pages.len() * shape.page_bytes(), |pages| {
+        let lse = Some(lse_th.data_mut());
+        attend([q, k, v], pages, shape, &documents.sequences(), lse)
+    });
+    let tape = [q, k, v].into_iter().find_map(|x| x.slot()).map(|slot| Arc::clone(slot.tape()));
+    let saved = [q, k, v, &out].map(Tensor::clone);
+    let documents = Arc::clone(documents);
+    let slot = record(tape.as_ref(), move |dout, flow| {
+        attend_back(&documents, saved, &lse_th, &dout, flow);
+    });
+    out.with_slot(slot)
+}
+
+fn attend_back(
+    documents: &Documents,
+    [q, k, v, out]: [Tensor; 4],
+    lse_th: &Tensor,
+    dout: &Tensor,
+    flow: &mut Flow,
+) {
+    let (device, KvShape { kv_heads, head_dim, .. }) = (dout.device(), documents.shape);
+    let like = |x: &Tensor| Tensor::uninitialised(device, x.rows(), x.width());
+    let (mut dq, mut dk, mut dv) = (like(&q), like(&k), like(&v));
+    attention_backward(
+        device.kernels(),
+        AttentionGrads { dq: dq.data_mut(), dk: dk.data_mut(), dv: dv.data_mut() },
+        dout.data(),
+        Attended { q: q.data(), k: k.data(), v: v.data(), out: out.data(), lse: lse_th.data() },
+        HeadShape { heads: q.width() / head_dim, kv_heads, head_dim },
+        1.0 / (head_dim as f32).sqrt(),
+        Precision::F32,
+        &documents.spans,
+    );
+    for (x, dx) in [(q, dq), (k, dk), (v, dv)] {
+        if let Some(slot) = x.slot() {
+            flow.add(slot, dx);
+        }
+    }
 }

@@ -2,17 +2,23 @@
 //!
 //! Letters: T tokens (packed), D width, H heads, G key/value heads, K head width, F feed-forward.
 
+mod adamw;
 mod add;
 mod attention;
 mod embed;
 mod linear;
+mod loss;
+mod recompute;
 mod rms_norm;
 mod rope;
 mod swiglu;
 
-pub use attention::{KvCache, attention};
+pub use adamw::{AdamW, Moments, adamw, gradient_square};
+pub use attention::{Documents, Keys, KvCache, attention};
 pub use embed::embed;
 pub use linear::{linear, linears};
+pub use loss::{Loss, Targets, cross_entropy};
+pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rope::{Positions, rope};
 pub use swiglu::swiglu;

@@ -1,0 +1,63 @@
+//! The gradient of one batch, micro-batch by micro-batch.
+
+use herd_model::llama::Llama;
+use herd_tensor::ops::{Documents, Targets};
+use herd_tensor::{Tape, blocks_of};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Some rows of a batch, each of `seq_len` tokens, that pass through the model together.
+#[derive(Clone, Copy, Debug)]
+pub struct Micro<'a> {
+    /// Tokens of all rows, one row after another.
+    pub tokens: &'a [u32],
+    /// The token that follows each.
+    pub targets: &'a [u32],
+    /// How much each target counts: 1, or 0 for padding.
+    pub weights: &'a [f32],
+    /// The position of each token in its document.
+    pub positions: &'a [u32],
+    /// The documents: ranges of tokens, none across two rows.
+    pub documents: &'a [Range<usize>],
+    /// Tokens in a row.
+    pub seq_len: usize,
+}
+
+/// What was summed over targets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sums {
+    /// Weighted nats.
+    pub nats: f64,
+    /// Weights of the targets.
+    pub weight: f64,
+}
+
+impl Sums {
+    /// Nats a target.
+    pub fn loss(&self) -> f64 {
+        self.nats / self.weight
+    }
+}
+
+/// Adds the gradient of the loss of `micro`, scaled by `scale` (1 over the weights of the whole
+/// batch), to the sums of the model's parameters.
+///
+/// The order of additions depends on rows alone: rows in one call or in several give the same bits.
+pub fn accumulate(model: &Llama, tape: &Tape, micro: &Micro<'_>, scale: f32) -> Sums {
+    tape.begin(blocks_of(micro.tokens.len() / micro.seq_len, micro.seq_len));
+    let config = model.config();
+    let documents =
+        Arc::new(Documents::new(micro.documents.to_vec(), config.kv_heads, config.head_dim));
+    let x_td = model.forward_documents(micro.tokens, micro.positions, &documents);
+    let targets = Targets { ids: micro.targets, weights: micro.weights, scale, z_loss: 0.0 };
+    let loss = model.loss(&x_td, &targets);
+    // Row by row, so that the sum is the same however rows are cut into micro-batches.
+    let row_sum = |(nats, weights): (&[f32], &[f32])| {
+        nats.iter().zip(weights).map(|(n, w)| f64::from(*n) * f64::from(*w)).sum::<f64>()
+    };
+    let rows = loss.nats_t.chunks(micro.seq_len).zip(micro.weights.chunks(micro.seq_len));
+    let nats = rows.map(row_sum).sum();
+    let weight = micro.weights.iter().map(|w| f64::from(*w)).sum();
+    loss.backward();
+    Sums { nats, weight }
+}
