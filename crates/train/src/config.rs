@@ -271,14 +271,8 @@ pub enum SpikePolicy {
 }
 
 /// Keys that a file may have and a preset need not.
-const OPTIONAL: [&str; 6] = [
-    "model.init",
-    "model.lora",
-    "data.shards",
-    "data.input",
-    "data.changes",
-    "batch.ramp",
-];
+const OPTIONAL: [&str; 6] =
+    ["model.init", "model.lora", "data.shards", "data.input", "data.changes", "batch.ramp"];
 
 impl RunConfig {
     /// Reads a file and the `--set` overrides over it; paths in the file are relative to it.
@@ -339,7 +333,11 @@ impl RunConfig {
         for (tokens, seq_len) in sizes.into_iter().chain(ramps) {
             if seq_len == 0 || tokens == 0 || tokens % seq_len != 0 {
                 let value = format!("{tokens} in rows of {seq_len}");
-                return no("batch.tokens", value, "whole rows of batch.seq_len tokens, at least one");
+                return no(
+                    "batch.tokens",
+                    value,
+                    "whole rows of batch.seq_len tokens, at least one",
+                );
             }
         }
         if !self.batch.ramp.is_sorted_by_key(|r| r.from_tokens) {
@@ -363,7 +361,11 @@ impl RunConfig {
         for (key, value, range) in shares {
             if !range.contains(&value) {
                 let expected = format!("{} to {}", range.start(), range.end());
-                return Err(TrainError::Value { key: key.into(), value: value.to_string(), expected });
+                return Err(TrainError::Value {
+                    key: key.into(),
+                    value: value.to_string(),
+                    expected,
+                });
             }
         }
         for (key, value) in [

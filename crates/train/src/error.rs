@@ -38,8 +38,16 @@ pub enum TrainError {
     #[error("step {step}: the {what} is {value}")]
     NotFinite { step: u64, what: &'static str, value: f64 },
 
-    #[error("step {step}: the loss leapt after {rewinds} rewinds; spikes.rewinds_max allows no more")]
+    #[error(
+        "step {step}: the loss leapt after {rewinds} rewinds; spikes.rewinds_max allows no more"
+    )]
     Spikes { step: u64, rewinds: u64 },
+
+    #[error("the data ended after step {step} of {steps}")]
+    DataEnded { step: u64, steps: u64 },
+
+    #[error("no sample: {error}")]
+    Sample { error: String },
 
     #[error("another herd is training in {}", folder.display())]
     Busy { folder: PathBuf },
@@ -81,12 +89,15 @@ impl TrainError {
                 Some("a lower optim.lr, or spikes.policy = \"rewind\"".into())
             }
             TrainError::Damaged { .. } => Some("remove it; an older checkpoint is taken up".into()),
+            TrainError::DataEnded { .. } => {
+                Some("fewer optim.steps, a larger data.epochs_max, or more data".into())
+            }
             TrainError::Data(error) => error.hint().map(str::to_owned),
             TrainError::Checkpoint(error) => error.hint().map(str::to_owned),
             TrainError::Config(error) => error.hint().map(str::to_owned),
             TrainError::File(error) => error.hint().map(str::to_owned),
             TrainError::Io { .. } | TrainError::Toml { .. } | TrainError::Value { .. } => None,
-            TrainError::Spikes { .. } | TrainError::Busy { .. } => None,
+            TrainError::Spikes { .. } | TrainError::Busy { .. } | TrainError::Sample { .. } => None,
         }
     }
 }

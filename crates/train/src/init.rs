@@ -21,13 +21,22 @@ pub fn numbers(config: &Config, part: Part, std: f64, seed: u64) -> Vec<f32> {
 
 /// The first numbers of LoRA: A uniform as Kaiming's for a linear layer, B zero, so that training
 /// begins at the frozen model (arXiv 2106.09685, section 4.1).
-pub fn lora(config: &Config, part: Part, piece: Piece, rank: usize, len: usize, seed: u64) -> Vec<f32> {
+pub fn lora(
+    config: &Config,
+    part: Part,
+    piece: Piece,
+    rank: usize,
+    len: usize,
+    seed: u64,
+) -> Vec<f32> {
     if piece == Piece::LoraB {
         return vec![0.0; len];
     }
     let bound = 1.0 / ((len / rank) as f64).sqrt();
     let stream = stream(config, part) | 1 << 32;
-    let word = |i: usize| philox([i as u32, (i >> 32) as u32, stream as u32, (stream >> 32) as u32], key(seed))[0];
+    let word = |i: usize| {
+        philox([i as u32, (i >> 32) as u32, stream as u32, (stream >> 32) as u32], key(seed))[0]
+    };
     (0..len).map(|i| ((unit(word(i)) * 2.0 - 1.0) * bound) as f32).collect()
 }
 
@@ -50,8 +59,7 @@ fn unit(word: u32) -> f64 {
 fn normals(len: usize, std: f64, seed: u64, stream: u64) -> Vec<f32> {
     let mut out = Vec::with_capacity(len + 3);
     for block in 0..len.div_ceil(4) as u64 {
-        let counter =
-            [block as u32, (block >> 32) as u32, stream as u32, (stream >> 32) as u32];
+        let counter = [block as u32, (block >> 32) as u32, stream as u32, (stream >> 32) as u32];
         let [a, b, c, d] = philox(counter, key(seed));
         for (a, b) in [(a, b), (c, d)] {
             let radius = std * (-2.0 * unit(a).ln()).sqrt();

@@ -98,7 +98,12 @@ pub fn tiny() -> RunConfig {
         precision: PrecisionConfig { weights: Precision::Bf16, recompute: false },
         checkpoint: CheckpointConfig { every: 20, keep_last: 2, keep_every: 0 },
         validation: ValidationConfig { every: 50, tokens: 65_536 },
-        samples: SampleConfig { every: 50, tokens: 48, temperature: 0.8, prompts: vec![String::new()] },
+        samples: SampleConfig {
+            every: 50,
+            tokens: 48,
+            temperature: 0.8,
+            prompts: vec![String::new()],
+        },
         spikes: SpikeConfig {
             policy: SpikePolicy::Record,
             deviations: 6.0,
@@ -111,14 +116,8 @@ pub fn tiny() -> RunConfig {
 /// The shape of stories15M: 15.2M parameters with a vocabulary of 32,000.
 pub fn m15() -> RunConfig {
     let mut run = tiny();
-    run.model = ModelConfig {
-        layers: 6,
-        width: 288,
-        heads: 6,
-        kv_heads: 6,
-        ffn_width: 768,
-        ..run.model
-    };
+    run.model =
+        ModelConfig { layers: 6, width: 288, heads: 6, kv_heads: 6, ffn_width: 768, ..run.model };
     run.batch = BatchConfig { tokens: 16_384, seq_len: 256, micro_tokens: 4096, ramp: vec![] };
     run.optim = OptimConfig { steps: 20_000, lr: 2e-3, warmup_steps: 500, ..run.optim };
     every(run, 500)
@@ -186,13 +185,8 @@ fn paper(name: &str, lr: f64) -> RunConfig {
         micro_tokens: 8192,
         ramp: vec![ramp(252_000_000, 8 * M), ramp(2_870_000_000_000, 16 * M)],
     };
-    run.optim = OptimConfig {
-        steps: 1_200_000,
-        lr,
-        min_lr_ratio: 0.01,
-        warmup_steps: 8000,
-        ..run.optim
-    };
+    run.optim =
+        OptimConfig { steps: 1_200_000, lr, min_lr_ratio: 0.01, warmup_steps: 8000, ..run.optim };
     run.data.document_mask = true;
     run.data.epochs_max = 4.0;
     every(run, 1000)

@@ -12,9 +12,7 @@ use herd_data::Cursor;
 use herd_model::llama::{Llama, Named, Piece};
 use herd_model::names::{Part, Style, name};
 use herd_model::save::write_folder;
-use herd_tensor::files::{
-    Archive, DType, FileError, NewFolder, SafetensorsWriter, TensorInfo,
-};
+use herd_tensor::files::{Archive, DType, FileError, NewFolder, SafetensorsWriter, TensorInfo};
 use herd_tensor::{Format, blocks};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -106,7 +104,8 @@ pub fn steps(checkpoints: &Path) -> Result<Vec<u64>, TrainError> {
 
 /// Removes a checkpoint in one step as seen by others: a killed removal leaves no half of one.
 pub fn remove(checkpoints: &Path, step: u64) -> Result<(), TrainError> {
-    let (path, gone) = (step_folder(checkpoints, step), checkpoints.join(format!(".step-{step}.old")));
+    let (path, gone) =
+        (step_folder(checkpoints, step), checkpoints.join(format!(".step-{step}.old")));
     fs::rename(&path, &gone)
         .and_then(|()| fs::remove_dir_all(&gone))
         .map_err(|e| TrainError::io("remove", &path, e))
