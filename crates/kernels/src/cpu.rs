@@ -70,6 +70,10 @@ impl<T> Parts<T> {
         Parts(slice.as_mut_ptr(), slice.len())
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.1
+    }
+
     pub(crate) fn pointer(&self) -> *mut T {
         self.0
     }
