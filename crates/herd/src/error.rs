@@ -114,6 +114,9 @@ pub enum Error {
     Checkpoint(#[from] herd_model::CheckpointError),
 
     #[error(transparent)]
+    Train(#[from] herd_train::TrainError),
+
+    #[error(transparent)]
     Files(#[from] herd_tensor::files::FileError),
 }
 
@@ -166,6 +169,7 @@ impl Error {
             }
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
+            Error::Train(error) => return error.hint(),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"

@@ -16,6 +16,7 @@ mod pull;
 mod run;
 mod speak;
 mod store;
+mod training;
 mod vocabulary;
 
 use std::io::{ErrorKind, Write, stderr};

@@ -12,6 +12,7 @@ mod logits;
 mod ls;
 mod perplexity;
 mod plan;
+mod pretrain;
 mod pull;
 mod quantize;
 mod rm;
@@ -55,6 +56,8 @@ pub enum Command {
     Quantize(quantize::Flags),
     /// Say whether a model still gives its parent's logits
     Verify(verify::Flags),
+    /// Train a model on text, or go on where it stopped
+    Pretrain(pretrain::Flags),
     /// Say how much memory a model takes at its peak, by part, and whether that is there
     Plan(plan::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
@@ -82,6 +85,7 @@ impl Command {
             Command::Convert(flags) => convert::run(flags, console),
             Command::Quantize(flags) => quantize::run(flags, console),
             Command::Verify(flags) => verify::run(flags, console),
+            Command::Pretrain(flags) => pretrain::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
