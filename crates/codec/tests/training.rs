@@ -255,7 +255,10 @@ fn a_megabyte_of_one_letter_and_nul_bytes_are_text_like_any_other() {
     assert_eq!(lengths.take(7).collect::<Vec<_>>(), [2, 4, 8, 16, 32, 64, 128]);
     assert_eq!(trained.tokenizer.encode(&long).len(), 1 << 13);
     assert_eq!(trained.tokenizer.encode("\0\0\0\0").len(), 1);
-    assert_eq!(trained.tokenizer.to_tiktoken().unwrap().iter().filter(|&&b| b == b'\n').count(), 265);
+    assert_eq!(
+        trained.tokenizer.to_tiktoken().unwrap().iter().filter(|&&b| b == b'\n').count(),
+        265
+    );
     // One piece of many words, as a pattern of one's own may give it.
     let whole = Split::new("(?s).+").unwrap();
     let text = testdata("train.txt").repeat(8);

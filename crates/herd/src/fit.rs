@@ -143,11 +143,9 @@ impl Fit {
         let mut push = |name: String, part: &Part| {
             rows.push(std::iter::once(name).chain(row(part)).collect());
         };
-        for (kind, parts) in [
-            ("", &self.sources),
-            ("language ", &self.languages),
-            ("domain ", &self.domains),
-        ] {
+        for (kind, parts) in
+            [("", &self.sources), ("language ", &self.languages), ("domain ", &self.domains)]
+        {
             parts.iter().for_each(|(name, part)| push(format!("{kind}{name}"), part));
         }
         push("all".to_owned(), &self.all);

@@ -233,10 +233,7 @@ impl<'a> Open<'a> {
     }
 
     /// The next chunk; none at the end of the file.
-    fn next(
-        &mut self,
-        last_cut: &dyn Fn(&[u8]) -> Option<usize>,
-    ) -> Result<Option<Chunk>, Error> {
+    fn next(&mut self, last_cut: &dyn Fn(&[u8]) -> Option<usize>) -> Result<Option<Chunk>, Error> {
         let mut bytes = std::mem::take(&mut self.rest);
         loop {
             // Twice as much each time, so that searching for a place to cut stays linear.

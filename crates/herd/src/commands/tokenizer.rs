@@ -258,9 +258,9 @@ fn count_pieces(texts: &Texts, split: &Split, threads: usize) -> Result<PieceCou
 
 /// The names of special tokens: a number of Llama 3's, or the lines of a file.
 fn specials(number_or_file: &str) -> Result<Vec<String>, Error> {
-    let least = special_names(usize::from(u8::MAX)).iter().rposition(|name| {
-        !name.starts_with("<|reserved")
-    });
+    let least = special_names(usize::from(u8::MAX))
+        .iter()
+        .rposition(|name| !name.starts_with("<|reserved"));
     let least = least.map_or(0, |at| at + 1);
     match number_or_file.parse::<usize>() {
         Ok(n) if n == 0 || (least..1 << 16).contains(&n) => Ok(special_names(n)),
@@ -338,7 +338,8 @@ fn write(
     let (got, asked) = (trained.merges.len(), trained.merges_asked);
     if got < asked {
         let (got, asked) = (count(got as u64), count(asked as u64));
-        console.note(format!("the text gave {got} merges of {asked}: no further pair may be joined"));
+        console
+            .note(format!("the text gave {got} merges of {asked}: no further pair may be joined"));
     }
     let size = count(tokenizer.vocab_size() as u64);
     console.note(format!("wrote {} with {size} ids", out.display()));

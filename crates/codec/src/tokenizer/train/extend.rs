@@ -75,9 +75,8 @@ pub fn extend(
         words.push(ids.iter().map(|id| id.0), count)?;
     }
     let watch = Watch::new(extension.guard, base);
-    let is_text = |id: u32| {
-        id as usize >= base.vocab_size() || base.kind(TokenId(id)) == TokenKind::Normal
-    };
+    let is_text =
+        |id: u32| id as usize >= base.vocab_size() || base.kind(TokenId(id)) == TokenKind::Normal;
     let refuses = |left, right, merged: &[u8]| {
         // A token that merges never reach keeps its id and its way.
         !is_text(left)

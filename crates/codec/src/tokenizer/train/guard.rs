@@ -85,7 +85,9 @@ mod tests {
                 assert!(may_be_english(&bytes[from..to]), "{:x?}", &bytes[from..to]);
             }
         }
-        for other in ["caf\u{e9}", "\u{e9}", "\u{434}", "\u{3001}", "\u{e01}", "\u{915}", "a\u{300}"] {
+        for other in
+            ["caf\u{e9}", "\u{e9}", "\u{434}", "\u{3001}", "\u{e01}", "\u{915}", "a\u{300}"]
+        {
             assert!(!may_be_english(other.as_bytes()), "{other}");
         }
         assert!(!may_be_english(&[0x80; 4]), "no character has four bytes inside");

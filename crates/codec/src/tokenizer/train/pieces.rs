@@ -139,10 +139,7 @@ impl PieceCounts {
                 self.long.push(piece.into());
                 return self.took_one();
             }
-            if slot.key[15] == LONG
-                && slot.low() == hash
-                && *self.long[slot.place()] == *piece
-            {
+            if slot.key[15] == LONG && slot.low() == hash && *self.long[slot.place()] == *piece {
                 slot.count += count;
                 return Ok(());
             }
