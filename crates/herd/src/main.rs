@@ -9,13 +9,16 @@ mod chat;
 mod commands;
 mod console;
 mod error;
+mod fit;
 mod flags;
+mod folder;
 mod machine;
 mod measure;
 mod pull;
 mod run;
 mod speak;
 mod store;
+mod texts;
 mod training;
 mod vocabulary;
 

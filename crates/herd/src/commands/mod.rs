@@ -18,7 +18,10 @@ mod quantize;
 mod rm;
 mod show;
 mod tokenize;
+mod tokenizer;
 mod verify;
+
+pub use convert::refuse_existing;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
@@ -44,6 +47,8 @@ pub enum Command {
     Tokenize(tokenize::Flags),
     /// Turn token ids into the text they stand for
     Detokenize(detokenize::Flags),
+    /// Learn a vocabulary, extend one, or say how well one fits a text
+    Tokenizer(tokenizer::Flags),
     /// Measure tokens a second: prompts, answers, at depth, of several sequences
     Bench(bench::Flags),
     /// Measure how well a model predicts a text
@@ -79,6 +84,7 @@ impl Command {
             Command::Complete(flags) => complete::run(flags, console),
             Command::Tokenize(flags) => tokenize::run(flags, console),
             Command::Detokenize(flags) => detokenize::run(flags, console),
+            Command::Tokenizer(flags) => tokenizer::run(flags, console),
             Command::Bench(flags) => bench::run(flags, console),
             Command::Perplexity(flags) => perplexity::run(flags, console),
             Command::Logits(flags) => logits::run(flags, console),
