@@ -1,6 +1,7 @@
 //! One file per command: its flags, and what it does with them.
 
 mod bench;
+mod bench_train;
 mod chat;
 mod complete;
 mod completions;
