@@ -20,21 +20,17 @@ fn done(command: &mut Command) -> String {
     err
 }
 
-/// The pages of this repository as text, a vocabulary learnt from them, and settings of a run of
-/// twelve steps.
+/// The sections of this repository's pages as documents, a vocabulary learnt from them, and
+/// settings of a run of twelve steps.
 fn begin() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-    for page in ["model.md", "files.md", "chat.md", "kernels.md"] {
-        fs::copy(docs.join(page), folder.path().join(page).with_extension("txt")).unwrap();
-    }
-    let texts = ["model.txt", "files.txt", "chat.txt", "kernels.txt"];
-    let mut train = herd(folder.path());
-    train.args(["tokenizer", "train", "--vocab-size", "400", "--specials", "16", "-o", "words"]);
-    texts.iter().for_each(|text| {
-        train.args(["-i", text]);
-    });
-    done(&mut train);
+    let pages = ["model.md", "files.md", "chat.md", "kernels.md"];
+    let text = pages.map(|page| fs::read_to_string(docs.join(page)).unwrap()).concat();
+    let lines = text.split("\n## ").map(|part| serde_json::json!({ "text": part }).to_string());
+    fs::write(folder.path().join("docs.jsonl"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let train = "tokenizer train -i docs.jsonl --vocab-size 400 --specials 16 -o words";
+    done(herd(folder.path()).args(train.split(' ')));
     fs::write(folder.path().join("run.toml"), SETTINGS).unwrap();
     folder
 }
@@ -42,7 +38,7 @@ fn begin() -> tempfile::TempDir {
 const SETTINGS: &str = r#"
 tokenizer = "words"
 [data]
-input = ["model.txt", "files.txt", "chat.txt", "kernels.txt"]
+input = ["docs.jsonl"]
 validation_share = 0.3
 [model]
 layers = 1
@@ -174,7 +170,7 @@ fn what_is_wrong_is_named_and_nothing_is_lost() {
     fails(&["--out", "run"], &["train.json", "damaged"]);
     let path = Path::new("checkpoints/step-12/state/train.json");
     fs::write(folder.path().join("run").join(path), &before[path]).unwrap();
-    let shard = before.keys().find(|path| path.extension().is_some_and(|e| e == "shard")).cloned();
+    let shard = before.keys().find(|path| path.extension().is_some_and(|e| e == "tok")).cloned();
     let shard = shard.unwrap_or_else(|| panic!("no shard in {:?}", before.keys()));
     let mut bytes = before[&shard].clone();
     let middle = bytes.len() / 2;
