@@ -1,6 +1,6 @@
 //! Times the gradient of attention: `cargo run --release -p herd-kernels --example attention_backward`.
 //!
-//! Arguments: threads, class, length (all if absent). Prints the share of the bound: five products of the causal half at
+//! Arguments: threads, class, length, f32 or bf16 (all if absent). Prints the share of the bound: five products of the causal half at
 //! the measured peak of the class.
 
 use herd_kernels::attention_backward::{
@@ -38,6 +38,9 @@ fn main() {
         for (precision, peak) in
             [(Precision::F32, peaks.f32_flops), (Precision::Bf16, peaks.bf16_flops)]
         {
+            if args.get(3).is_some_and(|only| only != &format!("{precision:?}").to_lowercase()) {
+                continue;
+            }
             let mut best = f64::MAX;
             for _ in 0..30 {
                 let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };

@@ -133,6 +133,8 @@ thread_local! {
 /// and each key block is fetched once for all of them.
 const SPAN: usize = 3;
 
+const _: () = assert!(QUERIES.is_multiple_of(KEYS), "a key block lies in one query block");
+
 /// The whole call, as its tasks see it.
 struct Pass<'a> {
     dq: Parts<f32>,
@@ -162,8 +164,6 @@ impl<'a> Pass<'a> {
             let mut m = Memory::new(work, len, dim.next_multiple_of(16), narrow);
             self.lay_keys(class, &mut m, document, g);
             for h in heads.clone() {
-                m.dk.fill(0.0);
-                m.dv.fill(0.0);
                 self.walk(class, &mut m, document, h);
                 m.gain(h == heads.start);
             }
@@ -182,6 +182,9 @@ impl<'a> Pass<'a> {
                     dv.copy_from_slice(&m.dv_sum[sums]);
                 } else {
                     let at = ((document.start + t) * self.shape.kv_heads + g) * dim;
+                    let ahead = at + kernels::AHEAD * self.shape.kv_heads * dim;
+                    kernels::ask(self.dk.pointer().wrapping_add(ahead), dim);
+                    kernels::ask(self.dv.pointer().wrapping_add(ahead), dim);
                     // SAFETY: each document and head is given to one task.
                     let (dk, dv) = unsafe { (self.dk.part(at, dim), self.dv.part(at, dim)) };
                     scaled(dk, &m.dk_sum[sums.clone()], self.scale);
@@ -218,7 +221,6 @@ impl<'a> Pass<'a> {
         for first in (0..document.len()).step_by(SPAN * QUERIES) {
             let rows = (document.len() - first).min(SPAN * QUERIES);
             self.lay_queries(class, m, document.start + first, rows, h);
-            m.dq[..rows * m.padded].fill(0.0);
             for key in (0..first + rows).step_by(KEYS) {
                 for at in (0..rows).step_by(QUERIES) {
                     let query = first + at;
@@ -232,6 +234,10 @@ impl<'a> Pass<'a> {
             }
             for i in 0..rows {
                 let at = ((document.start + first + i) * heads + h) * dim;
+                kernels::ask(
+                    self.dq.pointer().wrapping_add(at + kernels::AHEAD * heads * dim),
+                    dim,
+                );
                 // SAFETY: each row and head belongs to one task.
                 let out = unsafe { self.dq.part(at, dim) };
                 let sums = &m.dq[i * m.padded..];
@@ -301,7 +307,7 @@ impl<'a> Pass<'a> {
             ] {
                 let rows = &mut rows[from * m.width..][..count * m.width];
                 kernels::lay_rows(class, rows, x, self.precision);
-                kernels::lay_columns(&mut columns[b * QUERIES * m.width..], rows, m.width);
+                kernels::lay_columns(class, &mut columns[b * QUERIES * m.width..], rows, m.width);
                 if self.precision == Precision::Bf16 {
                     kernels::lay_pairs(class, &mut pairs[from / 2 * padded..], x);
                 }
@@ -373,7 +379,8 @@ impl<'a> Pass<'a> {
             a_step: 1,
             b: rows(m.a, m.a_pairs, at),
             b_step: padded,
-            resume: true,
+            // The keys of a block meet their first queries where both begin.
+            resume: block.key < block.query,
         };
         let keys = Product {
             out: m.dk[block.key * padded..].as_mut_ptr(),
@@ -388,6 +395,7 @@ impl<'a> Pass<'a> {
             a_row: 1,
             a_step: QUERIES,
             b: rows(m.k, m.k_pairs, block.key),
+            resume: block.key > 0,
             ..values
         };
         let after = |row, _| Reach {
