@@ -29,8 +29,8 @@ pub(super) enum Sum<'a> {
 /// and stays, beside a tile of 6 KB and the results, in a first cache of 48 KB.
 const PIECE: usize = 128;
 
-/// Bytes of a strip of the left factor: a quarter of a second cache of 1 MB. Half of it was 4 %
-/// slower in f32 (T = 1024, 768 x 768, Zen 5), an eighth 5 % slower.
+/// Bytes of a strip of the left factor: a quarter of a second cache of 1 MB. Half was 4 %, an
+/// eighth 10 % slower (dW in f32, T = 1024, 768 x 768, Zen 5, `perf stat` on a busy machine).
 const STRIP_BYTES: usize = 256 << 10;
 
 /// A product C \[rows, cols\] of laid factors.
@@ -108,7 +108,7 @@ impl Part<'_> {
         }
     }
 
-    /// Calls `product(tiles, first step, steps, out, blocks)` for `rows` tiles at a time, piece after piece.
+    /// Calls `product(first tile, steps, out)` for `at_once` tiles at a time, piece after piece.
     #[inline(always)]
     fn pieces(&self, at_once: usize, mut product: impl FnMut(usize, Range<usize>, Out)) {
         let (place, stride) = (self.laid.place, self.laid.cols);
