@@ -60,10 +60,13 @@ pub fn gelu_tanh(class: Class, y: &mut [f32], x: &[f32]) {
     for_class!(class, gelu_tanh_body(y: &mut [f32], x: &[f32]));
 }
 
+/// -2 sqrt(2 / pi), the slope of -2u at 0.
+const LINEAR: f32 = -1.595_769;
+/// 0.044715 of it.
+const CUBIC: f32 = -0.071_354_814;
+
 #[inline(always)]
 fn gelu_tanh_body<const FMA: bool>(y: &mut [f32], x: &[f32]) {
-    const LINEAR: f32 = -1.595_769; // -2 sqrt(2 / pi)
-    const CUBIC: f32 = -0.071_354_814; // 0.044715 of it
     for (y, x) in y.iter_mut().zip(x) {
         *y = x / (1.0 + exp::<FMA>(x * mul_add::<FMA>(x * x, CUBIC, LINEAR)));
     }
@@ -71,7 +74,16 @@ fn gelu_tanh_body<const FMA: bool>(y: &mut [f32], x: &[f32]) {
 
 /// The gradient of [`silu`]: dx = dy s (1 + x (1 - s)), s = 1 / (1 + e^-x).
 pub fn silu_backward(cpu: &Cpu, dx: &mut [f32], dy: &[f32], x: &[f32]) {
-    crate::naive::silu_backward(dx, dy, x);
+    map_backward(cpu, dx, dy, x, |class, dx, dy, x| {
+        for_class!(class, silu_backward_body(dx: &mut [f32], dy: &[f32], x: &[f32]));
+    });
+}
+
+#[inline(always)]
+fn silu_backward_body<const FMA: bool>(dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
+        *dx = dy * silu_slope::<FMA>(*x);
+    }
 }
 
 /// The gradient of [`swiglu`]: dgate = dy up silu'(gate), dup = dy silu(gate).
@@ -83,17 +95,107 @@ pub fn swiglu_backward(
     gate: &[f32],
     up: &[f32],
 ) {
-    crate::naive::swiglu_backward(dgate, dup, dy, gate, up);
+    let lengths = [dup.len(), dy.len(), gate.len(), up.len()];
+    assert_eq!(lengths, [dgate.len(); 4], "swiglu_backward: lengths differ");
+    let (dgates, dups) = (Parts::new(dgate), Parts::new(dup));
+    cpu.pool.run_ranges(dy.len(), GRAIN, |from, to| {
+        // SAFETY: each element is given to one task.
+        let (dgate, dup) = unsafe { (dgates.part(from, to - from), dups.part(from, to - from)) };
+        let (dy, gate, up) = (&dy[from..to], &gate[from..to], &up[from..to]);
+        for_class!(cpu.lanes(), swiglu_backward_body(
+            dgate: &mut [f32],
+            dup: &mut [f32],
+            dy: &[f32],
+            gate: &[f32],
+            up: &[f32],
+        ));
+    });
+}
+
+#[inline(always)]
+fn swiglu_backward_body<const FMA: bool>(
+    dgate: &mut [f32],
+    dup: &mut [f32],
+    dy: &[f32],
+    gate: &[f32],
+    up: &[f32],
+) {
+    for ((((dgate, dup), dy), gate), up) in dgate.iter_mut().zip(dup).zip(dy).zip(gate).zip(up) {
+        let s = 1.0 / (1.0 + exp::<FMA>(-gate));
+        *dgate = dy * up * (s * mul_add::<FMA>(*gate, 1.0 - s, 1.0));
+        *dup = dy * (gate * s);
+    }
 }
 
 /// The gradient of [`gelu`]: dx = dy (P(N <= x) + x e^(-x^2 / 2) / sqrt(2 pi)).
 pub fn gelu_backward(cpu: &Cpu, dx: &mut [f32], dy: &[f32], x: &[f32]) {
-    crate::naive::gelu_backward(dx, dy, x);
+    map_backward(cpu, dx, dy, x, |class, dx, dy, x| {
+        for_class!(class, gelu_backward_body(dx: &mut [f32], dy: &[f32], x: &[f32]));
+    });
+}
+
+#[inline(always)]
+fn gelu_backward_body<const FMA: bool>(dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
+        *dx = dy * gelu_slope::<FMA>(*x);
+    }
 }
 
 /// The gradient of [`gelu_tanh`]: dx = dy s (1 + 2 x u' (1 - s)), s = 1 / (1 + e^-2u).
 pub fn gelu_tanh_backward(cpu: &Cpu, dx: &mut [f32], dy: &[f32], x: &[f32]) {
-    crate::naive::gelu_tanh_backward(dx, dy, x);
+    map_backward(cpu, dx, dy, x, |class, dx, dy, x| {
+        for_class!(class, gelu_tanh_backward_body(dx: &mut [f32], dy: &[f32], x: &[f32]));
+    });
+}
+
+#[inline(always)]
+fn gelu_tanh_backward_body<const FMA: bool>(dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
+        *dx = dy * gelu_tanh_slope::<FMA>(*x);
+    }
+}
+
+/// Elements that a thread takes at least: a few microseconds of work.
+const GRAIN: usize = 4096;
+
+/// Calls `map(class, dx, dy, x)` for pieces of the slices, on all threads.
+fn map_backward(
+    cpu: &Cpu,
+    dx: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    map: impl Fn(Class, &mut [f32], &[f32], &[f32]) + Sync,
+) {
+    assert_eq!(dx.len(), x.len(), "the gradient of an activation: dx and x differ in length");
+    assert_eq!(dy.len(), x.len(), "the gradient of an activation: dy and x differ in length");
+    let parts = Parts::new(dx);
+    cpu.pool.run_ranges(x.len(), GRAIN, |from, to| {
+        // SAFETY: each element is given to one task.
+        let dx = unsafe { parts.part(from, to - from) };
+        map(cpu.lanes(), dx, &dy[from..to], &x[from..to]);
+    });
+}
+
+#[inline(always)]
+fn silu_slope<const FMA: bool>(x: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp::<FMA>(-x));
+    s * mul_add::<FMA>(x, 1.0 - s, 1.0)
+}
+
+#[inline(always)]
+fn gelu_slope<const FMA: bool>(x: f32) -> f32 {
+    const DENSITY: f32 = 0.398_942_3; // 1 / sqrt(2 pi)
+    let tail = normal_tail::<FMA>(x);
+    let below = if x < 0.0 { tail } else { 1.0 - tail };
+    mul_add::<FMA>(x, DENSITY * exp::<FMA>(-0.5 * x * x), below)
+}
+
+#[inline(always)]
+fn gelu_tanh_slope<const FMA: bool>(x: f32) -> f32 {
+    let x = x.clamp(-20.0, 20.0); // the slope is 0 and 1 beyond
+    let s = 1.0 / (1.0 + exp::<FMA>(x * mul_add::<FMA>(x * x, CUBIC, LINEAR)));
+    let turn = x * mul_add::<FMA>(x * x, 3.0 * CUBIC, LINEAR);
+    s * mul_add::<FMA>(-turn, 1.0 - s, 1.0)
 }
 
 #[inline(always)]

@@ -5,10 +5,23 @@
 //!
 //! dv_j = sum_i p_ij dout_i,  dk_j = scale sum_i ds_ij q_i,  dq_i = scale sum_j ds_ij k_j.
 //!
+//! Every sum is one chain: over the head width for s and dp, over keys for dq, over queries for dk and dv,
+//! all ascending and within one head; then the heads of a group are added in order. So a document's bits
+//! depend on nothing but the document, and blocks and threads are free.
+//!
 //! Letters: T tokens, H query heads, G key/value heads, K head width. Source: arXiv 2205.14135.
 
-use crate::cpu::Cpu;
+mod kernels;
+
+use crate::Class;
+use crate::cpu::{Cpu, Parts, floats};
+use crate::lanes::Plain;
+use kernels::{Block, Entry, KEYS, Product, QUERIES, Reach, Rows, Weights};
+use std::cell::RefCell;
 use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2, Avx512};
 
 /// Gradients to be written.
 #[derive(Debug)]
@@ -72,8 +85,385 @@ pub fn attention_backward(
     documents: &[Range<usize>],
 ) {
     check(&grads, dout, saved, shape, documents);
-    let _ = cpu;
-    crate::naive::attention_backward(grads, dout, saved, shape, scale, precision, documents);
+    let AttentionGrads { dq, dk, dv } = grads;
+    let HeadShape { heads, kv_heads, head_dim } = shape;
+    let (rows, padded) = (saved.lse.len() / heads, head_dim.next_multiple_of(16));
+    fill_gaps(dq, heads * head_dim, documents);
+    let mut scratch = cpu.scratch();
+    let sums = floats(&mut scratch, 2 * rows * heads * padded);
+    let (dk_sums, dv_sums) = sums.split_at_mut(rows * heads * padded);
+    let pass = Pass {
+        dq: Parts::new(dq),
+        dk: Parts::new(dk_sums),
+        dv: Parts::new(dv_sums),
+        dout,
+        saved,
+        shape,
+        scale,
+        precision,
+    };
+    cpu.pool.run(documents.len() * heads, |i| {
+        let (document, h) = (&documents[i / heads], i % heads);
+        WORK.with_borrow_mut(|work| pass.head(cpu.lanes(), work, document.clone(), h));
+    });
+    for (out, sums, scale) in [(dk, &*dk_sums, scale), (dv, &*dv_sums, 1.0)] {
+        fill_gaps(out, kv_heads * head_dim, documents);
+        let out = Parts::new(out);
+        cpu.pool.run_ranges(documents.len() * kv_heads, 1, |from, to| {
+            for i in from..to {
+                join_heads(out, sums, scale, shape, &documents[i / kv_heads], i % kv_heads);
+            }
+        });
+    }
+}
+
+/// Zero for the rows that no document has.
+fn fill_gaps(x: &mut [f32], width: usize, documents: &[Range<usize>]) {
+    let mut end = 0;
+    for document in documents {
+        x[end * width..document.start * width].fill(0.0);
+        end = document.end;
+    }
+    x[end * width..].fill(0.0);
+}
+
+/// The sums of one document and key/value head: those of its query heads, in order, times `scale`.
+fn join_heads(
+    out: Parts<f32>,
+    sums: &[f32],
+    scale: f32,
+    shape: HeadShape,
+    document: &Range<usize>,
+    g: usize,
+) {
+    let HeadShape { heads, kv_heads, head_dim } = shape;
+    let padded = head_dim.next_multiple_of(16);
+    let group = heads / kv_heads;
+    let sums = &sums[document.start * heads * padded..document.end * heads * padded];
+    for t in 0..document.len() {
+        let at = ((document.start + t) * kv_heads + g) * head_dim;
+        // SAFETY: each document and head is given to one task.
+        let out = unsafe { out.part(at, head_dim) };
+        let head = |h: usize| &sums[(h * document.len() + t) * padded..][..head_dim];
+        out.copy_from_slice(head(g * group));
+        for h in g * group + 1..(g + 1) * group {
+            out.iter_mut().zip(head(h)).for_each(|(out, sum)| *out += sum);
+        }
+        out.iter_mut().for_each(|out| *out *= scale);
+    }
+}
+
+thread_local! {
+    /// A thread's working memory; one head of one document uses it from beginning to end.
+    static WORK: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Query blocks that walk the keys together: what they need of 96 queries fits the second cache,
+/// and each key block is fetched once for all of them.
+const SPAN: usize = 3;
+
+/// The whole call, as its tasks see it.
+struct Pass<'a> {
+    dq: Parts<f32>,
+    /// Sums over queries for each head: [document][H][rows of the document][padded K].
+    dk: Parts<f32>,
+    dv: Parts<f32>,
+    dout: &'a [f32],
+    saved: Attended<'a>,
+    shape: HeadShape,
+    scale: f32,
+    precision: Precision,
+}
+
+impl<'a> Pass<'a> {
+    /// One document and query head.
+    fn head(&self, class: Class, work: &mut Vec<u32>, document: Range<usize>, h: usize) {
+        match (class, self.precision) {
+            (Class::Portable, Precision::F32) => self.walk::<Plain, false>(work, document, h),
+            (Class::Portable, Precision::Bf16) => self.walk::<Plain, true>(work, document, h),
+            #[cfg(target_arch = "x86_64")]
+            (Class::Avx2, Precision::F32) => self.walk::<Avx2, false>(work, document, h),
+            #[cfg(target_arch = "x86_64")]
+            (Class::Avx2, Precision::Bf16) => self.walk::<Avx2, true>(work, document, h),
+            #[cfg(target_arch = "x86_64")]
+            (Class::Avx512 | Class::Amx, Precision::F32) => {
+                self.walk::<Avx512, false>(work, document, h);
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Class::Avx512 | Class::Amx, Precision::Bf16) => {
+                self.walk::<Avx512, true>(work, document, h);
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            (Class::Avx2 | Class::Avx512 | Class::Amx, _) => unreachable!("checked by Cpu::new"),
+        }
+    }
+    fn walk<L: Entry, const BF16: bool>(
+        &self,
+        work: &mut Vec<u32>,
+        document: Range<usize>,
+        h: usize,
+    ) {
+        let HeadShape { heads, kv_heads, head_dim } = self.shape;
+        let (len, padded) = (document.len(), head_dim.next_multiple_of(16));
+        let mut m = Memory::new(work, len, padded, BF16);
+        self.lay_keys(L::CLASS, &mut m, &document, h / (heads / kv_heads));
+        let place = (document.start * heads + h * len) * padded;
+        // SAFETY: each document and head is given to one task.
+        let (dk, dv) =
+            unsafe { (self.dk.part(place, len * padded), self.dv.part(place, len * padded)) };
+        dk.fill(0.0);
+        dv.fill(0.0);
+        for first in (0..len).step_by(SPAN * QUERIES) {
+            let rows = (len - first).min(SPAN * QUERIES);
+            self.lay_queries(L::CLASS, &mut m, document.start + first, rows, h);
+            m.dq.fill(0.0);
+            for key in (0..first + rows).step_by(KEYS) {
+                for at in (0..rows).step_by(QUERIES) {
+                    let query = first + at;
+                    let queries = (rows - at).min(QUERIES);
+                    // The keys that the block's last query sees.
+                    let keys = (query + queries).saturating_sub(key).min(KEYS);
+                    if keys > 0 {
+                        let block = Block { key, query, keys, queries };
+                        // SAFETY: `Cpu` checked the class; the block lies in the document.
+                        unsafe { self.block::<L, BF16>(&mut m, dk, dv, block, at) };
+                    }
+                }
+            }
+            for i in 0..rows {
+                let at = ((document.start + first + i) * heads + h) * head_dim;
+                // SAFETY: each row and head belongs to one task.
+                let out = unsafe { self.dq.part(at, head_dim) };
+                let sums = &m.dq[i * padded..];
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * self.scale);
+            }
+        }
+    }
+
+    /// The keys and values of a document, for one head.
+    fn lay_keys(&self, class: Class, m: &mut Memory<'_>, document: &Range<usize>, g: usize) {
+        let HeadShape { kv_heads, head_dim: dim, .. } = self.shape;
+        let at = (document.start * kv_heads + g) * dim;
+        let (stride, padded, rows) = (kv_heads * dim, m.padded, document.len());
+        let of = |x| Rows { x, stride, dim, padded, rows };
+        let (k, v) = (of(&self.saved.k[at..]), of(&self.saved.v[at..]));
+        kernels::lay_rows(class, m.k, k, self.precision);
+        kernels::lay_rows(class, m.v, v, self.precision);
+        if self.precision == Precision::Bf16 {
+            kernels::lay_pairs(class, m.k_pairs, k);
+        }
+    }
+
+    /// Some rows of queries and dout, and their lse and D, for one head.
+    fn lay_queries(&self, class: Class, m: &mut Memory<'_>, first: usize, rows: usize, h: usize) {
+        let HeadShape { heads, head_dim: dim, .. } = self.shape;
+        let at = (first * heads + h) * dim;
+        let (stride, padded) = (heads * dim, m.padded);
+        for from in (0..rows).step_by(QUERIES) {
+            let count = (rows - from).min(QUERIES);
+            let of = |x: &'a [f32]| Rows {
+                x: &x[at + from * stride..],
+                stride,
+                dim,
+                padded,
+                rows: count,
+            };
+            let b = from / QUERIES;
+            for (x, rows, pairs, columns) in [
+                (of(self.saved.q), &mut *m.q, &mut *m.q_pairs, &mut *m.q_columns),
+                (of(self.dout), &mut *m.a, &mut *m.a_pairs, &mut *m.a_columns),
+            ] {
+                let rows = &mut rows[from * m.width..][..count * m.width];
+                kernels::lay_rows(class, rows, x, self.precision);
+                kernels::lay_columns(&mut columns[b * QUERIES * m.width..], rows, m.width);
+                if self.precision == Precision::Bf16 {
+                    kernels::lay_pairs(class, &mut pairs[from / 2 * padded..], x);
+                }
+            }
+            let d = &mut m.d[from..][..count];
+            kernels::row_dots(class, d, of(self.dout), of(self.saved.out));
+        }
+        for (i, lse) in m.lse[..rows].iter_mut().enumerate() {
+            *lse = self.saved.lse[(first + i) * heads + h];
+        }
+    }
+
+    /// One block of keys against the queries from row `at` of those that are laid.
+    ///
+    /// # Safety
+    ///
+    /// The contract of `Lanes`; `block` lies in what `m`, `dk` and `dv` hold.
+    unsafe fn block<L: Entry, const BF16: bool>(
+        &self,
+        m: &mut Memory<'_>,
+        dk: &mut [f32],
+        dv: &mut [f32],
+        block: Block,
+        at: usize,
+    ) {
+        let (padded, width, per) = (m.padded, m.width, if BF16 { 2 } else { 1 });
+        let steps = self.shape.head_dim.div_ceil(per);
+        let columns = at * width..;
+        // s and dp: [keys, queries], sums over the head width.
+        let scores = Product {
+            out: m.p.as_mut_ptr(),
+            out_stride: QUERIES,
+            rows: block.keys,
+            vectors: block.queries.div_ceil(16),
+            a: m.k[block.key * width..].as_ptr(),
+            a_row: width,
+            a_step: 1,
+            b: m.q_columns[columns.clone()].as_ptr(),
+            b_step: QUERIES,
+            resume: false,
+        };
+        let d_weights = Product {
+            out: m.ds.as_mut_ptr(),
+            a: m.v[block.key * width..].as_ptr(),
+            b: m.a_columns[columns].as_ptr(),
+            ..scores
+        };
+        let seen = |row, _| Reach { vector: block.seen_from(row) / 16, first: 0, last: steps };
+        // SAFETY: the caller's contract; each row of `a` has `width` words, `b` as many steps.
+        unsafe {
+            kernels::product::<L, BF16>(&scores, seen);
+            kernels::product::<L, BF16>(&d_weights, seen);
+        }
+        kernels::weights(L::CLASS, m.weights(at), block, self.scale, self.precision);
+        // dv and dk: [keys, K], sums over queries. dq: [queries, K], sums over keys.
+        let (p, ds): (*const u32, *const u32) = match BF16 {
+            true => (m.p_narrow.as_ptr(), m.ds_narrow.as_ptr()),
+            false => (m.p.as_ptr().cast(), m.ds.as_ptr().cast()),
+        };
+        let rows = |f32s: &[u32], pairs: &[u32], row: usize| match BF16 {
+            true => pairs[row / 2 * padded..].as_ptr(),
+            false => f32s[row * padded..].as_ptr(),
+        };
+        let values = Product {
+            out: dv[block.key * padded..].as_mut_ptr(),
+            out_stride: padded,
+            rows: block.keys,
+            vectors: padded / 16,
+            a: p,
+            a_row: QUERIES / per,
+            a_step: 1,
+            b: rows(m.a, m.a_pairs, at),
+            b_step: padded,
+            resume: true,
+        };
+        let keys = Product {
+            out: dk[block.key * padded..].as_mut_ptr(),
+            a: ds,
+            b: rows(m.q, m.q_pairs, at),
+            ..values
+        };
+        let queries = Product {
+            out: m.dq[at * padded..].as_mut_ptr(),
+            rows: block.queries,
+            a: if BF16 { m.ds_pairs.as_ptr() } else { ds },
+            a_row: 1,
+            a_step: QUERIES,
+            b: rows(m.k, m.k_pairs, block.key),
+            ..values
+        };
+        let after = |row, _| Reach {
+            vector: 0,
+            first: block.seen_from(row) / per,
+            last: block.queries.div_ceil(per),
+        };
+        let before = |row, rows| Reach {
+            vector: 0,
+            first: 0,
+            last: block.sees(row + rows - 1).div_ceil(per),
+        };
+        // SAFETY: the caller's contract; `weights` wrote what the reaches name.
+        unsafe {
+            kernels::product::<L, BF16>(&values, after);
+            kernels::product::<L, BF16>(&keys, after);
+            kernels::product::<L, BF16>(&queries, before);
+        }
+    }
+}
+
+/// What one head of one document works with. `pairs` and `narrow` are for bf16 alone.
+struct Memory<'a> {
+    /// K in memory, and words of a row.
+    padded: usize,
+    width: usize,
+    /// Keys and values of the document, in words.
+    k: &'a mut [u32],
+    v: &'a mut [u32],
+    k_pairs: &'a mut [u32],
+    /// Queries and dout ("a") of a span of rows.
+    q: &'a mut [u32],
+    a: &'a mut [u32],
+    q_pairs: &'a mut [u32],
+    a_pairs: &'a mut [u32],
+    q_columns: &'a mut [u32],
+    a_columns: &'a mut [u32],
+    lse: &'a mut [f32],
+    d: &'a mut [f32],
+    dq: &'a mut [f32],
+    /// Scores of a block.
+    p: &'a mut [f32],
+    ds: &'a mut [f32],
+    p_narrow: &'a mut [u32],
+    ds_narrow: &'a mut [u32],
+    ds_pairs: &'a mut [u32],
+}
+
+impl<'a> Memory<'a> {
+    fn new(work: &'a mut Vec<u32>, len: usize, padded: usize, narrow: bool) -> Memory<'a> {
+        let width = if narrow { padded / 2 } else { padded };
+        let (span, scores) = (SPAN * QUERIES, KEYS * QUERIES);
+        let pairs = |rows: usize| if narrow { rows.div_ceil(2) * padded } else { 0 };
+        let keys = 2 * len * width + pairs(len);
+        let queries = 4 * span * width + 2 * pairs(span) + 2 * span + span * padded;
+        let total = keys + queries + 2 * scores + if narrow { scores + scores / 2 } else { 0 };
+        if work.len() < total {
+            work.resize(total, 0);
+        }
+        let mut rest = &mut work[..];
+        let mut words = |count: usize| {
+            let (first, last) = std::mem::take(&mut rest).split_at_mut(count);
+            rest = last;
+            first
+        };
+        Memory {
+            padded,
+            width,
+            k: words(len * width),
+            v: words(len * width),
+            k_pairs: words(pairs(len)),
+            q: words(span * width),
+            a: words(span * width),
+            q_pairs: words(pairs(span)),
+            a_pairs: words(pairs(span)),
+            q_columns: words(span * width),
+            a_columns: words(span * width),
+            lse: bytemuck::cast_slice_mut(words(span)),
+            d: bytemuck::cast_slice_mut(words(span)),
+            dq: bytemuck::cast_slice_mut(words(span * padded)),
+            p: bytemuck::cast_slice_mut(words(scores)),
+            ds: bytemuck::cast_slice_mut(words(scores)),
+            p_narrow: words(if narrow { scores / 2 } else { 0 }),
+            ds_narrow: words(if narrow { scores / 2 } else { 0 }),
+            ds_pairs: words(if narrow { scores / 2 } else { 0 }),
+        }
+    }
+
+    /// The scores of a block, with the statistics of the queries from row `at` on.
+    fn weights(&mut self, at: usize) -> Weights<'_> {
+        Weights {
+            p: self.p,
+            ds: self.ds,
+            p_narrow: bytemuck::cast_slice_mut(self.p_narrow),
+            ds_narrow: bytemuck::cast_slice_mut(self.ds_narrow),
+            ds_pairs: self.ds_pairs,
+            lse: &self.lse[at..],
+            d: &self.d[at..],
+        }
+    }
 }
 
 fn check(
@@ -84,7 +474,7 @@ fn check(
     documents: &[Range<usize>],
 ) {
     let HeadShape { heads, kv_heads, head_dim } = shape;
-    assert!(head_dim > 0 && kv_heads > 0, "attention_backward: {shape:?} has nothing");
+    assert!(head_dim > 0 && kv_heads > 0 && heads > 0, "attention_backward: {shape:?}");
     assert!(heads.is_multiple_of(kv_heads), "attention_backward: {heads} heads, {kv_heads}");
     let rows = saved.lse.len() / heads;
     assert_eq!(saved.lse.len(), rows * heads, "attention_backward: lse is not rows of {heads}");
@@ -103,3 +493,6 @@ fn check(
         end = document.end;
     }
 }
+
+#[cfg(test)]
+mod tests;

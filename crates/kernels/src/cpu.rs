@@ -56,6 +56,14 @@ impl Cpu {
     }
 }
 
+/// The first `len` numbers of working memory, which grows if it must.
+pub(crate) fn floats(scratch: &mut Vec<u32>, len: usize) -> &mut [f32] {
+    if scratch.len() < len {
+        scratch.resize(len, 0);
+    }
+    bytemuck::cast_slice_mut(&mut scratch[..len])
+}
+
 /// A slice that several tasks write at once, each its own part.
 #[derive(Clone, Copy)]
 pub(crate) struct Parts<T>(*mut T, usize);
@@ -68,6 +76,10 @@ unsafe impl<T: Send> Send for Parts<T> {}
 impl<T> Parts<T> {
     pub(crate) fn new(slice: &mut [T]) -> Parts<T> {
         Parts(slice.as_mut_ptr(), slice.len())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.1
     }
 
     pub(crate) fn pointer(&self) -> *mut T {

@@ -66,6 +66,82 @@ pub(crate) trait Lanes: Copy {
     unsafe fn dot4(acc: Self::I, w: Self::B, x: i32) -> Self::I;
     /// Lane i gains w[2 i] * x[0] + w[2 i + 1] * x[1]: pairs of bf16, the first in the low half.
     unsafe fn dot2_bf16(acc: Self::F, w: Self::B, x: i32) -> Self::F;
+
+    /// a + b.
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    /// 32 numbers rounded to bf16, those of `a` first. Subnormal ones may become zero.
+    #[inline(always)]
+    unsafe fn join_bf16(a: Self::F, b: Self::F) -> Self::B {
+        // SAFETY: the trait's contract; the array is 64 bytes.
+        unsafe {
+            let (a, b) = (Self::to_array(a), Self::to_array(b));
+            let mut halves = [0u16; 32];
+            for i in 0..16 {
+                halves[i] = bf16_bits(a[i]) as u16;
+                halves[16 + i] = bf16_bits(b[i]) as u16;
+            }
+            Self::load_bytes(halves.as_ptr().cast())
+        }
+    }
+    /// Lane i holds a[i] and b[i] as `join_bf16` rounds them, the first in the low half.
+    #[inline(always)]
+    unsafe fn pairs_bf16(a: Self::F, b: Self::F) -> Self::B {
+        // SAFETY: the trait's contract; the array is 64 bytes.
+        unsafe {
+            let (a, b) = (Self::to_array(a), Self::to_array(b));
+            let mut words = [0u32; 16];
+            for i in 0..16 {
+                words[i] = bf16_bits(a[i]) | bf16_bits(b[i]) << 16;
+            }
+            Self::load_bytes(words.as_ptr().cast())
+        }
+    }
+    /// The 32 halves of `a` and of `b` in turn: a0 b0 a1 b1 ...
+    #[inline(always)]
+    unsafe fn zip_halves(a: Self::B, b: Self::B) -> [Self::B; 2] {
+        let (mut x, mut zipped) = ([[0u16; 32]; 2], [[0u16; 32]; 2]);
+        // SAFETY: the trait's contract; the arrays are 64 bytes each.
+        unsafe {
+            Self::store_bytes(x[0].as_mut_ptr().cast(), a);
+            Self::store_bytes(x[1].as_mut_ptr().cast(), b);
+            for i in 0..32 {
+                zipped[i / 16][i % 16 * 2] = x[0][i];
+                zipped[i / 16][i % 16 * 2 + 1] = x[1][i];
+            }
+            [
+                Self::load_bytes(zipped[0].as_ptr().cast()),
+                Self::load_bytes(zipped[1].as_ptr().cast()),
+            ]
+        }
+    }
+    /// Lane j of row i becomes lane i of row j.
+    #[inline(always)]
+    unsafe fn transpose(rows: &mut [Self::B; 16]) {
+        let (mut x, mut turned) = ([[0u32; 16]; 16], [[0u32; 16]; 16]);
+        // SAFETY: the trait's contract; each row of the arrays is 64 bytes.
+        unsafe {
+            for i in 0..16 {
+                Self::store_bytes(x[i].as_mut_ptr().cast(), rows[i]);
+            }
+            for i in 0..16 {
+                for j in 0..16 {
+                    turned[j][i] = x[i][j];
+                }
+            }
+            for i in 0..16 {
+                rows[i] = Self::load_bytes(turned[i].as_ptr().cast());
+            }
+        }
+    }
+}
+
+/// The nearest bf16, ties to even; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    // A choice, not a branch, so that loops become vectors.
+    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
 }
 
 /// Plain Rust; the definition of each method.
@@ -203,6 +279,10 @@ impl Lanes for Plain {
             let w = u32::from_le_bytes([w[4 * i], w[4 * i + 1], w[4 * i + 2], w[4 * i + 3]]);
             upper(w) * x1 + (upper(w << 16) * x0 + acc[i])
         })
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| a[i] + b[i])
     }
 }
 
@@ -377,6 +457,78 @@ mod x86 {
                 _mm512_dpbf16_ps(acc, pairs(w), pairs(_mm512_set1_epi32(x)))
             }
         }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn join_bf16(a: __m512, b: __m512) -> __m512i {
+            // SAFETY: the trait's contract; both types are 512 plain bits.
+            unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) }
+        }
+        #[inline(always)]
+        unsafe fn pairs_bf16(a: __m512, b: __m512) -> __m512i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_permutexvar_epi16(in_turn(0, 16), Self::join_bf16(a, b)) }
+        }
+        #[inline(always)]
+        unsafe fn zip_halves(a: __m512i, b: __m512i) -> [__m512i; 2] {
+            // SAFETY: the trait's contract.
+            unsafe {
+                [
+                    _mm512_permutex2var_epi16(a, in_turn(0, 32), b),
+                    _mm512_permutex2var_epi16(a, in_turn(16, 32), b),
+                ]
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose(rows: &mut [__m512i; 16]) {
+            let mut x = *rows;
+            // SAFETY: the trait's contract.
+            unsafe {
+                for i in [0, 2, 4, 6, 8, 10, 12, 14] {
+                    x[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+                    x[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+                }
+                // Lane l of rows[4 j + c] will hold column 4 l + c of rows 4 j to 4 j + 3.
+                for i in [0, 4, 8, 12] {
+                    rows[i] = _mm512_unpacklo_epi64(x[i], x[i + 2]);
+                    rows[i + 1] = _mm512_unpackhi_epi64(x[i], x[i + 2]);
+                    rows[i + 2] = _mm512_unpacklo_epi64(x[i + 1], x[i + 3]);
+                    rows[i + 3] = _mm512_unpackhi_epi64(x[i + 1], x[i + 3]);
+                }
+                for c in 0..4 {
+                    let [a, b, c_, d] = [rows[c], rows[4 + c], rows[8 + c], rows[12 + c]];
+                    x[c] = _mm512_shuffle_i32x4::<0x88>(a, b);
+                    x[4 + c] = _mm512_shuffle_i32x4::<0xdd>(a, b);
+                    x[8 + c] = _mm512_shuffle_i32x4::<0x88>(c_, d);
+                    x[12 + c] = _mm512_shuffle_i32x4::<0xdd>(c_, d);
+                }
+                for c in 0..4 {
+                    rows[c] = _mm512_shuffle_i32x4::<0x88>(x[c], x[8 + c]);
+                    rows[4 + c] = _mm512_shuffle_i32x4::<0x88>(x[4 + c], x[12 + c]);
+                    rows[8 + c] = _mm512_shuffle_i32x4::<0xdd>(x[c], x[8 + c]);
+                    rows[12 + c] = _mm512_shuffle_i32x4::<0xdd>(x[4 + c], x[12 + c]);
+                }
+            }
+        }
+    }
+
+    /// The order a, b, a + 1, b + 1, ... of 32 halves.
+    ///
+    /// # Safety
+    ///
+    /// The machine has AVX-512.
+    #[inline(always)]
+    unsafe fn in_turn(a: u16, b: u16) -> __m512i {
+        let mut order = [0u16; 32];
+        for i in 0..16 {
+            order[2 * i] = a + i as u16;
+            order[2 * i + 1] = a + b + i as u16;
+        }
+        // SAFETY: the caller's contract; the array is 64 bytes.
+        unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }
     }
 
     /// AVX2, FMA and F16C: each sixteen lanes are two registers.
@@ -609,6 +761,11 @@ mod x86 {
                 };
                 both!(part, acc, w)
             }
+        }
+        #[inline(always)]
+        unsafe fn add(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: the trait's contract.
+            unsafe { both!(|a, b| _mm256_add_ps(a, b), a, b) }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Norms of rows: root-mean-square norm and layer norm.
 
 use crate::class::Class;
-use crate::cpu::{Cpu, Parts};
+use crate::cpu::{Cpu, Parts, floats, for_rows};
 use crate::dispatch::for_class;
 use crate::math::{LANES, join_lanes, mul_add, sum_by};
 use std::ops::Range;
@@ -79,7 +79,128 @@ pub fn rms_norm_backward(
     check_blocks("rms_norm_backward", blocks, x.len() / w.len());
     assert_eq!(dy.len(), x.len(), "rms_norm_backward: dy and x differ in length");
     assert_eq!(dw.len(), w.len(), "rms_norm_backward: dw and w differ in length");
-    crate::naive::rms_norm_backward(dx, dw, dy, x, w, eps);
+    let (width, class) = (w.len(), cpu.lanes());
+    let mut scratch = cpu.scratch();
+    let scales = floats(&mut scratch, x.len() / width);
+    let scale_parts = Parts::new(scales);
+    for_rows(cpu, dx, width, |t, dx| {
+        let row = t * width..(t + 1) * width;
+        // SAFETY: row t is given to one task, and so is its scale.
+        let scale = unsafe { &mut scale_parts.part(t, 1)[0] };
+        *scale = rms_row(class, dx, &dy[row.clone()], &x[row], w, eps);
+    });
+    let sums = Parts::new(dw);
+    cpu.pool.run_ranges(width, LANES, |from, to| {
+        // SAFETY: each column is given to one task.
+        let dw = unsafe { sums.part(from, to - from) };
+        rms_columns(class, dw, from, dy, x, scales, blocks);
+    });
+}
+
+/// One row of dx; returns the row's scale.
+fn rms_row(class: Class, dx: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], eps: f32) -> f32 {
+    for_class!(class, rms_row_body(
+        dx: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        w: &[f32],
+        eps: f32,
+    ) -> f32)
+}
+
+#[inline(always)]
+fn rms_row_body<const FMA: bool>(
+    dx: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+) -> f32 {
+    let width = w.len() as f32;
+    let mean_square = sum_by(x, |sum, x| mul_add::<FMA>(x, x, sum)) / width;
+    let scale = 1.0 / (mean_square + eps).sqrt();
+    for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(w) {
+        *dx = dy * w;
+    }
+    let along = dot::<FMA>(dx, x) / width * scale * scale;
+    for (dx, x) in dx.iter_mut().zip(x) {
+        *dx = scale * mul_add::<FMA>(-along, *x, *dx);
+    }
+    scale
+}
+
+/// Columns of dw, from column `from` on.
+fn rms_columns(
+    class: Class,
+    dw: &mut [f32],
+    from: usize,
+    dy: &[f32],
+    x: &[f32],
+    scales: &[f32],
+    blocks: &[Range<usize>],
+) {
+    for_class!(class, rms_columns_body(
+        dw: &mut [f32],
+        from: usize,
+        dy: &[f32],
+        x: &[f32],
+        scales: &[f32],
+        blocks: &[Range<usize>],
+    ));
+}
+
+#[inline(always)]
+fn rms_columns_body<const FMA: bool>(
+    dw: &mut [f32],
+    from: usize,
+    dy: &[f32],
+    x: &[f32],
+    scales: &[f32],
+    blocks: &[Range<usize>],
+) {
+    for_strips(dw, blocks, |sums, strip, t| {
+        let at = t * (x.len() / scales.len()) + from + strip;
+        let (dy, x) = (&dy[at..][..sums.len()], &x[at..][..sums.len()]);
+        for ((sum, dy), x) in sums.iter_mut().zip(dy).zip(x) {
+            *sum = mul_add::<FMA>(*dy, x * scales[t], *sum);
+        }
+    });
+}
+
+/// Sums over tokens, a strip of columns at a time: each block begins at zero, gets `add(sums, strip, t)`
+/// for its tokens in order, and is added to `total`.
+#[inline(always)]
+fn for_strips(total: &mut [f32], blocks: &[Range<usize>], add: impl Fn(&mut [f32], usize, usize)) {
+    let (strips, tail) = total.as_chunks_mut::<LANES>();
+    let whole = strips.len() * LANES;
+    for (i, total) in strips.iter_mut().enumerate() {
+        for block in blocks {
+            let mut sums = [0.0; LANES];
+            block.clone().for_each(|t| add(&mut sums, i * LANES, t));
+            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        }
+    }
+    for block in blocks {
+        let mut sums = [0.0; LANES];
+        block.clone().for_each(|t| add(&mut sums[..tail.len()], whole, t));
+        tail.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+    }
+}
+
+/// Sum of a_i b_i, in lanes.
+#[inline(always)]
+fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let ((a_blocks, a_tail), (b_blocks, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        for j in 0..LANES {
+            lanes[j] = mul_add::<FMA>(a[j], b[j], lanes[j]);
+        }
+    }
+    for ((lane, a), b) in lanes.iter_mut().zip(a_tail).zip(b_tail) {
+        *lane = mul_add::<FMA>(*a, *b, *lane);
+    }
+    join_lanes(lanes, |a, b| a + b)
 }
 
 /// The gradient of [`layer_norm`]: with s = 1 / sqrt(variance(x) + eps), n = (x - mean x) s and g = dy w,
@@ -102,7 +223,109 @@ pub fn layer_norm_backward(
     assert_eq!(dy.len(), x.len(), "layer_norm_backward: dy and x differ in length");
     assert_eq!(dw.len(), w.len(), "layer_norm_backward: dw and w differ in length");
     assert_eq!(db.len(), w.len(), "layer_norm_backward: db and w differ in length");
-    crate::naive::layer_norm_backward(dx, dw, db, dy, x, w, eps);
+    let (width, class) = (w.len(), cpu.lanes());
+    let mut scratch = cpu.scratch();
+    let stats = floats(&mut scratch, 2 * x.len() / width);
+    let stat_parts = Parts::new(stats);
+    for_rows(cpu, dx, width, |t, dx| {
+        let row = t * width..(t + 1) * width;
+        // SAFETY: row t is given to one task, and so are its mean and scale.
+        let stat = unsafe { stat_parts.part(2 * t, 2) };
+        stat.copy_from_slice(&layer_row(class, dx, &dy[row.clone()], &x[row], w, eps));
+    });
+    let (dw_sums, db_sums) = (Parts::new(dw), Parts::new(db));
+    cpu.pool.run_ranges(width, LANES, |from, to| {
+        // SAFETY: each column is given to one task.
+        let (dw, db) = unsafe { (dw_sums.part(from, to - from), db_sums.part(from, to - from)) };
+        layer_columns(class, dw, db, from, dy, x, stats, blocks);
+    });
+}
+
+/// One row of dx; returns the row's mean and scale.
+fn layer_row(class: Class, dx: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], eps: f32) -> [f32; 2] {
+    for_class!(class, layer_row_body(
+        dx: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        w: &[f32],
+        eps: f32,
+    ) -> [f32; 2])
+}
+
+#[inline(always)]
+fn layer_row_body<const FMA: bool>(
+    dx: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+) -> [f32; 2] {
+    let width = w.len() as f32;
+    let mean = sum_by(x, |sum, x| sum + x) / width;
+    let square = |sum, x: f32| mul_add::<FMA>(x - mean, x - mean, sum);
+    let scale = 1.0 / (sum_by(x, square) / width + eps).sqrt();
+    for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(w) {
+        *dx = dy * w;
+    }
+    let level = sum_by(dx, |sum, g| sum + g) / width;
+    let products = |sum, (g, x): (f32, f32)| mul_add::<FMA>(g, x - mean, sum);
+    let mut lanes = [0.0; LANES];
+    for (g, x) in dx.chunks(LANES).zip(x.chunks(LANES)) {
+        for ((lane, g), x) in lanes.iter_mut().zip(g).zip(x) {
+            *lane = products(*lane, (*g, *x));
+        }
+    }
+    let along = join_lanes(lanes, |a, b| a + b) / width * scale * scale;
+    for (dx, x) in dx.iter_mut().zip(x) {
+        *dx = scale * mul_add::<FMA>(-along, x - mean, *dx - level);
+    }
+    [mean, scale]
+}
+
+/// Columns of dw and db, from column `from` on.
+fn layer_columns(
+    class: Class,
+    dw: &mut [f32],
+    db: &mut [f32],
+    from: usize,
+    dy: &[f32],
+    x: &[f32],
+    stats: &[f32],
+    blocks: &[Range<usize>],
+) {
+    for_class!(class, layer_columns_body(
+        dw: &mut [f32],
+        db: &mut [f32],
+        from: usize,
+        dy: &[f32],
+        x: &[f32],
+        stats: &[f32],
+        blocks: &[Range<usize>],
+    ));
+}
+
+#[inline(always)]
+fn layer_columns_body<const FMA: bool>(
+    dw: &mut [f32],
+    db: &mut [f32],
+    from: usize,
+    dy: &[f32],
+    x: &[f32],
+    stats: &[f32],
+    blocks: &[Range<usize>],
+) {
+    let width = 2 * x.len() / stats.len().max(1);
+    for_strips(dw, blocks, |sums, strip, t| {
+        let (at, mean, scale) = (t * width + from + strip, stats[2 * t], stats[2 * t + 1]);
+        let (dy, x) = (&dy[at..][..sums.len()], &x[at..][..sums.len()]);
+        for ((sum, dy), x) in sums.iter_mut().zip(dy).zip(x) {
+            *sum = mul_add::<FMA>(*dy, (x - mean) * scale, *sum);
+        }
+    });
+    for_strips(db, blocks, |sums, strip, t| {
+        let dy = &dy[t * width + from + strip..][..sums.len()];
+        sums.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+    });
 }
 
 fn check_blocks(name: &str, blocks: &[Range<usize>], rows: usize) {

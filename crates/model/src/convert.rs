@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use herd_tensor::files::{
-    DType, FileError, GgufWriter, Metadata, PthWriter, ShardedWriter, TensorInfo, Value,
+    DType, FileError, GgufWriter, Metadata, NewFolder, PthWriter, ShardedWriter, TensorInfo, Value,
 };
 use herd_tensor::{Device, Format, recode};
 
@@ -63,12 +63,12 @@ pub fn write(
             let folder = NewFolder::create(job.out)?;
             let writer = match job.style {
                 Style::Hf => Writer::Hf(ShardedWriter::create(
-                    &folder.part,
+                    folder.part(),
                     &infos(&items),
                     SHARD_BYTES_MAX,
                 )?),
                 Style::Meta | Style::Gguf => {
-                    let file = folder.part.join("consolidated.00.pth");
+                    let file = folder.part().join("consolidated.00.pth");
                     Writer::Meta(PthWriter::create(file, &infos(&items))?)
                 }
             };
@@ -450,49 +450,5 @@ fn report_metadata(checkpoint: &Checkpoint, lost: &mut Vec<String>) {
 fn report_keys(lost: &mut Vec<String>, what: &str, keys: Vec<String>) {
     if !keys.is_empty() {
         lost.push(format!("{what}: {}", keys.join(", ")));
-    }
-}
-
-/// A folder under way, called `.NAME.part`; dropped unfinished, it is removed.
-struct NewFolder {
-    path: PathBuf,
-    part: PathBuf,
-}
-
-impl NewFolder {
-    /// Errors: something is at `path` already, or the folder cannot be made.
-    fn create(path: &Path) -> Result<NewFolder, CheckpointError> {
-        let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-        if path.exists() && !is_empty() {
-            return Err(FileError::Exists { path: path.to_owned() }.into());
-        }
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let part = path.with_file_name(format!(".{name}.part"));
-        let made = match fs::remove_dir_all(&part) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            Ok(()) | Err(_) => fs::create_dir(&part),
-        };
-        made.map_err(|source| CheckpointError::Write { path: part.clone(), source })?;
-        Ok(NewFolder { path: path.to_owned(), part })
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let path = self.part.join(name);
-        let done = fs::write(&path, bytes).and_then(|()| fs::File::open(&path)?.sync_all());
-        done.map_err(|source| CheckpointError::Write { path, source })
-    }
-
-    fn publish(self) -> Result<(), CheckpointError> {
-        let renamed = fs::File::open(&self.part)
-            .and_then(|folder| folder.sync_all())
-            .and_then(|()| fs::rename(&self.part, &self.path));
-        renamed.map_err(|source| CheckpointError::Write { path: self.path.clone(), source })
-    }
-}
-
-impl Drop for NewFolder {
-    fn drop(&mut self) {
-        // Gone after `publish`; a failure leaves a folder that the next run takes over.
-        let _ = fs::remove_dir_all(&self.part);
     }
 }

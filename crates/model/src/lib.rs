@@ -14,8 +14,10 @@ pub mod names;
 mod nearest;
 pub mod presets;
 pub mod recipe;
+pub mod save;
 
 pub use checkpoint::{Checkpoint, Stored};
 pub use config::{Config, RopeScaling, Yarn};
 pub use error::{CheckpointError, ConfigError};
 pub use generation::GenerationDefaults;
+pub use nearest::nearest;

@@ -2,10 +2,7 @@
 
 /// The candidate with the fewest edits from `name`, if at most a third of `name` is wrong.
 /// Names longer than 64 bytes have no neighbours: the search is quadratic in their length.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const BYTES_MAX: usize = 64;
     if name.len() > BYTES_MAX {
         return None;

@@ -1,7 +1,25 @@
 //! The stages that change weights.
 
+pub mod config;
+mod error;
+mod init;
+pub mod metrics;
 pub mod optimizer;
+pub mod presets;
+pub mod pretrain;
+mod sample;
+pub mod schedule;
+pub mod spikes;
+pub mod state;
 pub mod step;
+pub mod trainer;
+pub mod validate;
+mod words;
 
+pub use config::RunConfig;
+pub use error::TrainError;
 pub use optimizer::{Optimizer, OptimizerConfig};
+pub use pretrain::pretrain;
 pub use step::{Micro, Sums, accumulate};
+pub use trainer::{Event, Inputs, Trainer};
+pub use words::Words;

@@ -33,6 +33,13 @@ pub struct Sums {
 }
 
 impl Sums {
+    /// Adds a row, by its own sum: the same however rows are cut into micro-batches.
+    fn add_row(&mut self, nats: &[f32], weights: &[f32]) {
+        let weighted = nats.iter().zip(weights).map(|(n, w)| f64::from(*n) * f64::from(*w));
+        self.nats += weighted.sum::<f64>();
+        self.weight += weights.iter().map(|w| f64::from(*w)).sum::<f64>();
+    }
+
     /// Nats a target.
     pub fn loss(&self) -> f64 {
         self.nats / self.weight
@@ -40,10 +47,10 @@ impl Sums {
 }
 
 /// Adds the gradient of the loss of `micro`, scaled by `scale` (1 over the weights of the whole
-/// batch), to the sums of the model's parameters.
+/// batch), to the sums of the model's parameters, and what its targets lose to `sums`.
 ///
 /// The order of additions depends on rows alone: rows in one call or in several give the same bits.
-pub fn accumulate(model: &Llama, tape: &Tape, micro: &Micro<'_>, scale: f32) -> Sums {
+pub fn accumulate(model: &Llama, tape: &Tape, micro: &Micro<'_>, scale: f32, sums: &mut Sums) {
     tape.begin(blocks_of(micro.tokens.len() / micro.seq_len, micro.seq_len));
     let config = model.config();
     let documents =
@@ -51,13 +58,9 @@ pub fn accumulate(model: &Llama, tape: &Tape, micro: &Micro<'_>, scale: f32) -> 
     let x_td = model.forward_documents(micro.tokens, micro.positions, &documents);
     let targets = Targets { ids: micro.targets, weights: micro.weights, scale, z_loss: 0.0 };
     let loss = model.loss(&x_td, &targets);
-    // Row by row, so that the sum is the same however rows are cut into micro-batches.
-    let row_sum = |(nats, weights): (&[f32], &[f32])| {
-        nats.iter().zip(weights).map(|(n, w)| f64::from(*n) * f64::from(*w)).sum::<f64>()
-    };
     let rows = loss.nats_t.chunks(micro.seq_len).zip(micro.weights.chunks(micro.seq_len));
-    let nats = rows.map(row_sum).sum();
-    let weight = micro.weights.iter().map(|w| f64::from(*w)).sum();
+    for (nats, weights) in rows {
+        sums.add_row(nats, weights);
+    }
     loss.backward();
-    Sums { nats, weight }
 }

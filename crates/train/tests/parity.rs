@@ -4,7 +4,7 @@ use herd_model::Checkpoint;
 use herd_model::llama::{Llama, Training};
 use herd_model::names::{Style, name};
 use herd_tensor::{Class, Device, Format, Tape};
-use herd_train::{Micro, Optimizer, OptimizerConfig, accumulate};
+use herd_train::{Micro, Optimizer, OptimizerConfig, Sums, accumulate};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ impl Rows {
     /// All rows, `each` at a time.
     fn accumulate(&self, model: &Llama, tape: &Tape, each: usize) -> f64 {
         let scale = 1.0 / self.tokens.len() as f32;
-        let mut nats = 0.0;
+        let mut sums = Sums::default();
         for start in (0..self.tokens.len()).step_by(each * self.seq_len) {
             let range = start..(start + each * self.seq_len).min(self.tokens.len());
             let documents: Vec<_> = self
@@ -81,9 +81,9 @@ impl Rows {
                 documents: &documents,
                 seq_len: self.seq_len,
             };
-            nats += accumulate(model, tape, &micro, scale).nats;
+            accumulate(model, tape, &micro, scale, &mut sums);
         }
-        nats / self.tokens.len() as f64
+        sums.loss()
     }
 }
 

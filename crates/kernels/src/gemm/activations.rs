@@ -3,6 +3,7 @@
 //! Every number depends on its own row alone, so a row gives the same bits in any tile.
 
 use super::layout::BLOCK;
+use crate::lanes::bf16_bits;
 
 /// Rows of a tile for the tile unit. In these, each row's share of a step of 32 columns (upper and
 /// lower codes, or bf16) is 64 bytes that lie together.
@@ -125,15 +126,6 @@ fn pairs(x: &[f32; 32]) -> [u32; 16] {
         *word = bf16_bits(x[0]) | bf16_bits(x[1]) << 16;
     }
     words
-}
-
-/// The nearest bf16, ties to even; NaN stays NaN.
-#[inline(always)]
-pub(super) fn bf16_bits(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    // A choice, not a branch, so that loops become vectors.
-    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
 }
 
 /// Four codes in one word, the first lowest.

@@ -10,7 +10,7 @@
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 mod blocks;
-mod pairs;
+pub(super) mod pairs;
 
 use super::activations::TILE_ROWS;
 use super::entry::Entry;

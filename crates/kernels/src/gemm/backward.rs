@@ -4,12 +4,38 @@
 //! additions, whatever the threads and however many tokens share the call: dx over outputs
 //! ascending, dW over the tokens of a block ascending and then over blocks.
 
+mod lay;
 pub mod naive;
+mod product;
 
-use super::Packed;
-use crate::Cpu;
+use super::activations::{Kind, TILE_ROWS};
+use super::layout::GROUP;
+use super::{LINE_WORDS, Packed, tiles};
+use crate::cpu::Parts;
+use crate::lanes::Plain;
+use crate::{Class, Cpu};
 use half::bf16;
+use lay::{Compiled, Matrix, Place, steps, terms};
+use product::{Laid, Sum};
 use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2, Avx512};
+
+/// Calls a function of `lay`, compiled for the vector instructions of a CPU.
+macro_rules! by_compiled {
+    ($cpu:expr, $f:ident($($arg:expr),*)) => {
+        match $cpu.lanes() {
+            Class::Portable => <Plain as Compiled>::$f($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Class::Avx2 => <Avx2 as Compiled>::$f($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Class::Avx512 | Class::Amx => <Avx512 as Compiled>::$f($($arg),*),
+            #[cfg(not(target_arch = "x86_64"))]
+            Class::Avx2 | Class::Avx512 | Class::Amx => unreachable!("checked by Cpu::new"),
+        }
+    };
+}
 
 /// What becomes of the numbers that stand in a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +64,15 @@ pub enum Rows<'a> {
     Bf16(&'a [bf16]),
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// Some of the numbers.
+    fn part(self, numbers: Range<usize>) -> Rows<'a> {
+        match self {
+            Rows::F32(x) => Rows::F32(&x[numbers]),
+            Rows::Bf16(x) => Rows::Bf16(&x[numbers]),
+        }
+    }
+
     /// Numbers in all rows.
     pub fn len(self) -> usize {
         match self {
@@ -95,14 +129,88 @@ pub fn matmul_dx(cpu: &Cpu, dx: &mut [f32], dy: &[f32], w: &Packed, write: Write
     if dx.is_empty() {
         return;
     }
-    let mut plain = vec![0.0; outputs * inputs];
-    for (row, out) in plain.chunks_exact_mut(inputs).enumerate() {
-        w.row(row, out);
+    let kind = kind(cpu, naive::precision_of(w.format()));
+    let place = |rows, steps| Place { kind, rows, steps };
+    let mut scratch = cpu.scratch();
+    let all = outputs.next_multiple_of(TERMS);
+    let most = terms_at_once(tokens + inputs, kind);
+    for from in (0..all).step_by(most) {
+        let to = all.min(from + most);
+        let (a, b) = (place(tile_rows(cpu, kind), steps(kind, to - from)), steps(kind, to - from));
+        let (left, right) = split(&mut scratch, a.words() * tokens.div_ceil(a.rows), {
+            inputs.div_ceil(GROUP) * GROUP * b
+        });
+        lay_gradients(cpu, left, Matrix { x: dy, stride: outputs }, from..to.min(outputs), a);
+        lay_transposed(cpu, right, w, from..to, place(GROUP, b));
+        let sum = if from > 0 || write == Write::Add { Sum::Resumed } else { Sum::Fresh };
+        let laid = Laid { a: left, b: right, place: a, rows: tokens, cols: inputs, sum };
+        product::multiply(cpu, dx, &laid);
     }
-    let precision = naive::precision_of(w.format());
-    crate::cpu::for_rows(cpu, dx, inputs, |t, dx| {
-        let dy = &dy[t * outputs..][..outputs];
-        naive::matmul_dx(dx, dy, &plain, precision, write);
+    if all == 0 && write == Write::Set {
+        dx.fill(0.0);
+    }
+}
+
+/// Most terms of a sum that are laid at once, and the unit of shorter pieces.
+const MOST_TERMS: usize = 1024;
+/// Two groups of weights: a step of the tile unit.
+const TERMS: usize = 2 * GROUP;
+
+/// Terms of a sum laid at once for `lines` rows and columns: at most 16 MB, or a block.
+fn terms_at_once(lines: usize, kind: Kind) -> usize {
+    let bytes = 4 / terms(kind);
+    ((16 << 20) / bytes / lines / BLOCK_TOKENS * BLOCK_TOKENS).clamp(BLOCK_TOKENS, MOST_TERMS)
+}
+
+/// What is multiplied in a precision.
+fn kind(cpu: &Cpu, precision: Precision) -> Kind {
+    match (precision, cpu.class) {
+        (Precision::F32, _) => Kind::Floats,
+        (Precision::Bf16, Class::Amx) => Kind::PairTiles,
+        (Precision::Bf16, Class::Portable | Class::Avx2 | Class::Avx512) => Kind::Pairs,
+    }
+}
+
+/// Rows of a tile.
+fn tile_rows(cpu: &Cpu, kind: Kind) -> usize {
+    *tiles(cpu.class, kind, TILE_ROWS).last().expect("every kind has tiles")
+}
+
+/// Two aligned parts of the scratch.
+fn split(scratch: &mut Vec<u32>, a: usize, b: usize) -> (&mut [u32], &mut [u32]) {
+    let (a_room, need) = (a.next_multiple_of(LINE_WORDS), a + b + 2 * LINE_WORDS);
+    if scratch.len() < need {
+        scratch.resize(need, 0);
+    }
+    let line = scratch.as_ptr().align_offset(64);
+    let (left, right) = scratch[line..].split_at_mut(a_room);
+    (&mut left[..a], &mut right[..b])
+}
+
+/// Lays columns `terms` of each row of `dy` as the left factor of dy W.
+fn lay_gradients(cpu: &Cpu, out: &mut [u32], dy: Matrix<'_>, terms: Range<usize>, place: Place) {
+    let Matrix { x, stride } = dy;
+    crate::cpu::for_rows(cpu, out, place.words(), |tile, out| {
+        let first = tile * place.rows * stride;
+        let x = &x[first..x.len().min(first + place.rows * stride)];
+        let x = Matrix { x: &x[terms.start..], stride };
+        // SAFETY: `Cpu` checked the class.
+        unsafe { by_compiled!(cpu, lay_along(out, x, terms.len(), place)) }
+    });
+}
+
+/// Lays rows `terms` (from a multiple of `TERMS` on) of the weights as the right factor of dy W.
+fn lay_transposed(cpu: &Cpu, out: &mut [u32], w: &Packed, terms: Range<usize>, place: Place) {
+    let groups = (terms.start / GROUP, w.groups().min(terms.end / GROUP));
+    let panels = Parts::new(out);
+    cpu.pool.run(w.cols().div_ceil(TERMS), |pair| {
+        let from = pair * 2 * place.words();
+        let to = (from + 2 * place.words()).min(panels.len());
+        // SAFETY: each pair of panels is written by one task; `Cpu` checked the class.
+        unsafe {
+            let out = panels.part(from, to - from);
+            by_compiled!(cpu, lay_weights(out, w, groups, pair * TERMS, place));
+        }
     });
 }
 
@@ -121,8 +229,68 @@ pub fn matmul_dw(
     precision: Precision,
 ) {
     let Some((outputs, inputs)) = sizes(dw, dy, x, blocks) else { return };
-    crate::cpu::for_rows(cpu, dw, inputs, |o, dw| {
-        naive::matmul_dw(dw, dy, x, blocks, precision, (o, outputs));
+    let kind = kind(cpu, precision);
+    let most = terms_at_once(outputs + inputs, kind);
+    let mut scratch = cpu.scratch();
+    let mut rest = blocks;
+    while let Some(first) = rest.first() {
+        let fit = rest.iter().take_while(|b| b.end - first.start <= most).count().max(1);
+        let (now, later) = rest.split_at(fit);
+        rest = later;
+        let steps = now.iter().map(|b| steps(kind, b.len())).sum();
+        let a = Place { kind, rows: tile_rows(cpu, kind), steps };
+        let b = Place { kind, rows: GROUP, steps };
+        let (left, right) = split(
+            &mut scratch,
+            a.words() * outputs.div_ceil(a.rows),
+            b.words() * inputs.div_ceil(GROUP),
+        );
+        lay_blocks(cpu, left, now, a, |out, at, col, block| {
+            let x = Matrix {
+                x: &dy[block.start * outputs + col..block.end * outputs],
+                stride: outputs,
+            };
+            // SAFETY: `Cpu` checked the class.
+            unsafe { by_compiled!(cpu, lay_across(out, at, x, a)) }
+        });
+        lay_blocks(cpu, right, now, b, |out, at, col, block| {
+            let numbers = block.start * inputs + col..block.end * inputs;
+            // SAFETY: `Cpu` checked the class.
+            unsafe { by_compiled!(cpu, lay_saved(out, at, x.part(numbers), inputs, b)) }
+        });
+        let sum = Sum::Blocks(now);
+        let laid = Laid { a: left, b: right, place: a, rows: outputs, cols: inputs, sum };
+        product::multiply(cpu, dw, &laid);
+    }
+}
+
+/// Tiles or panels that a task lays side by side: it walks rows of some 400 or 512 bytes.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Calls `lay(tiles, first step, first column, block)` for every block, in order, of every few
+/// tiles of `out`.
+fn lay_blocks(
+    cpu: &Cpu,
+    out: &mut [u32],
+    blocks: &[Range<usize>],
+    place: Place,
+    lay: impl Fn(&mut [u32], usize, usize, Range<usize>) + Sync,
+) {
+    if place.steps == 0 {
+        return;
+    }
+    let parts = Parts::new(out);
+    let tiles = parts.len() / place.words();
+    cpu.pool.run(tiles.div_ceil(SIDE_BY_SIDE), |task| {
+        let first = task * SIDE_BY_SIDE;
+        let n = SIDE_BY_SIDE.min(tiles - first);
+        // SAFETY: each tile is laid by one task.
+        let out = unsafe { parts.part(first * place.words(), n * place.words()) };
+        let mut at = 0;
+        for block in blocks.iter().filter(|b| !b.is_empty()) {
+            lay(out, at, first * place.rows, block.clone());
+            at += steps(place.kind, block.len());
+        }
     });
 }
 

@@ -118,7 +118,7 @@ fn is_still_at(_: &File, path: &Path) -> io::Result<bool> {
 }
 
 /// A rename is on the disk once its folder is.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;

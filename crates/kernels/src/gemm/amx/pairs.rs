@@ -130,6 +130,28 @@ fn pair_shape(rows: usize) -> Shape {
     Shape::new([full, full, part, part, full, part, full, full])
 }
 
+/// Up to 32 rows, in tiles of bf16 at `x`, by two groups of as many `steps`.
+///
+/// # Safety
+///
+/// As `task`; `w` and, if there are rows, `x` hold `steps` steps; `out` is writable as it says.
+#[inline(always)]
+pub(in crate::gemm) unsafe fn product<U: Tiles>(
+    unit: &mut U,
+    out: Out,
+    w: [*const u8; 2],
+    x: [*const u8; 2],
+    steps: usize,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if out.rows > TILE_ROWS {
+            return two_by_two::<U, 1>(unit, out, w, x, steps);
+        }
+        one_by::<U, 1, 2>(unit, out, [w[0], w[1], w[0], w[1]], x[0], steps);
+    }
+}
+
 /// Up to 32 rows by two groups. Of each step's 64 cycles of products 32 are spent loading.
 ///
 /// # Safety

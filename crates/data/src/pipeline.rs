@@ -1,0 +1,224 @@
+//! The records of a source as tokens, on many threads, in the order of the files.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use herd_codec::Tokenizer;
+
+use crate::read::{Raw, ReadOptions, Records, RowId, Source};
+use crate::{DataError, Fault, Hash};
+
+/// A thread takes this much at a time: enough to hide the cost of handing over, little enough that
+/// threads end together.
+const CHUNK_BYTES: usize = 1 << 18;
+const CHUNK_RECORDS: usize = 1 << 12;
+
+/// On which side of the split a document lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Train,
+    Validation,
+}
+
+/// A record, and what became of it.
+pub(crate) struct Encoded {
+    pub id: RowId,
+    pub outcome: Outcome,
+}
+
+pub(crate) enum Outcome {
+    Document {
+        side: Side,
+        text_bytes: u32,
+        unspelt: u64,
+        ids: Vec<u32>,
+    },
+    /// A document that an earlier run has written.
+    Done(Side, u64),
+    Dropped(Fault),
+}
+
+/// How a source becomes tokens.
+pub(crate) struct Recipe<'a> {
+    pub tokenizer: &'a Tokenizer,
+    pub read: &'a ReadOptions,
+    /// Share of documents held out.
+    pub validation: f64,
+    pub threads: usize,
+    /// File and row of the last document of each side that need not be encoded again.
+    pub done: [Option<(u32, u64)>; 2],
+}
+
+type Chunk = (usize, Vec<Raw>);
+type Answer = (usize, thread::Result<Result<Vec<Encoded>, DataError>>);
+
+/// Gives every record of the source to `sink`, in order. The first error in that order ends it.
+///
+/// A reader hands chunks to workers; a ticket goes with each and comes back when the chunk has been
+/// taken, so that memory is bounded however slow one of them is.
+pub(crate) fn encode(
+    source: &Source,
+    recipe: &Recipe<'_>,
+    sink: &mut dyn FnMut(Encoded) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let missing = recipe.tokenizer.missing_bytes();
+    let (to_reader, tickets) = channel();
+    let (to_workers, chunks) = channel::<Chunk>();
+    let (to_sink, answers) = channel::<Answer>();
+    let chunks = Mutex::new(chunks);
+    for _ in 0..2 * recipe.threads + 2 {
+        to_reader.send(()).expect("the reader has not begun");
+    }
+    thread::scope(|scope| {
+        let reader_answers = to_sink.clone();
+        scope.spawn(move || read(source, recipe.read, &tickets, &to_workers, &reader_answers));
+        for _ in 0..recipe.threads.max(1) {
+            let (chunks, to_sink) = (&chunks, to_sink.clone());
+            let missing = &missing;
+            scope.spawn(move || work(source, recipe, missing, chunks, &to_sink));
+        }
+        drop(to_sink);
+        // Dropping the tickets ends the reader, and with it the workers.
+        collect(to_reader, &answers, sink)
+    })
+}
+
+/// Reads all files, a chunk for each ticket.
+fn read(
+    source: &Source,
+    options: &ReadOptions,
+    tickets: &Receiver<()>,
+    to_workers: &Sender<Chunk>,
+    to_sink: &Sender<Answer>,
+) {
+    let mut index = 0;
+    let mut chunk = Vec::new();
+    let mut bytes = 0;
+    // False when nobody listens any more.
+    let mut hand_over = |chunk: &mut Vec<Raw>| {
+        let open =
+            tickets.recv().is_ok() && to_workers.send((index, std::mem::take(chunk))).is_ok();
+        index += 1;
+        open
+    };
+    let mut all = || -> Result<bool, DataError> {
+        for (number, file) in source.files.iter().enumerate() {
+            for raw in Records::open(file, number as u32, options)? {
+                let raw = raw?;
+                bytes += raw.len();
+                chunk.push(raw);
+                if bytes >= CHUNK_BYTES || chunk.len() == CHUNK_RECORDS {
+                    bytes = 0;
+                    if !hand_over(&mut chunk) {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    };
+    let result = all();
+    let open = !matches!(result, Ok(false)) && (chunk.is_empty() || hand_over(&mut chunk));
+    if let (Err(error), true) = (result, open) {
+        let _ = to_sink.send((index, Ok(Err(error)))); // an error behind another is of no interest
+    }
+}
+
+fn work(
+    source: &Source,
+    recipe: &Recipe<'_>,
+    missing: &[u8],
+    chunks: &Mutex<Receiver<Chunk>>,
+    to_sink: &Sender<Answer>,
+) {
+    loop {
+        let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((index, raws)) = next else { return };
+        let encode = || raws.into_iter().map(|raw| encode_one(raw, source, recipe, missing));
+        let answer = catch_unwind(AssertUnwindSafe(|| encode().collect()));
+        if to_sink.send((index, answer)).is_err() {
+            return;
+        }
+    }
+}
+
+fn encode_one(
+    raw: Raw,
+    source: &Source,
+    recipe: &Recipe<'_>,
+    missing: &[u8],
+) -> Result<Encoded, DataError> {
+    let id = raw.id.clone();
+    let text = match raw.parse(&recipe.read.field) {
+        Ok(text) => text,
+        Err(fault) => return Ok(Encoded { id, outcome: Outcome::Dropped(fault) }),
+    };
+    let side = side(&text, recipe.validation);
+    let unspelt = match missing {
+        [] => 0,
+        missing => text.bytes().filter(|byte| missing.contains(byte)).count() as u64,
+    };
+    if recipe.done[side as usize].is_some_and(|last| (id.file, id.row) <= last) {
+        return Ok(Encoded { id, outcome: Outcome::Done(side, unspelt) });
+    }
+    let ids = recipe.tokenizer.try_encode(&text).map_err(|source_error| {
+        let path: PathBuf = source.files[id.file as usize].path.clone();
+        DataError::Encode { path, row: id.row, source: source_error }
+    })?;
+    if ids.is_empty() {
+        return Ok(Encoded { id, outcome: Outcome::Dropped(Fault::NoTokens) });
+    }
+    let ids = ids.into_iter().map(|id| id.0).collect();
+    let text_bytes = u32::try_from(text.len()).expect("records are shorter than 4 GiB");
+    Ok(Encoded { id, outcome: Outcome::Document { side, text_bytes, unspelt, ids } })
+}
+
+/// The side of a document: it depends on its text alone, so that equal texts never lie on both.
+fn side(text: &str, validation: f64) -> Side {
+    let bound = (validation * 2f64.powi(64)) as u64;
+    match Hash::of(text.as_bytes()).word() < bound {
+        true => Side::Validation,
+        false => Side::Train,
+    }
+}
+
+/// Hands the answers on in their order.
+fn collect(
+    tickets: Sender<()>,
+    answers: &Receiver<Answer>,
+    sink: &mut dyn FnMut(Encoded) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    while let Ok((index, answer)) = answers.recv() {
+        waiting.insert(index, answer);
+        while let Some(answer) = waiting.remove(&next) {
+            let chunk = answer.unwrap_or_else(|panic| resume_unwind(panic))?;
+            chunk.into_iter().try_for_each(&mut *sink)?;
+            let _ = tickets.send(()); // the reader may have come to the end
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_split_takes_its_share_and_no_more() {
+        let held = |share: f64| {
+            let texts = (0..10_000).map(|i| format!("document {i}"));
+            texts.filter(|text| side(text, share) == Side::Validation).count()
+        };
+        assert_eq!(held(0.0), 0);
+        // Five standard deviations of 10,000 draws.
+        assert!((held(0.01) as f64 - 100.0).abs() < 50.0, "{}", held(0.01));
+        assert!((held(0.5) as f64 - 5000.0).abs() < 250.0, "{}", held(0.5));
+    }
+}

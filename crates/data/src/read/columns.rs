@@ -1,0 +1,144 @@
+//! Records of one column of a Parquet file.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use parquet::basic::Type;
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+
+use super::{Body, Raw, ReadOptions, RowId};
+use crate::{DataError, Fault};
+
+/// Rows decoded at once; their bytes are shared with the page they came from.
+const ROWS: usize = 128;
+
+/// The values of one column, row by row.
+pub struct Columns {
+    path: PathBuf,
+    file: SerializedFileReader<File>,
+    column: usize,
+    /// Values that are null have fewer levels than this.
+    levels_max: i16,
+    field: String,
+    number: u32,
+    bytes_max: u64,
+    /// The row group to open next.
+    group: usize,
+    reader: Option<ColumnReaderImpl<ByteArrayType>>,
+    row: u64,
+    ready: VecDeque<Option<ByteArray>>,
+}
+
+impl Columns {
+    pub(super) fn open(
+        path: &Path,
+        number: u32,
+        options: &ReadOptions,
+    ) -> Result<Columns, DataError> {
+        let file = File::open(path).map_err(DataError::io("open", path))?;
+        let file = guard(path, || SerializedFileReader::new(file))?;
+        let schema = file.metadata().file_metadata().schema_descr_ptr();
+        let name = |c: usize| schema.column(c).path().string();
+        let texts = |c: &usize| {
+            let column = schema.column(*c);
+            column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0
+        };
+        let all: Vec<usize> = (0..schema.num_columns()).filter(texts).collect();
+        let Some(&column) = all.iter().find(|&&c| name(c) == options.field) else {
+            let got: Vec<String> = all.into_iter().take(20).map(name).collect();
+            let (path, column) = (path.to_owned(), options.field.clone());
+            return Err(DataError::Column { path, column, got: got.join(", ") });
+        };
+        let levels_max = schema.column(column).max_def_level();
+        Ok(Columns {
+            path: path.to_owned(),
+            file,
+            column,
+            levels_max,
+            field: options.field.clone(),
+            number,
+            bytes_max: options.record_bytes_max,
+            group: 0,
+            reader: None,
+            row: 0,
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// The next row.
+    pub(super) fn next(&mut self) -> Result<Option<Raw>, DataError> {
+        while self.ready.is_empty() {
+            if !self.fill()? {
+                return Ok(None);
+            }
+        }
+        let value = self.ready.pop_front().flatten();
+        self.row += 1;
+        let len = value.as_ref().map_or(0, |v| v.len() as u64);
+        let body = match value {
+            None => Body::Broken(Fault::NotText { field: self.field.clone() }),
+            Some(_) if len > self.bytes_max => {
+                Body::Broken(Fault::TooLong { limit: self.bytes_max })
+            }
+            Some(value) => Body::Text(value.data().to_vec()),
+        };
+        Ok(Some(Raw { id: RowId { file: self.number, row: self.row, bytes: 0..len }, body }))
+    }
+
+    /// Decodes some rows; false when there are no more.
+    fn fill(&mut self) -> Result<bool, DataError> {
+        let Columns { path, file, column, levels_max, group, reader, ready, .. } = self;
+        let open = match reader {
+            Some(open) => open,
+            None if *group == file.num_row_groups() => return Ok(false),
+            None => {
+                let column =
+                    guard(path, || file.get_row_group(*group)?.get_column_reader(*column))?;
+                *group += 1;
+                let ColumnReader::ByteArrayColumnReader(column) = column else {
+                    return Err(fault(path, "the column changes its type"));
+                };
+                reader.insert(column)
+            }
+        };
+        let (mut levels, mut values) = (Vec::new(), Vec::new());
+        let read = guard(path, || open.read_records(ROWS, Some(&mut levels), None, &mut values));
+        let (records, ..) = read?;
+        if records == 0 {
+            *reader = None;
+            return Ok(true);
+        }
+        if *levels_max == 0 {
+            ready.extend(values.into_iter().map(Some));
+            return Ok(true);
+        }
+        let mut values = values.into_iter();
+        for level in levels {
+            ready.push_back(match level == *levels_max {
+                true => Some(values.next().ok_or_else(|| fault(path, "a value is missing"))?),
+                false => None,
+            });
+        }
+        Ok(true)
+    }
+}
+
+/// Runs the Parquet reader; its errors, and its panics on hostile files, become errors.
+fn guard<T>(
+    path: &Path,
+    read: impl FnOnce() -> Result<T, parquet::errors::ParquetError>,
+) -> Result<T, DataError> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(fault(path, &error.to_string())),
+        Err(_) => Err(fault(path, "it broke the reader")),
+    }
+}
+
+fn fault(path: &Path, reason: &str) -> DataError {
+    DataError::Parquet { path: path.to_owned(), reason: reason.to_owned() }
+}

@@ -1,0 +1,107 @@
+//! The documents held out: the same ones in the same order at every step of every run.
+//!
+//!     bits per byte = loss in nats, summed over the predictions / (ln 2 * bytes of text)
+//!
+//! Documents follow one another as under [`Policy::Cut`]; the last row is padded. Of a source that
+//! has more than is wanted, documents are taken in a fixed shuffled order.
+
+use std::sync::Arc;
+
+use crate::batch::Plan;
+use crate::corpus::Documents;
+use crate::load::{Ramp, check_ends, check_ramps};
+use crate::pack::{Ends, Ledger, Packer, Piece, Policy};
+use crate::shuffle::permute;
+use crate::{Batch, Corpus, DataError};
+
+/// Batches of held-out documents.
+pub struct Validation {
+    corpus: Arc<Corpus>,
+    ends: Ends,
+    shape: Ramp,
+    /// For each source, how many documents are taken.
+    taken: Vec<u64>,
+}
+
+impl Validation {
+    /// At least one document of each source that has any held out, and more while they have no more
+    /// than `tokens_max` tokens in all; every one where nothing is said.
+    ///
+    /// Errors: a shape without places, a token outside the vocabulary.
+    pub fn new(
+        corpus: Arc<Corpus>,
+        ends: Ends,
+        seq_len: usize,
+        rows: usize,
+        tokens_max: Option<u64>,
+    ) -> Result<Validation, DataError> {
+        let shape = Ramp { from_step: 0, seq_len, rows };
+        check_ramps(&[shape])?;
+        check_ends(&ends, &corpus)?;
+        let tokens_max = tokens_max.unwrap_or(u64::MAX);
+        let take = |documents: &Documents| {
+            let n = documents.counts().documents;
+            let mut tokens = 0;
+            let fits = |i: &u64| {
+                tokens += documents.tokens(permute(*i, n, ORDER)) as u64;
+                *i == 0 || tokens <= tokens_max
+            };
+            (0..n).take_while(fits).count() as u64
+        };
+        let taken = corpus.sources().iter().map(|source| take(&source.validation)).collect();
+        Ok(Validation { corpus, ends, shape, taken })
+    }
+
+    /// The sources that have documents held out, by their place in the corpus.
+    pub fn sources(&self) -> impl Iterator<Item = usize> {
+        self.taken.iter().enumerate().filter(|(_, n)| **n > 0).map(|(source, _)| source)
+    }
+
+    /// Bytes of the texts that [`batches`](Self::batches) of a source holds.
+    pub fn bytes(&self, source: usize) -> Result<u64, DataError> {
+        let documents = &self.corpus.sources()[source].validation;
+        let counts = documents.counts();
+        if self.taken[source] == counts.documents {
+            return Ok(counts.bytes);
+        }
+        let bytes = |i| Ok(u64::from(documents.row(permute(i, counts.documents, ORDER))?.1));
+        (0..self.taken[source]).map(bytes).sum()
+    }
+
+    /// The batches of a source, in order.
+    pub fn batches(&self, source: usize) -> impl Iterator<Item = Result<Batch, DataError>> + '_ {
+        let documents = &self.corpus.sources()[source].validation;
+        let n = documents.counts().documents;
+        let mut next = 0..self.taken[source];
+        let (mut packer, mut ledger) = (Packer::default(), Ledger::default());
+        let Ramp { seq_len, rows, .. } = self.shape;
+        let ends = self.ends;
+        let mut draw = move |_: &mut Ledger| loop {
+            let document = permute(next.next()?, n, ORDER);
+            let tokens = documents.tokens(document) as u64 + ends.count();
+            let source = source as u32;
+            if tokens >= 2 {
+                return Some(Piece { source, epoch: 0, document, from: 0, len: tokens - 1 });
+            }
+        };
+        let mut row = move || packer.next_row(Policy::Cut, seq_len as u64, &mut ledger, &mut draw);
+        (0..).map_while(move |step| {
+            let packed: Vec<_> = std::iter::from_fn(&mut row).take(rows).collect();
+            let plan = Plan { step, rows, seq_len, packed };
+            (!plan.packed.is_empty()).then(|| plan.read(&ends, |_| documents))
+        })
+    }
+}
+
+/// The key of the fixed order.
+const ORDER: u64 = 0;
+
+/// Bits per byte of a loss that is the sum over all predictions of texts of `bytes` bytes.
+///
+/// ```
+/// // Every byte predicted with probability 1/2.
+/// assert_eq!(herd_data::validation::bits_per_byte(100.0 * 2f64.ln(), 100), 1.0);
+/// ```
+pub fn bits_per_byte(loss_nats: f64, bytes: u64) -> f64 {
+    loss_nats / (std::f64::consts::LN_2 * bytes as f64)
+}

@@ -1,0 +1,103 @@
+//! Why a stage could not run.
+
+use herd_data::DataError;
+use herd_model::{CheckpointError, ConfigError};
+use herd_tensor::files::FileError;
+use std::io;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// The errors of training; those of the crates below pass through with their causes.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum TrainError {
+    #[error("cannot {action} {}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+
+    #[error("in {}", path.display())]
+    InFile { path: PathBuf, source: Box<TrainError> },
+
+    #[error("the config is no valid TOML")]
+    Toml { source: Box<toml::de::Error> },
+
+    #[error("the config has no key `{key}`")]
+    Key { key: String, nearest: Option<String> },
+
+    #[error("`{key}` is {value}, expected {expected}")]
+    Value { key: String, value: String, expected: String },
+
+    #[error("no run preset named {name:?}")]
+    Preset { name: String, nearest: Option<String> },
+
+    #[error("{} was begun with another config: {key} was {was}, is {is}", folder.display())]
+    OtherConfig { folder: PathBuf, key: String, was: String, is: String },
+
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged { path: PathBuf, what: String },
+
+    #[error("step {step}: the {what} is {value}")]
+    NotFinite { step: u64, what: &'static str, value: f64 },
+
+    #[error(
+        "step {step}: the loss leapt after {rewinds} rewinds; spikes.rewinds_max allows no more"
+    )]
+    Spikes { step: u64, rewinds: u64 },
+
+    #[error("the data ended after step {step} of {steps}")]
+    DataEnded { step: u64, steps: u64 },
+
+    #[error("no sample: {error}")]
+    Sample { error: String },
+
+    #[error("another herd is training in {}", folder.display())]
+    Busy { folder: PathBuf },
+
+    #[error(transparent)]
+    Data(#[from] DataError),
+
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl TrainError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> TrainError {
+        TrainError::Io { action, path: path.to_owned(), source }
+    }
+
+    pub(crate) fn value(key: &str, value: &toml::Value, expected: &str) -> TrainError {
+        let (key, value) = (key.to_owned(), value.to_string());
+        TrainError::Value { key, value, expected: expected.to_owned() }
+    }
+
+    /// What to try.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            TrainError::InFile { source, .. } => source.hint(),
+            TrainError::Key { nearest, .. } | TrainError::Preset { nearest, .. } => {
+                nearest.as_ref().map(|name| format!("did you mean {name}?"))
+            }
+            TrainError::OtherConfig { .. } => {
+                Some("take another --out, or the settings that the run began with".into())
+            }
+            TrainError::NotFinite { .. } => {
+                Some("a lower optim.lr, or spikes.policy = \"rewind\"".into())
+            }
+            TrainError::Damaged { .. } => Some("remove it; an older checkpoint is taken up".into()),
+            TrainError::DataEnded { .. } => {
+                Some("fewer optim.steps, a larger data.epochs_max, or more data".into())
+            }
+            TrainError::Data(error) => error.hint().map(str::to_owned),
+            TrainError::Checkpoint(error) => error.hint().map(str::to_owned),
+            TrainError::Config(error) => error.hint().map(str::to_owned),
+            TrainError::File(error) => error.hint().map(str::to_owned),
+            TrainError::Io { .. } | TrainError::Toml { .. } | TrainError::Value { .. } => None,
+            TrainError::Spikes { .. } | TrainError::Busy { .. } | TrainError::Sample { .. } => None,
+        }
+    }
+}

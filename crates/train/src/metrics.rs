@@ -1,0 +1,139 @@
+//! `metrics.jsonl`: what a run computed, a line an event, and nothing of clocks: a run that was
+//! killed and taken up again writes the same bytes as one that was not.
+
+use crate::error::TrainError;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// A line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Line {
+    /// A step was made.
+    Step(StepLine),
+    /// Held-out text was measured.
+    Validation {
+        /// Steps done.
+        step: u64,
+        /// Nats a token over all sources.
+        loss: f64,
+        /// Bits per byte over all sources.
+        bpb: f64,
+        /// The same for each.
+        by_source: BTreeMap<String, Measured>,
+    },
+    /// The model wrote something.
+    Sample {
+        /// Steps done.
+        step: u64,
+        /// What it went on from.
+        prompt: String,
+        /// What it wrote.
+        text: String,
+    },
+    /// The loss leapt.
+    Spike {
+        /// The step that was not, or no longer, made.
+        step: u64,
+        /// Its loss; null if it is no number.
+        loss: Option<f64>,
+        /// The greatest that would have passed.
+        expected: f64,
+        /// The documents of the batch: source and row.
+        rows: Vec<String>,
+        /// What was done.
+        action: String,
+    },
+    /// Something that is not needed for training failed.
+    Failure {
+        /// Steps done.
+        step: u64,
+        /// `validation` or `sample`.
+        what: String,
+        /// Why.
+        error: String,
+    },
+}
+
+/// A step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepLine {
+    /// Its number, from 1.
+    pub step: u64,
+    /// Tokens read up to and with it.
+    pub tokens: u64,
+    /// Nats a token of its batch, before the step.
+    pub loss: f64,
+    /// The gradient's norm before clipping.
+    pub grad_norm: f64,
+    /// Its learning rate.
+    pub lr: f64,
+    /// Tokens a row.
+    pub seq_len: usize,
+}
+
+/// Held-out text of one source.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Nats a token.
+    pub loss: f64,
+    /// Bits per byte.
+    pub bpb: f64,
+}
+
+/// The file under way.
+pub(crate) struct Metrics {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Metrics {
+    /// Opens the file for the line after its first `bytes` bytes; what lies behind them is of steps
+    /// that will be made again.
+    pub fn open(path: &Path, bytes: u64) -> Result<Metrics, TrainError> {
+        let open = || {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+            let len = file.metadata()?.len();
+            if len >= bytes {
+                file.set_len(bytes)?;
+                file.seek(SeekFrom::End(0))?;
+            }
+            Ok((file, len))
+        };
+        let (file, len) = open().map_err(|e| TrainError::io("open", path, e))?;
+        if len < bytes {
+            let what = format!("it has {len} bytes, its checkpoint knows of {bytes}");
+            return Err(TrainError::Damaged { path: path.to_owned(), what });
+        }
+        Ok(Metrics { file, path: path.to_owned(), bytes })
+    }
+
+    /// Adds a line.
+    pub fn write(&mut self, line: &Line) -> Result<(), TrainError> {
+        let mut text = serde_json::to_vec(line).expect("a line serialises");
+        text.push(b'\n');
+        self.file.write_all(&text).map_err(|e| TrainError::io("write", &self.path, e))?;
+        self.bytes += text.len() as u64;
+        Ok(())
+    }
+
+    /// Brings it to the disk: before a checkpoint says how much of it there is.
+    pub fn sync(&mut self) -> Result<(), TrainError> {
+        self.file.sync_all().map_err(|e| TrainError::io("write", &self.path, e))
+    }
+
+    /// Forgets the lines behind the first `bytes` bytes.
+    pub fn rewind(&mut self, bytes: u64) -> Result<(), TrainError> {
+        *self = Metrics::open(&self.path, bytes)?;
+        Ok(())
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}

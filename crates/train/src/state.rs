@@ -1,0 +1,239 @@
+//! Checkpoints of a run: a folder that other tools open, with what training needs beside it.
+//!
+//! `step-N/` is a Hugging Face folder; `step-N/state/` holds the f32 masters and the moments of the
+//! optimiser, exactly, and everything else that decides the next step. It appears whole or not at
+//! all, and taking it up gives the bits of a run that never stopped.
+
+use crate::error::TrainError;
+use crate::optimizer::Optimizer;
+use crate::spikes::Watch;
+use crate::words::Words;
+use herd_data::Cursor;
+use herd_model::llama::{Llama, Named, Piece};
+use herd_model::names::{Part, Style, name};
+use herd_model::save::write_folder;
+use herd_tensor::files::{Archive, DType, FileError, NewFolder, SafetensorsWriter, TensorInfo};
+use herd_tensor::{Format, blocks};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What decides the next step, beside weights and moments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Tokens read, those of skipped batches not counted.
+    pub tokens: u64,
+    /// Spikes answered by going back.
+    pub rewinds: u64,
+    /// Bytes of `metrics.jsonl` that belong to these steps.
+    pub metrics_bytes: u64,
+    /// The running mean of the loss.
+    pub watch: Watch,
+    /// The next batch.
+    pub cursor: Cursor,
+}
+
+/// Where a checkpoint came from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The verb that wrote it.
+    pub stage: String,
+    /// Steps done.
+    pub step: u64,
+    /// The checkpoint it started from, if any, and the hash of its weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The hash of the shards.
+    pub data: String,
+    /// The resolved config.
+    pub config: String,
+    /// The numeric class.
+    pub class: String,
+    /// The version of Herd.
+    pub version: String,
+}
+
+/// What a checkpoint is made of.
+pub struct Snapshot<'a> {
+    /// The weights.
+    pub model: &'a Llama,
+    /// How they are stored for others.
+    pub format: Format,
+    /// Its moments.
+    pub optimizer: &'a Optimizer,
+    /// The rest.
+    pub progress: &'a Progress,
+    /// The tokenizer, whose files go along.
+    pub words: &'a Words,
+    /// Where it came from.
+    pub provenance: &'a Provenance,
+}
+
+/// The folder of a step.
+pub fn step_folder(checkpoints: &Path, step: u64) -> PathBuf {
+    checkpoints.join(format!("step-{step}"))
+}
+
+/// The steps that have a whole checkpoint, ascending; leftovers of killed writers are removed.
+///
+/// Errors: the folder cannot be read.
+pub fn steps(checkpoints: &Path) -> Result<Vec<u64>, TrainError> {
+    let entries = match fs::read_dir(checkpoints) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(TrainError::io("read", checkpoints, e)),
+    };
+    let mut steps = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| TrainError::io("read", checkpoints, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(".step-") {
+            let path = entry.path();
+            fs::remove_dir_all(&path).map_err(|e| TrainError::io("remove", &path, e))?;
+        }
+        let step = name.strip_prefix("step-").and_then(|n| n.parse::<u64>().ok());
+        steps.extend(step.filter(|step| name == format!("step-{step}")));
+    }
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+/// Removes a checkpoint in one step as seen by others: a killed removal leaves no half of one.
+pub fn remove(checkpoints: &Path, step: u64) -> Result<(), TrainError> {
+    let (path, gone) =
+        (step_folder(checkpoints, step), checkpoints.join(format!(".step-{step}.old")));
+    fs::rename(&path, &gone)
+        .and_then(|()| fs::remove_dir_all(&gone))
+        .map_err(|e| TrainError::io("remove", &path, e))
+}
+
+/// Writes a checkpoint. Errors: the disk; what was there before is untouched.
+pub fn save(path: &Path, snapshot: &Snapshot<'_>) -> Result<(), TrainError> {
+    let Snapshot { model, format, optimizer, progress, words, provenance } = snapshot;
+    let folder = NewFolder::create(path)?;
+    write_folder(&folder, model.config(), &words.generation, *format, |part| {
+        let whole = model.params().into_iter().find(|p| (p.part, p.piece) == (part, Piece::Whole));
+        let whole = whole.unwrap_or_else(|| panic!("{part:?} is not trained"));
+        whole.param.with_master(<[f32]>::to_vec)
+    })?;
+    for (name, bytes) in &words.files {
+        folder.write(name, bytes)?;
+    }
+    folder.write("herd.json", &pretty(provenance))?;
+    folder.make("state")?;
+    save_tensors(&folder.part().join("state/optimizer.safetensors"), model, optimizer)?;
+    folder.write("state/train.json", &pretty(progress))?;
+    Ok(folder.publish()?)
+}
+
+fn pretty(value: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).expect("numbers and texts serialise");
+    text.push(b'\n');
+    text
+}
+
+/// The tensors of `state/optimizer.safetensors`: `w.`, `m.` and `v.` before the names of GGUF.
+const KINDS: [&str; 3] = ["w", "m", "v"];
+
+fn state_name(kind: &str, named: &Named<'_>) -> String {
+    let part = name(named.part, Style::Gguf).expect("every part has a name in GGUF's style");
+    match named.piece {
+        Piece::Whole => format!("{kind}.{part}"),
+        Piece::LoraA => format!("{kind}.{part}.lora_a"),
+        Piece::LoraB => format!("{kind}.{part}.lora_b"),
+    }
+}
+
+fn infos(model: &Llama) -> Vec<TensorInfo> {
+    let of = |kind: &'static str| {
+        move |named: Named<'_>| TensorInfo {
+            name: state_name(kind, &named),
+            shape: vec![named.param.rows(), named.param.cols()],
+            dtype: DType::Format(Format::F32),
+        }
+    };
+    KINDS.into_iter().flat_map(|kind| model.params().into_iter().map(of(kind))).collect()
+}
+
+fn save_tensors(path: &Path, model: &Llama, optimizer: &Optimizer) -> Result<(), FileError> {
+    let infos = infos(model);
+    let mut infos = infos.iter();
+    let mut writer = SafetensorsWriter::create(path, &[], infos.as_slice())?;
+    let mut write = |numbers: &[f32]| {
+        let info = infos.next().expect("one name a tensor");
+        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        writer.write_tensor(&info.name, &bytes)
+    };
+    for named in model.params() {
+        named.param.with_master(&mut write)?;
+    }
+    for moments in optimizer.moments() {
+        write(&moments.m)?;
+    }
+    for moments in optimizer.moments() {
+        write(&moments.v)?;
+    }
+    writer.finish()
+}
+
+/// Reads the state of a checkpoint into a model and an optimiser that have its shape.
+///
+/// Errors: a file is missing or damaged, or a tensor has another shape.
+pub fn load(path: &Path, model: &Llama, optimizer: &mut Optimizer) -> Result<Progress, TrainError> {
+    let progress = load_progress(path)?;
+    let file = path.join("state/optimizer.safetensors");
+    let archive = Archive::open(&file)?;
+    let mut tensors: HashMap<String, Vec<f32>> = HashMap::new();
+    for want in infos(model) {
+        let info = archive.tensor(&want.name)?;
+        if info.shape != want.shape || info.dtype != want.dtype {
+            let what = format!("{} is {:?} of {}", want.name, info.shape, info.dtype);
+            return Err(TrainError::Damaged { path: file, what });
+        }
+        let mut numbers = vec![0.0; want.shape.iter().product()];
+        blocks::unpack(Format::F32, &archive.bytes(info)?, &mut numbers);
+        if let Some(bad) = numbers.iter().find(|x| !x.is_finite()) {
+            let what = format!("{} holds {bad}", want.name);
+            return Err(TrainError::Damaged { path: file, what });
+        }
+        tensors.insert(want.name, numbers);
+    }
+    let mut take = |kind, named: &Named<'_>| {
+        tensors.remove(&state_name(kind, named)).expect("all were read above")
+    };
+    for (named, moments) in model.params().iter().zip(optimizer.moments_mut()) {
+        named.param.set_master(&take("w", named));
+        (moments.m, moments.v) = (take("m", named), take("v", named));
+    }
+    optimizer.step = progress.step;
+    Ok(progress)
+}
+
+/// Reads what decides the next step, weights and moments left out.
+pub fn load_progress(path: &Path) -> Result<Progress, TrainError> {
+    let file = path.join("state/train.json");
+    let text = fs::read(&file).map_err(|e| TrainError::io("read", &file, e))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| TrainError::Damaged { path: file, what: e.to_string() })
+}
+
+/// The first masters of a part of a checkpoint that a new run starts from: exact where it has them.
+pub fn first_numbers(
+    checkpoint: &herd_model::Checkpoint,
+    part: Part,
+) -> Result<Vec<f32>, TrainError> {
+    let state = checkpoint.folder().join("state/optimizer.safetensors");
+    let name = format!("w.{}", name(part, Style::Gguf).expect("every part has a name"));
+    if state.is_file() {
+        let archive = Archive::open(&state)?;
+        let info = archive.tensor(&name)?;
+        let mut numbers = vec![0.0; info.shape.iter().product()];
+        blocks::unpack(Format::F32, &archive.bytes(info)?, &mut numbers);
+        return Ok(numbers);
+    }
+    Ok(checkpoint.part(part)?.unpack())
+}

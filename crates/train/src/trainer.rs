@@ -1,0 +1,625 @@
+//! A run under way: its model, its data, its folder, and the parts of a step that all stages share.
+
+use crate::config::{Packing, Precision, RunConfig, SpikePolicy};
+use crate::error::TrainError;
+use crate::metrics::{Line, Metrics, StepLine};
+use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::spikes::{Spike, Watch};
+use crate::state::{self, Progress, Provenance, Snapshot};
+use crate::step::{Micro, Sums, accumulate};
+use crate::words::Words;
+use crate::{init, sample, schedule, validate};
+use herd_data::{
+    Batch, Check, Corpus, Hash, Loader, LoaderConfig, LongDocuments, MixSource, Mixture, Phase,
+    Policy, Ramp,
+};
+use herd_model::llama::{Llama, Training};
+use herd_model::{Checkpoint, Config, RopeScaling};
+use herd_tensor::{Device, Format, Tape};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a run tells while it goes on. The caller has the clock.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// The run begins, or is taken up, after this many steps.
+    Begin {
+        /// Steps done.
+        step: u64,
+        /// Tokens read.
+        tokens: u64,
+    },
+    /// A batch has been read; computing begins.
+    Batch,
+    /// A line went to the metrics.
+    Line(&'a Line),
+    /// A checkpoint stands at this path.
+    Saved(&'a Path),
+}
+
+/// What a stage needs from outside.
+pub struct Inputs<'a> {
+    /// The verb, for the provenance of checkpoints.
+    pub stage: &'static str,
+    /// The settings.
+    pub config: RunConfig,
+    /// The tokenizer.
+    pub words: Words,
+    /// The run's folder.
+    pub out: &'a Path,
+    /// The folder of shards.
+    pub shards: &'a Path,
+    /// Where it runs.
+    pub device: &'a Device,
+    /// Set from outside to end the run after the step at hand, with a checkpoint.
+    pub stop: &'a AtomicBool,
+}
+
+/// A run under way.
+pub struct Trainer<'a> {
+    /// The settings.
+    pub config: RunConfig,
+    pub(crate) model: Arc<Llama>,
+    pub(crate) tape: Arc<Tape>,
+    pub(crate) words: Words,
+    pub(crate) corpus: Arc<Corpus>,
+    optimizer: Optimizer,
+    loader: Loader,
+    progress: Progress,
+    metrics: Metrics,
+    provenance: Provenance,
+    checkpoints: PathBuf,
+    saved: Option<u64>,
+    stop: &'a AtomicBool,
+    watch: &'a mut dyn FnMut(Event<'_>),
+    _lock: File,
+}
+
+/// Batches that are read before they are asked for.
+const AHEAD: usize = 2;
+
+impl<'a> Trainer<'a> {
+    /// Begins a run in `inputs.out`, or takes up what is there.
+    ///
+    /// Errors: the folder holds a run of another config, or is in use; data or a checkpoint is
+    /// damaged or of another tokenizer; the shape is impossible.
+    pub fn open(
+        inputs: Inputs<'a>,
+        watch: &'a mut dyn FnMut(Event<'_>),
+    ) -> Result<Trainer<'a>, TrainError> {
+        let Inputs { stage, config, words, out, shards, device, stop } = inputs;
+        fs::create_dir_all(out).map_err(|e| TrainError::io("make", out, e))?;
+        let lock = take_lock(out)?;
+        keep_config(&config, out)?;
+        let corpus = Arc::new(Corpus::open(shards, Check::Contents)?);
+        corpus.expect_tokenizer(Hash::of_tokenizer(&words.tokenizer))?;
+        let tape = Arc::new(Tape::default());
+        let model = build(&config, &words, device, &tape)?;
+        let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
+        let loader_config = loader_config(&config, &corpus, &words);
+        let mut loader = Loader::new(Arc::clone(&corpus), loader_config.clone(), config.seed)?;
+        let checkpoints = out.join("checkpoints");
+        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io("make", &checkpoints, e))?;
+        let saved = state::steps(&checkpoints)?.pop();
+        let progress = match saved {
+            Some(step) => {
+                let path = state::step_folder(&checkpoints, step);
+                let progress = state::load(&path, &model, &mut optimizer)?;
+                let cursor = progress.cursor.clone();
+                loader = Loader::at(Arc::clone(&corpus), loader_config, config.seed, cursor)?;
+                progress
+            }
+            None => Progress {
+                step: 0,
+                tokens: 0,
+                rewinds: 0,
+                metrics_bytes: 0,
+                watch: Watch::NEW,
+                cursor: loader.cursor().clone(),
+            },
+        };
+        let metrics = Metrics::open(&out.join("metrics.jsonl"), progress.metrics_bytes)?;
+        let provenance = Provenance {
+            stage: stage.to_owned(),
+            step: progress.step,
+            parent: config.model.init.as_ref().map(|path| path.display().to_string()),
+            data: corpus.hash().to_string(),
+            config: config.write(),
+            class: device.class().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        watch(Event::Begin { step: progress.step, tokens: progress.tokens });
+        Ok(Trainer {
+            config,
+            model: Arc::new(model),
+            tape,
+            words,
+            corpus,
+            optimizer,
+            loader: loader.ahead(AHEAD),
+            progress,
+            metrics,
+            provenance,
+            checkpoints,
+            saved,
+            stop,
+            watch,
+            _lock: lock,
+        })
+    }
+
+    /// Steps done.
+    pub fn step(&self) -> u64 {
+        self.progress.step
+    }
+
+    /// Whether steps are left to do and nobody asked to stop.
+    pub fn goes_on(&self) -> bool {
+        self.progress.step < self.config.optim.steps && !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The batch of the next step; `None` when every source was read as often as it may.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, TrainError> {
+        let batch = self.loader.next_batch()?;
+        (self.watch)(Event::Batch);
+        Ok(batch)
+    }
+
+    /// Sums the gradient of a batch: nats and weights of its targets.
+    pub fn gradient(&mut self, batch: &Batch) -> Sums {
+        let weights: f64 = batch.weight_t.iter().map(|w| f64::from(*w)).sum();
+        let scale = (1.0 / weights.max(1.0)) as f32;
+        let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
+        let packed = Packed::of(batch, self.config.data.document_mask);
+        let mut sums = Sums::default();
+        for first in (0..batch.rows).step_by(rows) {
+            let micro = packed.rows(batch, first, rows.min(batch.rows - first));
+            accumulate(&self.model, &self.tape, &micro.borrow(), scale, &mut sums);
+        }
+        sums
+    }
+
+    /// Whether the loss leapt. One that did not joins the running mean.
+    pub fn judge(&mut self, sums: &Sums) -> Option<Spike> {
+        self.progress.watch.judge(sums.loss(), &self.config.spikes)
+    }
+
+    /// Answers a spike by the policy: writes it down, or goes back to the last checkpoint and
+    /// leaves out the batches since. Says whether the step may be made.
+    pub fn answer(&mut self, spike: Spike, batch: &Batch) -> Result<bool, TrainError> {
+        let step = self.progress.step + 1;
+        let rows = batch.origins(&self.corpus)?;
+        let rows = rows.iter().map(|(source, row)| format!("{source} {row:?}")).collect();
+        let loss = Some(spike.loss).filter(|loss| loss.is_finite());
+        let rewinds = self.progress.rewinds;
+        let action = match self.config.spikes.policy {
+            SpikePolicy::Record if loss.is_none() => {
+                return Err(TrainError::NotFinite { step, what: "loss", value: spike.loss });
+            }
+            SpikePolicy::Record => "recorded".to_owned(),
+            SpikePolicy::Rewind if rewinds == self.config.spikes.rewinds_max => {
+                return Err(TrainError::Spikes { step, rewinds });
+            }
+            SpikePolicy::Rewind => {
+                self.rewind()?;
+                format!("rewound to {}", self.progress.step)
+            }
+        };
+        let expected = spike.expected;
+        self.write(&Line::Spike { step, loss, expected, rows, action })?;
+        Ok(self.config.spikes.policy == SpikePolicy::Record)
+    }
+
+    /// Takes up the last checkpoint again, or the first weights, but not its place in the data.
+    fn rewind(&mut self) -> Result<(), TrainError> {
+        for named in self.model.params() {
+            named.param.clear_gradient();
+        }
+        let rewinds = self.progress.rewinds + 1;
+        match self.saved {
+            Some(step) => {
+                let path = state::step_folder(&self.checkpoints, step);
+                self.progress = state::load(&path, &self.model, &mut self.optimizer)?;
+            }
+            None => {
+                first_masters(&self.config, &self.model)?;
+                self.optimizer = Optimizer::new(&self.model, self.optimizer.config);
+                let Progress { cursor, .. } = self.progress.clone();
+                let (watch, metrics_bytes) = (Watch::NEW, 0);
+                self.progress =
+                    Progress { step: 0, tokens: 0, rewinds, metrics_bytes, watch, cursor };
+            }
+        }
+        self.progress.rewinds = rewinds;
+        self.metrics.rewind(self.progress.metrics_bytes)
+    }
+
+    /// Makes the step at the learning rate of the schedule.
+    ///
+    /// Errors: the gradient is no number.
+    pub fn update(&mut self, sums: &Sums, batch: &Batch) -> Result<(), TrainError> {
+        let step = self.progress.step + 1;
+        let grad_norm = self.optimizer.grad_norm(&self.model);
+        if !grad_norm.is_finite() {
+            return Err(TrainError::NotFinite { step, what: "gradient's norm", value: grad_norm });
+        }
+        let lr = schedule::lr(&self.config.optim, step);
+        self.optimizer.step(&self.model, lr, grad_norm);
+        self.progress.step = step;
+        self.progress.tokens += (batch.rows * batch.seq_len) as u64;
+        self.progress.cursor = self.loader.cursor().clone();
+        let (tokens, seq_len, loss) = (self.progress.tokens, batch.seq_len, sums.loss());
+        self.write(&Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len }))
+    }
+
+    /// Measures held-out text if it is time to. A failure is written down and ends nothing.
+    pub fn validate_when_due(&mut self) -> Result<(), TrainError> {
+        if !self.is_due(self.config.validation.every) {
+            return Ok(());
+        }
+        let step = self.progress.step;
+        let line = guarded(step, "validation", || {
+            let measured = validate::measure(self)?;
+            Ok(measured.map(|m| m.line(step)))
+        });
+        line.map_or(Ok(()), |line| self.write(&line))
+    }
+
+    /// Lets the model write if it is time to. A failure is written down and ends nothing.
+    pub fn sample_when_due(&mut self) -> Result<(), TrainError> {
+        let SampleDue { every, prompts } = SampleDue::of(&self.config);
+        if every == 0 || !self.is_due(every) {
+            return Ok(());
+        }
+        let step = self.progress.step;
+        for (i, prompt) in prompts.into_iter().enumerate() {
+            let line = guarded(step, "sample", || {
+                let text = sample::write(self, &prompt, i as u64)?;
+                Ok(Some(Line::Sample { step, prompt: prompt.clone(), text }))
+            });
+            line.map_or(Ok(()), |line| self.write(&line))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint if it is time to, and removes those that need not be kept.
+    pub fn save_when_due(&mut self) -> Result<(), TrainError> {
+        let due = self.is_due(self.config.checkpoint.every) || !self.goes_on();
+        if due && self.saved != Some(self.progress.step) { self.save() } else { Ok(()) }
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        self.metrics.sync()?;
+        self.progress.metrics_bytes = self.metrics.bytes();
+        let step = self.progress.step;
+        let path = state::step_folder(&self.checkpoints, step);
+        let snapshot = Snapshot {
+            model: &self.model,
+            format: format(&self.config),
+            optimizer: &self.optimizer,
+            progress: &self.progress,
+            words: &self.words,
+            provenance: &Provenance { step, ..self.provenance.clone() },
+        };
+        state::save(&path, &snapshot)?;
+        self.saved = Some(step);
+        (self.watch)(Event::Saved(&path));
+        let steps = state::steps(&self.checkpoints)?;
+        let last = steps.len().saturating_sub(self.config.checkpoint.keep_last);
+        let every = self.config.checkpoint.keep_every;
+        for &old in &steps[..last] {
+            if every == 0 || old % every != 0 {
+                state::remove(&self.checkpoints, old)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The checkpoint written last.
+    pub fn last_checkpoint(&self) -> Option<PathBuf> {
+        self.saved.map(|step| state::step_folder(&self.checkpoints, step))
+    }
+
+    fn is_due(&self, every: u64) -> bool {
+        let step = self.progress.step;
+        step == self.config.optim.steps || (every > 0 && step.is_multiple_of(every))
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), TrainError> {
+        self.metrics.write(line)?;
+        (self.watch)(Event::Line(line));
+        Ok(())
+    }
+}
+
+struct SampleDue {
+    every: u64,
+    prompts: Vec<String>,
+}
+
+impl SampleDue {
+    fn of(config: &RunConfig) -> SampleDue {
+        SampleDue { every: config.samples.every, prompts: config.samples.prompts.clone() }
+    }
+}
+
+/// What `f` gives, or the line that says why it failed; a panic is a failure too.
+fn guarded(
+    step: u64,
+    what: &str,
+    f: impl FnOnce() -> Result<Option<Line>, TrainError>,
+) -> Option<Line> {
+    let failure = |error: String| Some(Line::Failure { step, what: what.to_owned(), error });
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+        Ok(Ok(line)) => line,
+        Ok(Err(error)) => failure(error.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            failure(text.unwrap_or_else(|| "a panic without words".into()))
+        }
+    }
+}
+
+/// One run in a folder at a time.
+fn take_lock(out: &Path) -> Result<File, TrainError> {
+    let path = out.join(".lock");
+    let file = File::create(&path).map_err(|e| TrainError::io("make", &path, e))?;
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => Err(TrainError::Busy { folder: out.to_owned() }),
+        Err(fs::TryLockError::Error(_)) | Ok(()) => Ok(file), // some file systems have no locks
+    }
+}
+
+/// Writes the resolved config into a new folder; in an old one it must be the same.
+fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
+    let path = out.join("config.toml");
+    let text = config.write();
+    let was = match fs::read_to_string(&path) {
+        Ok(was) => was,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return replace(&path, text.as_bytes());
+        }
+        Err(e) => return Err(TrainError::io("read", &path, e)),
+    };
+    if was == text {
+        return Ok(());
+    }
+    let (was, is) = (flat(&was), flat(&text));
+    let key = was.keys().chain(is.keys()).find(|key| was.get(*key) != is.get(*key));
+    let key = key.cloned().unwrap_or_else(|| "its text".into());
+    let of = |table: &std::collections::BTreeMap<String, String>| {
+        table.get(&key).cloned().unwrap_or_else(|| "nothing".into())
+    };
+    let (was, is) = (of(&was), of(&is));
+    Err(TrainError::OtherConfig { folder: out.to_owned(), key, was, is })
+}
+
+/// A TOML text as dotted keys and their values.
+fn flat(text: &str) -> std::collections::BTreeMap<String, String> {
+    fn walk(
+        prefix: &str,
+        value: toml::Value,
+        out: &mut std::collections::BTreeMap<String, String>,
+    ) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    walk(&format!("{prefix}{dot}{key}"), value, out);
+                }
+            }
+            other => {
+                out.insert(prefix.to_owned(), other.to_string());
+            }
+        }
+    }
+    let mut out = std::collections::BTreeMap::new();
+    let table = text.parse::<toml::Table>().unwrap_or_default();
+    walk("", toml::Value::Table(table), &mut out);
+    out
+}
+
+/// Puts a small file in its place, whole or not at all.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let part = path.with_extension("part");
+    fs::write(&part, bytes)
+        .and_then(|()| File::open(&part)?.sync_all())
+        .and_then(|()| fs::rename(&part, path))
+        .map_err(|e| TrainError::io("write", path, e))
+}
+
+fn format(config: &RunConfig) -> Format {
+    match config.precision.weights {
+        Precision::Bf16 => Format::BF16,
+        Precision::F32 => Format::F32,
+    }
+}
+
+fn optimizer_config(config: &RunConfig) -> OptimizerConfig {
+    let optim = &config.optim;
+    OptimizerConfig {
+        beta1: optim.beta1,
+        beta2: optim.beta2,
+        eps: optim.eps,
+        weight_decay: optim.weight_decay,
+        max_grad_norm: optim.max_grad_norm,
+    }
+}
+
+/// The shape of the network: that of the checkpoint it starts from, or the config's own.
+fn shape(config: &RunConfig, words: &Words) -> Result<Config, TrainError> {
+    let model = &config.model;
+    let ramps = config.batch.ramp.iter().map(|ramp| ramp.seq_len);
+    let context = ramps.fold(config.batch.seq_len, usize::max);
+    let shape = Config {
+        layers: model.layers,
+        width: model.width,
+        heads: model.heads,
+        kv_heads: model.kv_heads,
+        head_dim: model.width / model.heads.max(1),
+        ffn_width: model.ffn_width,
+        vocab: words.tokenizer.vocab_size(),
+        norm_eps: model.norm_eps as f32,
+        rope_theta: model.rope_theta,
+        rope_scaling: RopeScaling::None,
+        context,
+        tied: model.tied,
+    };
+    shape.validate()?;
+    Ok(shape)
+}
+
+fn build(
+    config: &RunConfig,
+    words: &Words,
+    device: &Device,
+    tape: &Arc<Tape>,
+) -> Result<Llama, TrainError> {
+    let recompute = config.precision.recompute;
+    let training = Training { tape: Arc::clone(tape), format: format(config), recompute };
+    match &config.model.init {
+        None => {
+            let shape = shape(config, words)?;
+            let (std, seed) = (config.model.init_std, config.seed);
+            Llama::trainable(&shape, device, shape.context, &training, |part| {
+                Ok(init::numbers(&shape, part, std, seed))
+            })
+        }
+        Some(path) => {
+            let checkpoint = Checkpoint::open(path)?;
+            let mut shape = checkpoint.config.clone();
+            shape.rope_theta = config.model.rope_theta;
+            shape.context = shape.context.max(config.batch.seq_len);
+            Llama::trainable(&shape, device, shape.context, &training, |part| {
+                state::first_numbers(&checkpoint, part)
+            })
+        }
+    }
+}
+
+/// Sets the masters to those that the run began with.
+fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
+    let checkpoint = config.model.init.as_ref().map(Checkpoint::open).transpose()?;
+    for named in model.params() {
+        let numbers = match &checkpoint {
+            None => init::numbers(model.config(), named.part, config.model.init_std, config.seed),
+            Some(checkpoint) => state::first_numbers(checkpoint, named.part)?,
+        };
+        named.param.set_master(&numbers);
+    }
+    Ok(())
+}
+
+fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderConfig {
+    let mixture = |mix: &std::collections::BTreeMap<String, f64>| match mix.is_empty() {
+        true => {
+            let mut natural = Mixture::natural(corpus);
+            for source in &mut natural.sources {
+                source.epochs_max = Some(config.data.epochs_max);
+            }
+            natural
+        }
+        false => Mixture {
+            sources: mix
+                .iter()
+                .map(|(name, weight)| MixSource {
+                    name: name.clone(),
+                    weight: *weight,
+                    epochs_max: Some(config.data.epochs_max),
+                })
+                .collect(),
+        },
+    };
+    let first = Phase { from_tokens: 0, mixture: mixture(&config.data.mix) };
+    let changes = config
+        .data
+        .changes
+        .iter()
+        .map(|change| Phase { from_tokens: change.from_tokens, mixture: mixture(&change.mix) });
+    LoaderConfig {
+        phases: std::iter::once(first).chain(changes).collect(),
+        ramps: ramps(config),
+        policy: match config.data.packing {
+            Packing::Cut => Policy::Cut,
+            Packing::Whole => Policy::Whole(LongDocuments::Split),
+        },
+        ends: words.ends,
+    }
+}
+
+/// The sizes of batches by step, where the config has them by tokens.
+fn ramps(config: &RunConfig) -> Vec<Ramp> {
+    let rows = |tokens: usize, seq_len: usize| tokens / seq_len;
+    let batch = &config.batch;
+    let first =
+        Ramp { from_step: 0, seq_len: batch.seq_len, rows: rows(batch.tokens, batch.seq_len) };
+    let mut ramps = vec![first];
+    let (mut step, mut done, mut tokens) = (0, 0u64, batch.tokens as u64);
+    for ramp in &batch.ramp {
+        let steps = ramp.from_tokens.saturating_sub(done).div_ceil(tokens);
+        (step, done) = (step + steps, done + steps * tokens);
+        tokens = ramp.tokens as u64;
+        let next =
+            Ramp { from_step: step, seq_len: ramp.seq_len, rows: rows(ramp.tokens, ramp.seq_len) };
+        match ramps.last_mut() {
+            Some(last) if last.from_step == step => *last = next,
+            _ => ramps.push(next),
+        }
+    }
+    ramps
+}
+
+/// Documents and positions of a batch.
+pub(crate) struct Packed {
+    positions_t: Vec<u32>,
+    documents: Vec<std::ops::Range<usize>>,
+}
+
+/// Some rows of it.
+pub(crate) struct PackedRows<'a> {
+    batch: &'a Batch,
+    at: std::ops::Range<usize>,
+    positions: &'a [u32],
+    documents: Vec<std::ops::Range<usize>>,
+}
+
+impl Packed {
+    /// With `mask`, positions and attention begin anew with each document, else with each row.
+    pub fn of(batch: &Batch, mask: bool) -> Packed {
+        let lengths = match mask {
+            true => batch.lengths(),
+            false => vec![batch.seq_len; batch.rows],
+        };
+        let (mut positions_t, mut documents) = (Vec::new(), Vec::new());
+        for len in lengths {
+            documents.push(positions_t.len()..positions_t.len() + len);
+            positions_t.extend(0..len as u32);
+        }
+        Packed { positions_t, documents }
+    }
+
+    /// `rows` rows from row `first` on.
+    pub fn rows<'a>(&'a self, batch: &'a Batch, first: usize, rows: usize) -> PackedRows<'a> {
+        let at = first * batch.seq_len..(first + rows) * batch.seq_len;
+        let inside = self.documents.iter().filter(|d| at.contains(&d.start));
+        let documents = inside.map(|d| d.start - at.start..d.end - at.start).collect();
+        PackedRows { batch, positions: &self.positions_t[at.clone()], documents, at }
+    }
+}
+
+impl PackedRows<'_> {
+    /// As the model takes them.
+    pub fn borrow(&self) -> Micro<'_> {
+        Micro {
+            tokens: &self.batch.tokens_t[self.at.clone()],
+            targets: &self.batch.targets_t[self.at.clone()],
+            weights: &self.batch.weight_t[self.at.clone()],
+            positions: self.positions,
+            documents: &self.documents,
+            seq_len: self.batch.seq_len,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Held-out text: nats a token and bits per byte, by source.
+
+use crate::error::TrainError;
+use crate::metrics::{Line, Measured};
+use crate::trainer::{Packed, Trainer};
+use herd_data::Validation;
+use herd_data::validation::bits_per_byte;
+use herd_model::llama::Llama;
+use herd_tensor::ops::{Documents, Targets};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::step::Micro;
+
+/// The sums over some text.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Part {
+    nats: f64,
+    targets: f64,
+    bytes: u64,
+}
+
+/// Measured text.
+pub struct Measurement {
+    by_source: BTreeMap<String, Part>,
+}
+
+impl Part {
+    fn measured(&self) -> Measured {
+        Measured { loss: self.nats / self.targets, bpb: bits_per_byte(self.nats, self.bytes) }
+    }
+}
+
+impl Measurement {
+    /// The line of the metrics.
+    pub fn line(&self, step: u64) -> Line {
+        let mut all = Part::default();
+        for part in self.by_source.values() {
+            all.nats += part.nats;
+            all.targets += part.targets;
+            all.bytes += part.bytes;
+        }
+        let by_source = self.by_source.iter().map(|(name, part)| (name.clone(), part.measured()));
+        let Measured { loss, bpb } = all.measured();
+        Line::Validation { step, loss, bpb, by_source: by_source.collect() }
+    }
+}
+
+/// Measures the held-out text of every source; `None` if none is held out.
+pub fn measure(run: &Trainer<'_>) -> Result<Option<Measurement>, TrainError> {
+    let batch = &run.config.batch;
+    let rows = (batch.micro_tokens / batch.seq_len).max(1);
+    let corpus = Arc::clone(&run.corpus);
+    let tokens_max = Some(run.config.validation.tokens as u64);
+    let held = Validation::new(corpus, run.words.ends, batch.seq_len, rows, tokens_max)?;
+    let mut by_source = BTreeMap::new();
+    for source in held.sources() {
+        let mut part = Part { bytes: held.bytes(source)?, ..Part::default() };
+        for batch in held.batches(source) {
+            let batch = batch?;
+            let packed = Packed::of(&batch, run.config.data.document_mask);
+            let rows = packed.rows(&batch, 0, batch.rows);
+            part.nats += run.tape.paused(|| nats(&run.model, &rows.borrow()));
+            part.targets += batch.weight_t.iter().map(|w| f64::from(*w)).sum::<f64>();
+        }
+        if part.targets > 0.0 && part.bytes > 0 {
+            by_source.insert(run.corpus.sources()[source].name.clone(), part);
+        }
+    }
+    Ok((!by_source.is_empty()).then_some(Measurement { by_source }))
+}
+
+/// The weighted nats of some rows.
+pub fn nats(model: &Llama, rows: &Micro<'_>) -> f64 {
+    let config = model.config();
+    let documents =
+        Arc::new(Documents::new(rows.documents.to_vec(), config.kv_heads, config.head_dim));
+    let x_td = model.forward_documents(rows.tokens, rows.positions, &documents);
+    let targets = Targets { ids: rows.targets, weights: rows.weights, scale: 0.0, z_loss: 0.0 };
+    model.loss(&x_td, &targets).nats
+}
