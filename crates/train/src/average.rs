@@ -106,7 +106,8 @@ pub fn average(job: &Job<'_>, progress: &mut dyn FnMut(usize, usize)) -> Result<
     let mut writer = ShardedWriter::create(folder.part(), infos, SHARD_BYTES_MAX)?;
     for (done, info) in infos.iter().enumerate() {
         progress(done, infos.len());
-        let parts = archives.iter().zip(job.parents).map(|(archive, parent)| (*archive, parent.weight));
+        let parts =
+            archives.iter().zip(job.parents).map(|(archive, parent)| (*archive, parent.weight));
         writer.write_tensor(&info.name, &mean(info, &parts.collect::<Vec<_>>(), total)?)?;
         archives.iter().for_each(|archive| archive.release());
     }
@@ -201,11 +202,7 @@ fn float(dtype: DType) -> Option<Format> {
 }
 
 /// The weighted mean of one tensor, in the format of the first archive.
-fn mean(
-    info: &TensorInfo,
-    parts: &[(&Archive, f64)],
-    total: f64,
-) -> Result<Vec<u8>, AverageError> {
+fn mean(info: &TensorInfo, parts: &[(&Archive, f64)], total: f64) -> Result<Vec<u8>, AverageError> {
     const NUMBERS: usize = 1 << 16; // of f64 sums: half a megabyte stays in the cache
     let numbers = info.elements().expect("a tensor of a file has a size");
     let mut out = Vec::with_capacity(info.bytes().expect("a tensor of a file has a size"));

@@ -29,7 +29,7 @@ const FIGURES: &str = "report";
 pub fn write(run: &Run) -> Result<(), RunError> {
     let Report { markdown, figures } = report(run);
     let folder = run.path.join(FIGURES);
-    fs::create_dir_all(&folder).map_err(|e| RunError::io("create", &folder)(e))?;
+    fs::create_dir_all(&folder).map_err(RunError::io("create", &folder))?;
     for (name, svg) in &figures {
         replace(&folder.join(name), svg)?;
     }
@@ -78,7 +78,8 @@ pub fn charts(runs: &[(&str, &Run)], metric: Metric) -> Chart {
     for (colour, (name, run)) in runs.iter().enumerate() {
         let points = run.series(metric);
         let noisy = is_noisy(metric) && points.len() > 2 * SMOOTH_MIN;
-        let curve = |name: &str, points, stroke| Curve { name: name.into(), points, stroke, colour };
+        let curve =
+            |name: &str, points, stroke| Curve { name: name.into(), points, stroke, colour };
         let stroke = match metric {
             _ if noisy => Stroke::Faint,
             Metric::ValidationLoss | Metric::Bpb => Stroke::Dotted,
@@ -165,12 +166,15 @@ fn table(page: &mut String, run: &Run) {
             row("share of the machine's peak, median", format!("{:.1} %", 100.0 * mfu));
         }
         let waited: f64 = run.speed.iter().map(|s| s.data_wait_s).filter(|s| s.is_finite()).sum();
-        row("waiting for data", format!("{:.1} %", 100.0 * waited / seconds.max(f64::MIN_POSITIVE)));
+        row(
+            "waiting for data",
+            format!("{:.1} %", 100.0 * waited / seconds.max(f64::MIN_POSITIVE)),
+        );
         let peak = run.speed.iter().map(|s| s.peak_bytes).max().unwrap_or(0);
         row("most memory", format!("{:.1} MiB", peak as f64 / f64::from(1 << 20)));
     }
-    row("spikes", run.spikes().count().to_string());
-    row("failures", run.failures().count().to_string());
+    row("spikes", run.spikes.len().to_string());
+    row("failures", run.failures.len().to_string());
     let steps: Vec<String> = run.checkpoints.iter().map(|c| c.step.to_string()).collect();
     if !steps.is_empty() {
         row("checkpoints", steps.join(", "));
@@ -215,7 +219,9 @@ fn sources(page: &mut String, run: &Run) {
          | source | first, step {a} | best, step {b} | last, step {c} |\n|---|---:|---:|---:|\n"
     );
     for name in names.keys() {
-        let cell = |v: &Validation| v.by_source.get(*name).map_or(String::new(), |s| format!("{:.4}", s.bpb));
+        let cell = |v: &Validation| {
+            v.by_source.get(*name).map_or(String::new(), |s| format!("{:.4}", s.bpb))
+        };
         let [a, b, c] = columns.map(cell);
         let _ = writeln!(page, "| {} | {a} | {b} | {c} |", cell_text(name));
     }
@@ -223,21 +229,19 @@ fn sources(page: &mut String, run: &Run) {
 
 fn spikes(page: &mut String, run: &Run) {
     const SHOWN: usize = 50;
-    let spikes: Vec<_> = run.spikes().collect();
+    let spikes = &run.spikes;
     if !spikes.is_empty() {
         *page += "\n## Spikes\n\n| step | loss | passes up to | what was done | rows |\n|---:|---:|---:|---|---:|\n";
         for spike in spikes.iter().take(SHOWN) {
             let (action, rows) = (cell_text(&spike.action), spike.rows.len());
             let step = count(spike.step);
-            let _ = writeln!(
-                page,
-                "| {step} | {:.4} | {:.4} | {action} | {rows} |",
-                spike.loss, spike.expected
-            );
+            let loss = spike.loss.map_or("NaN".to_owned(), |loss| format!("{loss:.4}"));
+            let expected = spike.expected;
+            let _ = writeln!(page, "| {step} | {loss} | {expected:.4} | {action} | {rows} |");
         }
         more(page, spikes.len(), SHOWN);
     }
-    let failures: Vec<_> = run.failures().collect();
+    let failures = &run.failures;
     if !failures.is_empty() {
         *page += "\n## Failures\n\n| step | what | error |\n|---:|---|---|\n";
         for failure in failures.iter().take(SHOWN) {
@@ -258,7 +262,7 @@ fn more(page: &mut String, all: usize, shown: usize) {
 fn samples(page: &mut String, run: &Run) {
     const PROMPTS: usize = 8;
     let mut prompts: Vec<(&str, &Sample, &Sample)> = Vec::new();
-    for sample in run.samples() {
+    for sample in &run.samples {
         match prompts.iter_mut().find(|(prompt, ..)| *prompt == sample.prompt) {
             Some((_, _, last)) => *last = sample,
             None => prompts.push((&sample.prompt, sample, sample)),
@@ -317,7 +321,7 @@ fn count(n: u64) -> String {
 
 /// `2 h 05 min`, `3 min 20 s`, `12.5 s`.
 fn duration(seconds: f64) -> String {
-    let whole = seconds as u64;
+    let whole = seconds.round() as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),
         60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
@@ -328,33 +332,34 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runs::{Failure, Line, Score, Speed, Spike, Step};
+    use crate::metrics::{Line, Measured, StepLine};
+    use crate::runs::Speed;
     use std::path::PathBuf;
 
     /// A run of a hundred steps with everything in it.
     pub(crate) fn run(folder: &Path) -> PathBuf {
         let mut metrics = String::new();
+        let text = |line: Line| serde_json::to_string(&line).unwrap() + "\n";
         let mut speed = String::new();
         for step in 1..=100u64 {
             let loss = 2.0 + 8.0 * (-(step as f64) / 20.0).exp();
             let (tokens, grad_norm, lr, seq_len) = (step * 4096, 10.0 / step as f64, 1e-3, 256);
-            metrics += &Line::Step(Step { step, tokens, loss, grad_norm, lr, seq_len }).text();
+            metrics += &text(Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len }));
             let (tok_s, mfu, step_s, data_wait_s) = (5000.0, 0.25, 0.8, 0.01);
             let (peak_bytes, eta_s) = (300 << 20, 80.0);
             let line = Speed { step, tok_s, mfu, step_s, data_wait_s, peak_bytes, eta_s };
             speed += &line.text();
             if step % 50 == 0 {
-                let by_source = [("books".to_owned(), Score { loss, bpb: loss / 2.0 })].into();
-                let validation = Validation { step, loss, bpb: loss / 2.0, by_source };
-                metrics += &Line::Validation(validation).text();
-                let (prompt, text) = ("Once".to_owned(), format!(" ```upon\u{1b}[2J {step}"));
-                metrics += &Line::Sample(Sample { step, prompt, text }).text();
+                let by_source = [("books".to_owned(), Measured { loss, bpb: loss / 2.0 })].into();
+                metrics += &text(Line::Validation { step, loss, bpb: loss / 2.0, by_source });
+                let (prompt, wrote) = ("Once".to_owned(), format!(" ```upon\u{1b}[2J {step}"));
+                metrics += &text(Line::Sample { step, prompt, text: wrote });
             }
         }
-        let (rows, action) = (vec![1.into(), 2.into()], "recorded".to_owned());
-        metrics += &Line::Spike(Spike { step: 100, loss: 9.0, expected: 3.0, rows, action }).text();
+        let (rows, action) = (vec!["a:1".to_owned(), "a:2".to_owned()], "recorded".to_owned());
+        metrics += &text(Line::Spike { step: 100, loss: Some(9.0), expected: 3.0, rows, action });
         let (what, error) = ("validation".to_owned(), "a | b\n<c>".to_owned());
-        metrics += &Line::Failure(Failure { step: 100, what, error }).text();
+        metrics += &text(Line::Failure { step: 100, what, error });
         fs::write(folder.join("metrics.jsonl"), metrics).unwrap();
         fs::write(folder.join("speed.jsonl"), speed).unwrap();
         fs::write(folder.join("config.toml"), "seed = 1\n").unwrap();

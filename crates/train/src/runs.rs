@@ -7,12 +7,14 @@
 //! RUN/checkpoints/step-N/   Hugging Face folders, with herd.json and state/
 //! ```
 //!
-//! Reading is strict: a line that is not what the trainer writes is an error with its number. Only a
-//! tail without a line end is put up with, and told: a kill leaves one.
+//! Reading is strict: a line that is not what the trainer writes is an error with its number. Only what
+//! a kill leaves is put up with, and told: a tail without a line end, and in `speed.jsonl`, which is
+//! never cut back, the line that was written behind such a tail.
 
 mod diff;
 mod lines;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -20,8 +22,10 @@ use std::path::{Path, PathBuf};
 
 use herd_tensor::files::FileError;
 
+use crate::metrics::{Line, Measured, StepLine};
+
 pub use diff::{Diff, Setting, Split, TensorSplit, diff};
-pub use lines::{Failure, Line, Sample, Score, Speed, Spike, Step, Torn, Validation};
+pub use lines::{Speed, Torn};
 
 /// Why a run could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunError {
         let path = path.to_owned();
         move |source| RunError::Io { action, path, source }
     }
@@ -68,18 +72,72 @@ pub struct Run {
     pub path: PathBuf,
     /// `config.toml`, if it is there.
     pub config: Option<String>,
-    /// All lines of the metrics, those of steps that were rewound too.
-    pub lines: Vec<Line>,
-    /// The steps that stand: a step that came again is there as it came last.
-    pub steps: Vec<Step>,
+    /// The steps that stand: a step that was rewound and came again is there as it came last.
+    pub steps: Vec<StepLine>,
     /// The validations that stand.
     pub validations: Vec<Validation>,
+    /// All samples.
+    pub samples: Vec<Sample>,
+    /// All spikes.
+    pub spikes: Vec<Spike>,
+    /// All failures.
+    pub failures: Vec<Failure>,
     /// All lines of speed, in the order of the clock.
     pub speed: Vec<Speed>,
     /// Lines that a kill cut short.
     pub torn: Vec<Torn>,
     /// Checkpoints, in ascending order of steps.
     pub checkpoints: Vec<Saved>,
+}
+
+/// The model measured on text that it is not trained on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validation {
+    /// The step after which it was measured.
+    pub step: u64,
+    /// Nats a token.
+    pub loss: f64,
+    /// Bits a byte.
+    pub bpb: f64,
+    /// The same for each source.
+    pub by_source: BTreeMap<String, Measured>,
+}
+
+/// A text that the model wrote.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// The step after which it was drawn.
+    pub step: u64,
+    /// What it went on from.
+    pub prompt: String,
+    /// What it wrote.
+    pub text: String,
+}
+
+/// A loss that leapt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spike {
+    /// The step whose loss it was.
+    pub step: u64,
+    /// The loss, if it was a number.
+    pub loss: Option<f64>,
+    /// The greatest that would have passed.
+    pub expected: f64,
+    /// The documents of the batch.
+    pub rows: Vec<String>,
+    /// What was done.
+    pub action: String,
+}
+
+/// Something beside the training itself that went wrong and did not end the run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// The step after which it happened.
+    pub step: u64,
+    /// What was tried.
+    pub what: String,
+    /// What it said.
+    pub error: String,
 }
 
 /// A checkpoint of a run.
@@ -107,18 +165,52 @@ impl Run {
         }
         let (metrics, speed) = (path.join(METRICS), path.join(SPEED));
         let (lines, torn_metrics) = lines::parse(&metrics, &optional(&metrics)?)?;
-        let (speed, torn_speed) = lines::parse(&speed, &optional(&speed)?)?;
-        let (steps, validations) = standing(&metrics, &lines)?;
-        Ok(Run {
+        let (speed, torn_speed) = lines::parse_speed(&speed, &optional(&speed)?)?;
+        let mut run = Run {
             path: path.to_owned(),
             config: config(path)?,
-            lines,
-            steps,
-            validations,
+            steps: Vec::new(),
+            validations: Vec::new(),
+            samples: Vec::new(),
+            spikes: Vec::new(),
+            failures: Vec::new(),
             speed,
             torn: torn_metrics.into_iter().chain(torn_speed).collect(),
             checkpoints: checkpoints(path)?,
-        })
+        };
+        for (i, line) in lines.into_iter().enumerate() {
+            run.take(&metrics, i + 1, line)?;
+        }
+        Ok(run)
+    }
+
+    /// Takes in a line of metrics.
+    fn take(&mut self, path: &Path, number: usize, line: Line) -> Result<(), RunError> {
+        match line {
+            Line::Step(step) => {
+                let last = self.steps.last().map_or(0, |last| last.step);
+                if step.step <= last {
+                    let (path, step) = (path.to_owned(), step.step);
+                    return Err(RunError::Order { path, line: number, step, last });
+                }
+                self.steps.push(step);
+            }
+            Line::Validation { step, loss, bpb, by_source } => {
+                self.validations.push(Validation { step, loss, bpb, by_source });
+            }
+            Line::Sample { step, prompt, text } => self.samples.push(Sample { step, prompt, text }),
+            Line::Spike { step, loss, expected, rows, action } => {
+                if let Some(to) = rewound_to(&action) {
+                    self.steps.retain(|step| step.step <= to);
+                    self.validations.retain(|validation| validation.step <= to);
+                }
+                self.spikes.push(Spike { step, loss, expected, rows, action });
+            }
+            Line::Failure { step, what, error } => {
+                self.failures.push(Failure { step, what, error });
+            }
+        }
+        Ok(())
     }
 
     /// The validation with the fewest bits a byte.
@@ -132,33 +224,9 @@ impl Run {
         self.speed.iter().map(|s| s.step_s).filter(|s| s.is_finite()).sum()
     }
 
-    /// The spikes.
-    pub fn spikes(&self) -> impl Iterator<Item = &Spike> {
-        self.lines.iter().filter_map(|line| match line {
-            Line::Spike(spike) => Some(spike),
-            Line::Step(_) | Line::Validation(_) | Line::Sample(_) | Line::Failure(_) => None,
-        })
-    }
-
-    /// The failures.
-    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
-        self.lines.iter().filter_map(|line| match line {
-            Line::Failure(failure) => Some(failure),
-            Line::Step(_) | Line::Validation(_) | Line::Sample(_) | Line::Spike(_) => None,
-        })
-    }
-
-    /// The samples.
-    pub fn samples(&self) -> impl Iterator<Item = &Sample> {
-        self.lines.iter().filter_map(|line| match line {
-            Line::Sample(sample) => Some(sample),
-            Line::Step(_) | Line::Validation(_) | Line::Spike(_) | Line::Failure(_) => None,
-        })
-    }
-
     /// A metric over steps, without numbers that are not finite.
     pub fn series(&self, metric: Metric) -> Vec<(f64, f64)> {
-        let steps = |y: fn(&Step) -> f64| -> Vec<(f64, f64)> {
+        let steps = |y: fn(&StepLine) -> f64| -> Vec<(f64, f64)> {
             self.steps.iter().map(|s| (s.step as f64, y(s))).collect()
         };
         let validations = |y: fn(&Validation) -> f64| -> Vec<(f64, f64)> {
@@ -308,30 +376,9 @@ fn checkpoints(run: &Path) -> Result<Vec<Saved>, RunError> {
     Ok(found)
 }
 
-/// Steps and validations without those that a spike rewound.
-fn standing(path: &Path, lines: &[Line]) -> Result<(Vec<Step>, Vec<Validation>), RunError> {
-    let (mut steps, mut validations) = (Vec::<Step>::new(), Vec::<Validation>::new());
-    for (i, line) in lines.iter().enumerate() {
-        match line {
-            Line::Step(step) => {
-                let last = steps.last().map_or(0, |last| last.step);
-                if step.step <= last {
-                    let (path, step) = (path.to_owned(), step.step);
-                    return Err(RunError::Order { path, line: i + 1, step, last });
-                }
-                steps.push(*step);
-            }
-            Line::Validation(validation) => validations.push(validation.clone()),
-            Line::Spike(spike) => {
-                if let Some(to) = spike.rewound_to() {
-                    steps.retain(|step| step.step <= to);
-                    validations.retain(|validation| validation.step <= to);
-                }
-            }
-            Line::Sample(_) | Line::Failure(_) => {}
-        }
-    }
-    Ok((steps, validations))
+/// The step to which a spike took the run back, if it did.
+fn rewound_to(action: &str) -> Option<u64> {
+    action.strip_prefix("rewound to ")?.parse().ok()
 }
 
 /// An exponential mean over about `window` points; young means are plain means.
@@ -350,17 +397,19 @@ mod tests {
     use super::*;
 
     fn step(step: u64, loss: f64) -> Line {
-        Line::Step(Step { step, tokens: step * 10, loss, grad_norm: 1.0, lr: 1e-3, seq_len: 8 })
+        let (tokens, grad_norm, lr, seq_len) = (step * 10, 1.0, 1e-3, 8);
+        Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len })
     }
 
     fn spike(step: u64, action: &str) -> Line {
         let (rows, action) = (Vec::new(), action.to_owned());
-        Line::Spike(Spike { step, loss: 99.0, expected: 5.0, rows, action })
+        Line::Spike { step, loss: Some(99.0), expected: 5.0, rows, action }
     }
 
     fn write(folder: &Path, lines: &[Line]) {
         fs::create_dir_all(folder).unwrap();
-        let text: String = lines.iter().map(Line::text).collect();
+        let text = |line| serde_json::to_string(line).unwrap() + "\n";
+        let text: String = lines.iter().map(text).collect();
         fs::write(folder.join(METRICS), text).unwrap();
     }
 
@@ -371,7 +420,7 @@ mod tests {
         write(folder.path(), &[&again[..], &[step(3, 3.0), spike(3, "recorded")]].concat());
         let run = Run::open(folder.path()).unwrap();
         assert_eq!(run.series(Metric::Loss), [(1.0, 5.0), (2.0, 4.0), (3.0, 3.0)]);
-        assert_eq!(run.spikes().count(), 2);
+        assert_eq!(run.spikes.len(), 2);
         write(folder.path(), &[step(1, 5.0), step(2, 4.0), spike(3, "recorded"), step(2, 3.0)]);
         let error = Run::open(folder.path()).unwrap_err();
         assert!(matches!(error, RunError::Order { line: 4, step: 2, last: 2, .. }), "{error}");

@@ -2,8 +2,8 @@
 
 use crate::error::TrainError;
 use crate::trainer::Trainer;
-use herd_engine::{Engine, Limits, Request, What};
 use herd_engine::sample::Sampling;
+use herd_engine::{Engine, Limits, Request, What};
 use std::sync::Arc;
 
 /// What the model goes on with after `prompt`; the same for the same weights, prompt and `stream`.

@@ -46,7 +46,12 @@ impl EventWriter {
     }
 
     /// Writes numbers by their names, such as `train/loss`, as one record. They become f32.
-    pub fn scalars(&mut self, wall_time: f64, step: u64, scalars: &[(&str, f64)]) -> io::Result<()> {
+    pub fn scalars(
+        &mut self,
+        wall_time: f64,
+        step: u64,
+        scalars: &[(&str, f64)],
+    ) -> io::Result<()> {
         self.write(&event(wall_time, step, summary(scalars.iter().map(|(tag, x)| scalar(tag, *x)))))
     }
 
@@ -114,18 +119,12 @@ fn scalar(tag: &str, x: f64) -> Vec<u8> {
 fn text(tag: &str, text: &str) -> Vec<u8> {
     const DT_STRING: u64 = 7;
     let shape = Field::bytes(2, &Field::varint(1, 1).0);
-    let tensor = [
-        Field::varint(1, DT_STRING),
-        Field::bytes(2, &shape.0),
-        Field::bytes(8, text.as_bytes()),
-    ];
+    let tensor =
+        [Field::varint(1, DT_STRING), Field::bytes(2, &shape.0), Field::bytes(8, text.as_bytes())];
     let plugin = Field::bytes(1, &Field::bytes(1, b"text").0);
     let tensor: Vec<u8> = tensor.into_iter().flat_map(|field| field.0).collect();
-    let fields = [
-        Field::bytes(1, tag.as_bytes()),
-        Field::bytes(8, &tensor),
-        Field::bytes(9, &plugin.0),
-    ];
+    let fields =
+        [Field::bytes(1, tag.as_bytes()), Field::bytes(8, &tensor), Field::bytes(9, &plugin.0)];
     fields.into_iter().flat_map(|field| field.0).collect()
 }
 
@@ -168,7 +167,9 @@ fn masked_crc32c(bytes: &[u8]) -> u32 {
 
 /// Castagnoli's checksum (RFC 3720, appendix B.4), bits reflected, a byte a step.
 fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, byte| crc >> 8 ^ CRC_TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize])
+    !bytes
+        .iter()
+        .fold(!0, |crc, byte| crc >> 8 ^ CRC_TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize])
 }
 
 const CRC_TABLE: [u32; 256] = {

@@ -5,7 +5,8 @@ use herd_train::tensorboard::EventWriter;
 /// The events of `testdata/record_tensorboard.py`.
 #[test]
 fn events_are_the_bytes_that_tensorboard_would_write() {
-    let expected = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/tensorboard/events.tfevents");
+    let expected =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/tensorboard/events.tfevents");
     let expected = std::fs::read(expected).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut writer = EventWriter::create(folder.path(), 1_700_000_000.25, 81).unwrap();

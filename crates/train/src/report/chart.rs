@@ -85,9 +85,8 @@ pub fn svg(charts: &[Chart]) -> String {
 
 fn style() -> String {
     let colours = |page: fn(&(&'static str, &'static str)) -> &'static str| -> String {
-        let rule = |(i, c): (usize, &(&'static str, &'static str))| {
-            format!(".c{i}{{color:{}}}", page(c))
-        };
+        let rule =
+            |(i, c): (usize, &(&'static str, &'static str))| format!(".c{i}{{color:{}}}", page(c));
         PALETTE.iter().enumerate().map(rule).collect()
     };
     format!(
@@ -102,14 +101,19 @@ fn style() -> String {
 }
 
 fn panel(out: &mut String, chart: &Chart) {
-    let _ = writeln!(out, "<text class=\"title\" x=\"{LEFT}\" y=\"20\">{}</text>", escape(&chart.title));
+    let _ = writeln!(
+        out,
+        "<text class=\"title\" x=\"{LEFT}\" y=\"20\">{}</text>",
+        escape(&chart.title)
+    );
     let curves: Vec<(&Curve, Vec<(f64, f64)>)> =
         chart.curves.iter().map(|curve| (curve, thin(&drawn(curve, chart.scale)))).collect();
     let points = || curves.iter().flat_map(|(_, points)| points.iter());
     let (Some(x), Some(y)) = (Span::of(points().map(|p| p.0)), Span::of(points().map(|p| p.1)))
     else {
         let (x, y) = (WIDTH / 2.0, HEIGHT / 2.0);
-        let _ = writeln!(out, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">nothing yet</text>");
+        let _ =
+            writeln!(out, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">nothing yet</text>");
         return;
     };
     let to_x = |v: f64| LEFT + x.share(v) * (WIDTH - LEFT - RIGHT);
@@ -218,7 +222,8 @@ impl Span {
     fn of(numbers: impl Iterator<Item = f64> + Clone) -> Option<Span> {
         let low = numbers.clone().min_by(f64::total_cmp)?;
         let high = numbers.max_by(f64::total_cmp)?;
-        let room = if high - low > 1e-12 * low.abs().max(high.abs()) { 0.0 } else { low.abs() / 20.0 };
+        let room =
+            if high - low > 1e-12 * low.abs().max(high.abs()) { 0.0 } else { low.abs() / 20.0 };
         let room = if high > low || room > 0.0 { room } else { 1.0 };
         Some(Span { low: low - room, high: high + room })
     }
@@ -235,10 +240,11 @@ fn ticks(span: Span) -> Vec<(f64, String)> {
     let decade = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * decade).into_iter().find(|s| *s >= raw);
     let step = step.unwrap_or(10.0 * decade);
-    let (first, last) = ((span.low / step).ceil(), (span.high / step).floor());
+    // A hair of room: 3e-4 is not three times 1e-4 in f64.
+    let (first, last) = ((span.low / step - 1e-9).ceil(), (span.high / step + 1e-9).floor());
     let count = ((last - first) as usize).min(8) + 1;
     let values = (0..count).map(|i| (first + i as f64) * step);
-    values.filter(|v| *v <= span.high + step * 1e-9).map(|v| (v, label(v, step))).collect()
+    values.map(|v| (v, label(v, step))).collect()
 }
 
 /// Powers of ten inside a span of logarithms, with twos and fives where there are few.
@@ -248,7 +254,8 @@ fn decades(span: Span) -> Vec<(f64, String)> {
     let digits: &[f64] = if wide < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
     let first = span.low.floor();
     let powers = (0..).map(|i| first + i as f64 * every).take_while(|p| *p <= span.high).take(16);
-    let values = powers.flat_map(|p| digits.iter().map(move |d| (p + d.log10(), d * 10f64.powf(p))));
+    let values =
+        powers.flat_map(|p| digits.iter().map(move |d| (p + d.log10(), d * 10f64.powf(p))));
     let inside: Vec<_> = values.filter(|(at, _)| (span.low..=span.high).contains(at)).collect();
     match inside.len() {
         0 | 1 => {

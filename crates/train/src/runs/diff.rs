@@ -109,11 +109,8 @@ pub fn diff(a: &Run, b: &Run) -> Result<Diff, RunError> {
 fn settings(a: &Run, b: &Run) -> Result<Vec<Setting>, RunError> {
     let (a, b) = (flat(a)?, flat(b)?);
     let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let setting = |key: &String| Setting {
-        key: key.clone(),
-        a: a.get(key).cloned(),
-        b: b.get(key).cloned(),
-    };
+    let setting =
+        |key: &String| Setting { key: key.clone(), a: a.get(key).cloned(), b: b.get(key).cloned() };
     Ok(keys.into_iter().map(setting).filter(|s| s.a != s.b).collect())
 }
 
@@ -128,8 +125,9 @@ fn flat(run: &Run) -> Result<BTreeMap<String, String>, RunError> {
         }
     }
     let text = run.config.as_deref().unwrap_or_default();
-    let table = text.parse::<toml::Table>().map_err(|source| {
-        RunError::Toml { path: run.path.join(super::CONFIG), source: Box::new(source) }
+    let table = text.parse::<toml::Table>().map_err(|source| RunError::Toml {
+        path: run.path.join(super::CONFIG),
+        source: Box::new(source),
     })?;
     let mut out = BTreeMap::new();
     walk("", &table, &mut out);
@@ -347,7 +345,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (folder.path().join("a"), folder.path().join("b"));
         let a = run(&a, LINES, &[1.0], &[2.0]);
-        let mut split = |lines: &str| {
+        let split = |lines: &str| {
             let split = diff(&a, &run(&b, lines, &[1.0], &[2.0])).unwrap().metrics.unwrap();
             (split.step, split.line, split.field, split.a, split.b)
         };

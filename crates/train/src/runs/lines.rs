@@ -1,141 +1,11 @@
-//! The lines of a run's `metrics.jsonl` and `speed.jsonl`: what the trainer writes and all others read.
+//! The lines of a run's files, read strictly, and those of `speed.jsonl`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::RunError;
-
-/// A line of `metrics.jsonl`. Nothing in it comes from a clock: a run that was killed and resumed
-/// has the same bytes as one that was not.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-#[allow(missing_docs)] // the structs have them
-pub enum Line {
-    Step(Step),
-    Validation(Validation),
-    Sample(Sample),
-    Spike(Spike),
-    Failure(Failure),
-}
-
-/// One step of the optimiser.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Step {
-    /// Counted from 1.
-    pub step: u64,
-    /// Tokens read since the run began, this step's included.
-    pub tokens: u64,
-    /// Nats a target.
-    #[serde(deserialize_with = "number")]
-    pub loss: f64,
-    /// Norm of the gradient before clipping.
-    #[serde(deserialize_with = "number")]
-    pub grad_norm: f64,
-    /// Learning rate.
-    #[serde(deserialize_with = "number")]
-    pub lr: f64,
-    /// Tokens in a row.
-    pub seq_len: u64,
-}
-
-/// The model measured on text that it is not trained on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Validation {
-    /// The step after which it was measured.
-    pub step: u64,
-    /// Nats a target.
-    #[serde(deserialize_with = "number")]
-    pub loss: f64,
-    /// Bits a byte of text.
-    #[serde(deserialize_with = "number")]
-    pub bpb: f64,
-    /// The same for each source.
-    pub by_source: BTreeMap<String, Score>,
-}
-
-/// How well a model predicts a text.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Score {
-    /// Nats a target.
-    #[serde(deserialize_with = "number")]
-    pub loss: f64,
-    /// Bits a byte of text.
-    #[serde(deserialize_with = "number")]
-    pub bpb: f64,
-}
-
-/// A text that the model went on with.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sample {
-    /// The step after which it was drawn.
-    pub step: u64,
-    /// What it was given.
-    pub prompt: String,
-    /// What it wrote.
-    pub text: String,
-}
-
-/// A loss that leapt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Spike {
-    /// The step whose loss it is.
-    pub step: u64,
-    /// The loss; NaN is written as null, here as elsewhere.
-    #[serde(deserialize_with = "number")]
-    pub loss: f64,
-    /// The greatest loss that would have passed.
-    #[serde(deserialize_with = "number")]
-    pub expected: f64,
-    /// The rows of the batch, as the shards identify them.
-    pub rows: Vec<serde_json::Value>,
-    /// `recorded`, or `rewound to N`: then the steps after N follow once more, on other rows.
-    pub action: String,
-}
-
-impl Spike {
-    /// The step to which the run was rewound, if it was.
-    pub fn rewound_to(&self) -> Option<u64> {
-        self.action.strip_prefix("rewound to ")?.parse().ok()
-    }
-}
-
-/// Something beside the training itself that went wrong and did not end the run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Failure {
-    /// The step after which it happened.
-    pub step: u64,
-    /// What was tried: `validation`, `sample`.
-    pub what: String,
-    /// What it said.
-    pub error: String,
-}
-
-impl Line {
-    /// The step it belongs to.
-    pub fn step(&self) -> u64 {
-        match self {
-            Line::Step(line) => line.step,
-            Line::Validation(line) => line.step,
-            Line::Sample(line) => line.step,
-            Line::Spike(line) => line.step,
-            Line::Failure(line) => line.step,
-        }
-    }
-
-    /// The line as it stands in the file, its end included.
-    pub fn text(&self) -> String {
-        serde_json::to_string(self).expect("numbers and strings serialise") + "\n"
-    }
-}
 
 /// A line of `speed.jsonl`: clocks and memory. After a resume, steps may come again.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -169,7 +39,7 @@ impl Speed {
     }
 }
 
-/// JSON has no NaN and no infinity: both are written as null and come back as NaN.
+/// JSON has no NaN: it is written as null.
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
@@ -202,8 +72,7 @@ pub(super) fn split<'a>(
             std::str::from_utf8(&line[..line.len() - 1]).map_err(error)
         })
         .collect::<Result<_, _>>()?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let torn = Torn { file: name, line: lines.len() + 1, bytes: rest.len() };
+    let torn = Torn { file: name(path), line: lines.len() + 1, bytes: rest.len() };
     Ok((lines, (!rest.is_empty()).then_some(torn)))
 }
 
@@ -219,9 +88,31 @@ pub(super) fn parse<T: DeserializeOwned>(
     Ok((lines.iter().enumerate().map(parse).collect::<Result<_, _>>()?, torn))
 }
 
+/// The lines of speed. The file is only ever added to: after a kill, the next line stands behind a
+/// torn one, and both count as torn.
+///
+/// Errors: a line is no UTF-8.
+pub(super) fn parse_speed(path: &Path, bytes: &[u8]) -> Result<(Vec<Speed>, Vec<Torn>), RunError> {
+    let (lines, tail) = split(path, bytes)?;
+    let (mut speed, mut torn) = (Vec::new(), Vec::new());
+    for (i, line) in lines.iter().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(line) => speed.push(line),
+            Err(_) => torn.push(Torn { file: name(path), line: i + 1, bytes: line.len() }),
+        }
+    }
+    torn.extend(tail);
+    Ok((speed, torn))
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Line;
 
     /// A line of each kind, as the trainer writes them.
     const LINES: &str = r#"{"kind":"step","step":1,"tokens":4096,"loss":10.1,"grad_norm":3.2,"lr":0.0001,"seq_len":256}
@@ -232,12 +123,28 @@ mod tests {
 "#;
 
     #[test]
-    fn every_kind_of_line_is_read_and_written_back_to_the_byte() {
+    fn every_kind_of_line_is_read_to_the_byte() {
         let (lines, torn) = parse::<Line>(Path::new("metrics.jsonl"), LINES.as_bytes()).unwrap();
         assert_eq!((lines.len(), torn), (5, None));
-        assert_eq!(lines.iter().map(Line::text).collect::<String>(), LINES);
-        let Line::Spike(spike) = &lines[3] else { panic!("{:?}", lines[3]) };
-        assert!(spike.loss.is_nan() && spike.rewound_to() == Some(1));
+        let text = |line: &Line| serde_json::to_string(line).unwrap() + "\n";
+        assert_eq!(lines.iter().map(text).collect::<String>(), LINES);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_null_in_a_line_of_speed() {
+        let (tok_s, step_s, data_wait_s) = (100.0, 0.5, 0.0);
+        let (mfu, peak_bytes, eta_s) = (f64::NAN, 1 << 20, 9.5);
+        let speed = Speed { step: 1, tok_s, mfu, step_s, data_wait_s, peak_bytes, eta_s };
+        let text = speed.text();
+        assert!(text.contains("\"mfu\":null") && text.ends_with('\n'), "{text}");
+        let (back, _) = parse::<Speed>(Path::new("speed.jsonl"), text.as_bytes()).unwrap();
+        assert!(back[0].mfu.is_nan() && back[0].text() == text);
+        let misspelt = text.replace("eta", "ate");
+        assert!(parse::<Speed>(Path::new("speed.jsonl"), misspelt.as_bytes()).is_err());
+        let behind_a_kill = format!("{text}{}{text}{text}{{", &text[..9]);
+        let path = Path::new("speed.jsonl");
+        let (lines, torn) = parse_speed(path, behind_a_kill.as_bytes()).unwrap();
+        assert_eq!((lines.len(), torn.iter().map(|t| t.line).collect()), (2, vec![2, 4]));
     }
 
     #[test]
@@ -246,14 +153,14 @@ mod tests {
         for cut in 1..LINES.len() {
             let bytes = &LINES.as_bytes()[..cut];
             let (lines, torn) = parse::<Line>(path, bytes).unwrap();
-            let whole: usize = lines.iter().map(|line| line.text().len()).sum();
+            let whole: usize = LINES.split_inclusive('\n').take(lines.len()).map(str::len).sum();
             assert_eq!(torn.map_or(0, |torn| torn.bytes), cut - whole);
         }
         let wrong = [
             ("{}\n", "kind"),
             ("\n", "EOF"),
             ("{\"kind\":\"dance\",\"step\":1}\n", "dance"),
-            ("{\"kind\":\"failure\",\"step\":1,\"what\":\"x\",\"error\":\"y\",\"z\":1}\n", "`z`"),
+            ("{\"kind\":\"failure\",\"step\":1,\"what\":\"x\"}\n", "error"),
             ("{\"kind\":\"failure\",\"step\":-1,\"what\":\"x\",\"error\":\"y\"}\n", "-1"),
         ];
         for (text, word) in wrong {
