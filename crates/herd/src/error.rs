@@ -114,6 +114,12 @@ pub enum Error {
     Checkpoint(#[from] herd_model::CheckpointError),
 
     #[error(transparent)]
+    Run(#[from] herd_train::runs::RunError),
+
+    #[error(transparent)]
+    Average(#[from] herd_train::average::AverageError),
+
+    #[error(transparent)]
     Files(#[from] herd_tensor::files::FileError),
 }
 
@@ -166,6 +172,8 @@ impl Error {
             }
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
+            Error::Run(error) => return error.hint().map(str::to_owned),
+            Error::Average(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"

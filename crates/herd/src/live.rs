@@ -1,6 +1,8 @@
 //! The live view of training: a line a step, and on a terminal a small curve below that is redrawn.
 //!
-//! Everything here turns numbers into text; who calls it has the clock and the terminal.
+//! Everything but [`columns`] turns numbers into text; who calls it has the clock and the terminal.
+
+use std::os::fd::AsFd;
 
 use crate::console::{bytes, count};
 
@@ -149,6 +151,15 @@ impl Live {
     }
 }
 
+/// Columns of the terminal behind a stream; eighty where there is none.
+pub fn columns(stream: &impl AsFd) -> usize {
+    const LEAST: usize = 20;
+    match terminal_size::terminal_size_of(stream.as_fd()) {
+        Some((width, _)) => usize::from(width.0).max(LEAST),
+        None => 80,
+    }
+}
+
 /// A line that takes one row of the terminal, so that counting lines counts rows.
 fn cut(line: &str, columns: usize) -> String {
     line.chars().take(columns.saturating_sub(1)).collect()
@@ -158,8 +169,10 @@ fn cut(line: &str, columns: usize) -> String {
 /// all finite, in ascending order of x.
 pub fn curve(points: &[(f64, f64)], columns: usize, lines: usize) -> Vec<String> {
     assert!(!points.is_empty(), "a curve has points");
-    let least = |part: fn(&(f64, f64)) -> f64| points.iter().map(part).fold(f64::INFINITY, f64::min);
-    let most = |part: fn(&(f64, f64)) -> f64| points.iter().map(part).fold(f64::NEG_INFINITY, f64::max);
+    let least =
+        |part: fn(&(f64, f64)) -> f64| points.iter().map(part).fold(f64::INFINITY, f64::min);
+    let most =
+        |part: fn(&(f64, f64)) -> f64| points.iter().map(part).fold(f64::NEG_INFINITY, f64::max);
     let (left, right, low, high) = (least(|p| p.0), most(|p| p.0), least(|p| p.1), most(|p| p.1));
     let scale = [number(high), number(low)];
     let margin = scale.iter().map(|text| text.chars().count()).max().unwrap_or(0) + 1;
@@ -193,7 +206,11 @@ pub fn curve(points: &[(f64, f64)], columns: usize, lines: usize) -> Vec<String>
         row if row + 1 == lines => scale[1].as_str(),
         _ => "",
     };
-    canvas.lines().enumerate().map(|(i, line)| format!("{:>w$} {line}", label(i), w = margin - 1)).collect()
+    canvas
+        .lines()
+        .enumerate()
+        .map(|(i, line)| format!("{:>w$} {line}", label(i), w = margin - 1))
+        .collect()
 }
 
 /// A number of at most nine letters.
@@ -252,7 +269,10 @@ mod tests {
         assert_eq!(line(&STEP), told);
         let unknown = StepLine { bpb: None, mfu: f64::NAN, eta_s: f64::INFINITY, ..STEP };
         let told = line(&unknown);
-        assert!(!told.contains("bpb") && !told.contains("mfu") && told.ends_with("eta ?"), "{told}");
+        assert!(
+            !told.contains("bpb") && !told.contains("mfu") && told.ends_with("eta ?"),
+            "{told}"
+        );
     }
 
     #[test]
@@ -290,7 +310,10 @@ mod tests {
     fn a_falling_line_falls() {
         let points: Vec<(f64, f64)> = (0..8).map(|i| (f64::from(i), f64::from(7 - i))).collect();
         let drawn = curve(&points, 10, 2);
-        assert_eq!(drawn, ["7.000 \u{2811}\u{2884}\u{2800}\u{2800}", "0.000 \u{2800}\u{2800}\u{2811}\u{2884}"]);
+        assert_eq!(
+            drawn,
+            ["7.000 \u{2811}\u{2884}\u{2800}\u{2800}", "0.000 \u{2800}\u{2800}\u{2811}\u{2884}"]
+        );
     }
 
     #[test]

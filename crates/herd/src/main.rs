@@ -10,6 +10,8 @@ mod commands;
 mod console;
 mod error;
 mod flags;
+#[allow(dead_code)] // the verbs of training show it
+mod live;
 mod machine;
 mod measure;
 mod pull;

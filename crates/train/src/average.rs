@@ -56,7 +56,7 @@ pub enum AverageError {
     #[error("the weights of the checkpoints sum to {sum}")]
     Weights { sum: f64 },
 
-    #[error("{} is no Hugging Face folder: `herd convert --to hf` makes one", path.display())]
+    #[error("{} is no Hugging Face folder", path.display())]
     Style { path: PathBuf },
 
     #[error(
@@ -82,6 +82,24 @@ pub enum AverageError {
 
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+impl AverageError {
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            AverageError::Checkpoint(error) => error.hint(),
+            AverageError::File(error) => error.hint(),
+            AverageError::Config { .. } | AverageError::Tokenizer { .. } => {
+                Some("average checkpoints of one run")
+            }
+            AverageError::Style { .. } => Some("`herd convert --to hf` makes one"),
+            AverageError::NotFinite { .. } => Some("leave this checkpoint out"),
+            AverageError::Nothing | AverageError::Weight { .. } => None,
+            AverageError::Weights { .. } | AverageError::Tensor { .. } => None,
+            AverageError::Read { .. } => None,
+        }
+    }
 }
 
 /// Data in one safetensors file, as transformers splits them.

@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn times_are_readable() {
-        let told = [0.0, 59.94, 200.0, 7500.0].map(duration).join(", ");
-        assert_eq!(told, "0.0 s, 59.9 s, 3 min 20 s, 2 h 05 min");
+        let told = [0.0, 59.4, 59.6, 200.0, 7500.0].map(duration).join(", ");
+        assert_eq!(told, "0.0 s, 59.4 s, 1 min 00 s, 3 min 20 s, 2 h 05 min");
     }
 }

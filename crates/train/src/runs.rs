@@ -56,6 +56,16 @@ impl RunError {
         move |source| RunError::Io { action, path, source }
     }
 
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            RunError::NoRun { .. } => Some("`herd runs list DIR` shows the runs of a folder"),
+            RunError::File(error) => error.hint(),
+            RunError::Io { .. } | RunError::Line { .. } => None,
+            RunError::Order { .. } | RunError::Toml { .. } => None,
+        }
+    }
+
     fn line(
         path: &Path,
         line: usize,

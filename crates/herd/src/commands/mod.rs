@@ -1,5 +1,6 @@
 //! One file per command: its flags, and what it does with them.
 
+mod average;
 mod bench;
 mod chat;
 mod complete;
@@ -15,6 +16,7 @@ mod plan;
 mod pull;
 mod quantize;
 mod rm;
+mod runs;
 mod show;
 mod tokenize;
 mod verify;
@@ -55,6 +57,10 @@ pub enum Command {
     Quantize(quantize::Flags),
     /// Say whether a model still gives its parent's logits
     Verify(verify::Flags),
+    /// Write the mean of checkpoints of one model
+    Average(average::Flags),
+    /// List, show, compare and plot training runs
+    Runs(runs::Flags),
     /// Say how much memory a model takes at its peak, by part, and whether that is there
     Plan(plan::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
@@ -82,6 +88,8 @@ impl Command {
             Command::Convert(flags) => convert::run(flags, console),
             Command::Quantize(flags) => quantize::run(flags, console),
             Command::Verify(flags) => verify::run(flags, console),
+            Command::Average(flags) => average::run(flags, console),
+            Command::Runs(flags) => runs::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),

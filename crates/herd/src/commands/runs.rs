@@ -1,5 +1,6 @@
 //! `herd runs`: lists, shows, compares and plots training runs.
 
+use std::io::stdout;
 use std::path::{Path, PathBuf};
 
 use herd_train::report::{chart, charts};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::console::{Console, Verdict, bytes, count};
 use crate::error::Error;
-use crate::live::{curve, duration};
+use crate::live::{columns, curve, duration};
 
 /// Flags of `herd runs`.
 #[derive(Debug, clap::Args)]
@@ -111,9 +112,9 @@ fn summary(run: &Run) -> Value {
     let last = run.steps.last();
     let validation = |v: &runs::Validation| {
         let by_source: Vec<_> = v.by_source.iter().collect();
-        let sources = by_source.iter().map(|(name, m)| {
-            ((*name).clone(), json!({ "loss": m.loss, "bpb": m.bpb }))
-        });
+        let sources = by_source
+            .iter()
+            .map(|(name, m)| ((*name).clone(), json!({ "loss": m.loss, "bpb": m.bpb })));
         let sources: serde_json::Map<String, Value> = sources.collect();
         json!({ "step": v.step, "loss": v.loss, "bpb": v.bpb, "by_source": sources })
     };
@@ -250,16 +251,18 @@ fn explain(diff: &Diff, console: &Console) -> Result<(), Error> {
     }
     if diff.identical() {
         let checkpoints = diff.compared.len();
-        console.print(format!("identical: all metrics, and {checkpoints} checkpoints bit for bit"))?;
+        console
+            .print(format!("identical: all metrics, and {checkpoints} checkpoints bit for bit"))?;
     }
     Ok(())
 }
 
-/// Lines of a curve on a terminal, and its columns.
-const CURVE: (usize, usize) = (12, 100);
+/// Lines of a curve.
+const CURVE_LINES: usize = 12;
 
 fn plot(flags: &PlotFlags, console: &Console) -> Result<Verdict, Error> {
-    let metrics: Vec<Metric> = flags.metric.iter().map(|name| metric(name)).collect::<Result<_, _>>()?;
+    let metrics: Vec<Metric> =
+        flags.metric.iter().map(|name| metric(name)).collect::<Result<_, _>>()?;
     let runs: Vec<Run> = flags.runs.iter().map(Run::open).collect::<Result<_, _>>()?;
     let names: Vec<String> = flags.runs.iter().map(|path| name(path)).collect();
     if let Some(out) = &flags.out {
@@ -275,7 +278,10 @@ fn plot(flags: &PlotFlags, console: &Console) -> Result<Verdict, Error> {
         let series = |run: &Run| -> serde_json::Map<String, Value> {
             metrics.iter().map(|m| (m.name().to_owned(), json!(run.series(*m)))).collect()
         };
-        let told = names.iter().zip(&runs).map(|(name, run)| json!({ "run": name, "series": series(run) }));
+        let told = names
+            .iter()
+            .zip(&runs)
+            .map(|(name, run)| json!({ "run": name, "series": series(run) }));
         console.print_json(&told.collect::<Vec<Value>>())?;
     } else {
         for metric in &metrics {
@@ -295,7 +301,7 @@ fn draw(name: &str, run: &Run, metric: Metric, console: &Console) -> Result<(), 
         return Ok(());
     };
     console.print(format!("{metric} of {name}, steps {} to {}", first.0, last.0))?;
-    console.print(curve(&points, CURVE.1, CURVE.0).join("\n"))
+    console.print(curve(&points, columns(&stdout()) - 1, CURVE_LINES).join("\n"))
 }
 
 /// The last name of a path, however it is spelt.
