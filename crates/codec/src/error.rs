@@ -92,6 +92,19 @@ pub enum CodecError {
         /// The engine's words.
         reason: String,
     },
+    /// Training on nothing.
+    #[error("there is no text to learn from")]
+    NoText,
+    /// A vocabulary without room for what it must hold.
+    #[error("a vocabulary of {got} ids cannot hold 256 bytes and {specials} special tokens")]
+    VocabSize {
+        /// The size asked for.
+        got: usize,
+        /// The least that would do.
+        least: usize,
+        /// Special tokens asked for.
+        specials: usize,
+    },
     /// A special string that the vocabulary does not have.
     #[error("the vocabulary has no special token {0:?}")]
     NoSpecial(String),

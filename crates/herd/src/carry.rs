@@ -119,7 +119,8 @@ pub fn files(
                 files.push(("tokenizer.json".to_owned(), json.into_bytes()));
             }
             if !has(&files, "tokenizer_config.json") {
-                files.push(("tokenizer_config.json".to_owned(), tokenizer_config(about)));
+                let config = tokenizer_config(&about.tokenizer, about.template());
+                files.push(("tokenizer_config.json".to_owned(), config));
             }
         }
         Style::Meta => {
@@ -142,23 +143,23 @@ pub fn files(
 }
 
 /// `tokenizer_config.json`: special tokens by name, and the chat template.
-fn tokenizer_config(about: &About) -> Vec<u8> {
-    let specials = about.tokenizer.specials();
+pub fn tokenizer_config(tokenizer: &Tokenizer, template: Option<&str>) -> Vec<u8> {
+    let specials = tokenizer.specials();
     let name = |id: Option<herd_codec::TokenId>| {
-        id.map(|id| String::from_utf8_lossy(about.tokenizer.token_bytes(id)).into_owned())
+        id.map(|id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned())
     };
     let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": false,
-        "add_bos_token": about.tokenizer.add_bos(),
-        "add_eos_token": about.tokenizer.add_eos(),
+        "add_bos_token": tokenizer.add_bos(),
+        "add_eos_token": tokenizer.add_eos(),
     });
     let named = [
         ("bos_token", name(specials.bos)),
         ("eos_token", name(specials.eos)),
         ("pad_token", name(specials.pad)),
         ("unk_token", name(specials.unk)),
-        ("chat_template", about.template().map(str::to_owned)),
+        ("chat_template", template.map(str::to_owned)),
     ];
     for (key, text) in named {
         if let Some(text) = text {

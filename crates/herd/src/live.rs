@@ -183,23 +183,20 @@ pub fn curve(points: &[(f64, f64)], columns: usize, lines: usize) -> Vec<String>
         true => (v / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0),
         false => 0.5,
     };
-    let mut rows = vec![None::<(usize, usize)>; 2 * columns];
-    for (x, y) in points {
-        let at = (share(*x, left, right) * (2 * columns - 1) as f64).round() as usize;
-        let row = ((1.0 - share(*y, low, high)) * (4 * lines - 1) as f64).round() as usize;
-        let (top, bottom) = rows[at].unwrap_or((row, row));
-        rows[at] = Some((top.min(row), bottom.max(row)));
-    }
-    let mut last: Option<(usize, usize)> = None;
-    for (at, span) in rows.iter().enumerate() {
-        let Some((top, bottom)) = *span else { continue };
-        // A vertical stroke joins what is far from the column before.
-        let (from, to) = match last {
-            Some((above, below)) => (top.min(below + 1), bottom.max(above.saturating_sub(1))),
-            None => (top, bottom),
-        };
-        (from..=to).for_each(|row| canvas.dot(at, row));
-        last = Some((top, bottom));
+    let place = |(x, y): &(f64, f64)| {
+        let across = share(*x, left, right) * (2 * columns - 1) as f64;
+        (across.round(), ((1.0 - share(*y, low, high)) * (4 * lines - 1) as f64).round())
+    };
+    let mut from = place(&points[0]);
+    for to in points.iter().map(place) {
+        let (dx, dy) = (to.0 - from.0, to.1 - from.1);
+        let steps = dx.abs().max(dy.abs()).max(1.0);
+        for i in 0..=steps as usize {
+            let part = i as f64 / steps;
+            let dot = (from.0 + part * dx, from.1 + part * dy);
+            canvas.dot(dot.0.round() as usize, dot.1.round() as usize);
+        }
+        from = to;
     }
     let label = |row: usize| match row {
         0 => scale[0].as_str(),

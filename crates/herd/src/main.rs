@@ -9,7 +9,9 @@ mod chat;
 mod commands;
 mod console;
 mod error;
+mod fit;
 mod flags;
+mod folder;
 #[allow(dead_code)] // the verbs of training show it
 mod live;
 mod machine;
@@ -18,6 +20,8 @@ mod pull;
 mod run;
 mod speak;
 mod store;
+mod texts;
+mod training;
 mod vocabulary;
 
 use std::io::{ErrorKind, Write, stderr};

@@ -30,6 +30,8 @@ pub enum Event<'a> {
         step: u64,
         /// Tokens read.
         tokens: u64,
+        /// The network.
+        shape: &'a Config,
     },
     /// A batch has been read; computing begins.
     Batch,
@@ -130,7 +132,8 @@ impl<'a> Trainer<'a> {
             class: device.class().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        watch(Event::Begin { step: progress.step, tokens: progress.tokens });
+        let Progress { step, tokens, .. } = progress;
+        watch(Event::Begin { step, tokens, shape: model.config() });
         Ok(Trainer {
             config,
             model: Arc::new(model),

@@ -28,6 +28,7 @@ pub(super) enum Segment<'t> {
 }
 
 /// All added tokens, sorted by their bytes.
+#[derive(Clone, Debug)]
 pub(super) struct AddedTokens {
     sorted: Vec<AddedToken>,
     /// First bytes of all tokens, and of those that are not special.

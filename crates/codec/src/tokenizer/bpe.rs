@@ -199,6 +199,18 @@ impl Merges {
         }
     }
 
+    /// Every (left, right, merged), sorted.
+    pub(super) fn sorted(&self) -> Vec<[u32; 3]> {
+        let merge = |&word: &u64| {
+            let (key, rank) = (word >> 24, (word & 0xFF_FFFF) as u32);
+            [(key >> 20) as u32, key as u32 & 0xF_FFFF, self.merged(rank)]
+        };
+        let taken = self.slots.iter().filter(|&&word| word != EMPTY);
+        let mut merges: Vec<_> = taken.map(merge).collect();
+        merges.sort_unstable();
+        merges
+    }
+
     /// Merges `ids` in place until no pair of neighbours has a rank.
     pub(super) fn apply(&self, ids: &mut Vec<u32>, scratch: &mut Scratch) {
         if ids.len() < 2 {

@@ -73,8 +73,7 @@ impl Parts {
             }
         };
         let list = merges(&vocab, &alphabet, &self.order)?;
-        let merges = Merges::new(&list)?;
-        let merges = merges.pruned(&list, |id, symbols| spell(&vocab, &alphabet, id, symbols))?;
+        let merges = reached(&vocab, &alphabet, &list)?;
         if let Alphabet::Bytes(bytes) = &mut alphabet {
             bytes.pair_ranks = merges.byte_pair_ranks(&bytes.ids);
         }
@@ -93,6 +92,15 @@ impl Parts {
             idle: Mutex::new(Vec::new()),
         })
     }
+}
+
+/// The table of those merges in `list` that texts can reach.
+pub(super) fn reached(
+    vocab: &Vocab,
+    alphabet: &Alphabet,
+    list: &[Merge],
+) -> Result<Merges, CodecError> {
+    Merges::new(list)?.pruned(list, |id, symbols| spell(vocab, alphabet, id, symbols))
 }
 
 /// Errors unless `id` is one of the vocabulary's.

@@ -36,6 +36,14 @@ pub(super) fn from_bytes(bytes: &[u8]) -> String {
     bytes.iter().filter_map(code).collect()
 }
 
+/// The bytes in the order of their characters, which is that of the first ids of GPT-2's and Llama
+/// 3's vocabularies: printable ASCII first, "!" is 0.
+pub(super) fn in_written_order() -> [u8; 256] {
+    let mut bytes: [u8; 256] = std::array::from_fn(|byte| byte as u8);
+    bytes.sort_by_key(|&byte| TABLES.0[usize::from(byte)]);
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,7 +28,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let scratch = Scratch::default();
         Self { cache: Cache::new(), scratch, ids: Vec::new(), tokens: Vec::new(), text: Vec::new() }
     }
@@ -73,7 +73,7 @@ impl Tokenizer {
     /// gives up on the text (backtracking limit); `encode` then goes on with longer pieces.
     pub fn try_encode(&self, text: &str) -> Result<Vec<TokenId>, CodecError> {
         if let Splitter::Steps(steps) = &self.splitter {
-            steps.check(text.as_bytes())?;
+            steps.try_ends(text.as_bytes())?;
         }
         Ok(self.encode(text))
     }
@@ -148,6 +148,11 @@ impl Tokenizer {
         push_with_spaces(&mut buffer, text);
         self.encode_plain(&buffer, work, ids);
         work.text = buffer;
+    }
+
+    /// The ids of one piece, as the split gives it.
+    pub(super) fn encode_whole_piece(&self, piece: &[u8], work: &mut Work, ids: &mut Vec<TokenId>) {
+        self.encode_piece(piece, 0, piece.len(), Key::new(piece, 0, piece.len()), work, ids);
     }
 
     /// Encodes text exactly as given.
@@ -327,7 +332,7 @@ fn pair_index(pair: &[u8; 2]) -> usize {
 }
 
 /// Unicode normal form C of what is UTF-8 in `text`; the rest as it is.
-fn normal_form_c(text: &[u8]) -> Vec<u8> {
+pub(super) fn normal_form_c(text: &[u8]) -> Vec<u8> {
     use unicode_normalization::UnicodeNormalization;
     let mut normal = Vec::with_capacity(text.len());
     for chunk in text.utf8_chunks() {

@@ -8,7 +8,7 @@
 //! | `sentencepiece` | `tokenizer.model` of Llama 1 and 2 |
 //!
 //! All become one [`Tokenizer`]: recognise added tokens, cut the rest into pieces (`split`,
-//! `steps`), look each piece up (`cache`), merge where it is new (`bpe`).
+//! `steps`), look each piece up (`cache`), merge where it is new (`bpe`). [`train`] makes new ones.
 
 mod added;
 mod bpe;
@@ -16,6 +16,7 @@ mod build;
 mod byte_chars;
 mod cache;
 mod chars;
+mod compression;
 mod encode;
 mod gguf;
 mod hash;
@@ -28,6 +29,7 @@ mod split;
 mod steps;
 mod stream;
 mod tiktoken;
+pub mod train;
 mod unicode;
 mod unicode_ranges;
 mod vocab;
@@ -35,6 +37,7 @@ mod vocab;
 use std::sync::Mutex;
 
 pub use added::AddedToken;
+pub use compression::Compression;
 pub use gguf::GgufVocab;
 pub use infill::InfillOrder;
 pub use specials::{SpecialSet, SpecialTable, Specials};

@@ -58,6 +58,28 @@ impl Specials {
         }
     }
 
+    /// The same duties, every id as `place` moves it.
+    pub(super) fn moved(self, place: impl Fn(TokenId) -> TokenId) -> Self {
+        let Self { bos, eos, eot, eom, pad, unk, python_tag, start_header, end_header, .. } = self;
+        let Self { image, fim_prefix, fim_suffix, fim_middle, fim_end, .. } = self;
+        Self {
+            bos: bos.map(&place),
+            eos: eos.map(&place),
+            eot: eot.map(&place),
+            eom: eom.map(&place),
+            pad: pad.map(&place),
+            unk: unk.map(&place),
+            python_tag: python_tag.map(&place),
+            start_header: start_header.map(&place),
+            end_header: end_header.map(&place),
+            image: image.map(&place),
+            fim_prefix: fim_prefix.map(&place),
+            fim_suffix: fim_suffix.map(&place),
+            fim_middle: fim_middle.map(&place),
+            fim_end: fim_end.map(&place),
+        }
+    }
+
     /// The tokens that end an answer: of text, turn and message, each once.
     ///
     /// Llama 3.1 gives 128001, 128009, 128008.
@@ -89,7 +111,7 @@ pub enum SpecialTable {
 }
 
 /// How many special tokens a Llama 3 vocabulary has.
-const LLAMA3_SPECIALS: usize = 256;
+pub(super) const LLAMA3_SPECIALS: usize = 256;
 
 impl SpecialTable {
     /// The special strings in the order of their ids.
@@ -97,9 +119,7 @@ impl SpecialTable {
         let named: &[(usize, &str)] = match self {
             Self::None => return Vec::new(),
             Self::Llama3 => &[],
-            Self::Llama31 => {
-                &[(4, "<|finetune_right_pad_id|>"), (8, "<|eom_id|>"), (10, "<|python_tag|>")]
-            }
+            Self::Llama31 => return llama3_names(LLAMA3_SPECIALS),
             Self::MetaLlama32 => &[
                 (4, "<|finetune_right_pad_id|>"),
                 (5, "<|step_id|>"),
@@ -108,23 +128,34 @@ impl SpecialTable {
                 (11, "<|image|>"),
             ],
         };
-        let mut names = vec![String::new(); LLAMA3_SPECIALS];
-        let common = [
-            (0, "<|begin_of_text|>"),
-            (1, "<|end_of_text|>"),
-            (6, "<|start_header_id|>"),
-            (7, "<|end_header_id|>"),
-            (9, "<|eot_id|>"),
-        ];
-        for (at, name) in common.iter().chain(named) {
-            names[*at] = (*name).to_owned();
-        }
-        let unnamed = names.iter_mut().filter(|name| name.is_empty());
-        for (i, name) in unnamed.enumerate() {
-            *name = format!("<|reserved_special_token_{i}|>");
-        }
-        names
+        names_with(named, LLAMA3_SPECIALS)
     }
+}
+
+/// The first `count` names of Llama 3.1's kind; beyond 256 the reserved ones go on.
+pub(super) fn llama3_names(count: usize) -> Vec<String> {
+    let named = [(4, "<|finetune_right_pad_id|>"), (8, "<|eom_id|>"), (10, "<|python_tag|>")];
+    names_with(&named, count)
+}
+
+/// `count` names: those that all Llama 3 models have, `named`, and reserved ones between.
+fn names_with(named: &[(usize, &str)], count: usize) -> Vec<String> {
+    let common = [
+        (0, "<|begin_of_text|>"),
+        (1, "<|end_of_text|>"),
+        (6, "<|start_header_id|>"),
+        (7, "<|end_header_id|>"),
+        (9, "<|eot_id|>"),
+    ];
+    let mut names = vec![String::new(); count];
+    for &(at, name) in common.iter().chain(named).filter(|(at, _)| *at < count) {
+        names[at] = name.to_owned();
+    }
+    let unnamed = names.iter_mut().filter(|name| name.is_empty());
+    for (i, name) in unnamed.enumerate() {
+        *name = format!("<|reserved_special_token_{i}|>");
+    }
+    names
 }
 
 /// The special strings that a raw prompt may contain as tokens.

@@ -167,12 +167,12 @@ impl Steps {
         ends
     }
 
-    /// Errors if a pattern gives up on `text`.
-    pub(super) fn check(&self, text: &[u8]) -> Result<(), CodecError> {
+    /// [`ends`](Self::ends), or an error if a pattern gives up on `text`.
+    pub(super) fn try_ends(&self, text: &[u8]) -> Result<Vec<usize>, CodecError> {
         let mut ends = Vec::new();
         match self.cut(text, &mut ends) {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => Ok(ends),
         }
     }
 }

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::build::{AlphabetPart, MergeOrder, Parts, every_split};
+use super::build::{AlphabetPart, MergeOrder, Parts, every_split, reached};
 use super::specials::SpecialTable;
 use super::steps::Splitter;
 use super::{AddedToken, Alphabet, Specials, TokenId, TokenKind, Tokenizer};
@@ -70,21 +70,18 @@ impl Tokenizer {
         Ok(file)
     }
 
-    /// Whether the merges are all splits of all tokens, those of lower ids first.
+    /// Whether the merges that texts can reach are those that follow from the tokens, every split
+    /// of a token being a merge and that of the lower id going first.
     pub(super) fn merges_follow_ids(&self) -> bool {
         let list = match &self.order {
             MergeOrder::TokenId => return true,
             MergeOrder::Score(_) => return false,
             MergeOrder::List(list) => list,
         };
-        let mut of_list: Vec<[u32; 3]> = list.clone();
-        let in_order = of_list.is_sorted_by_key(|merge| merge[2]);
         let splits = every_split(&self.vocab, &self.alphabet, |id| id);
-        let mut of_ids: Vec<_> = splits.iter().map(|m| [m.left, m.right, m.merged]).collect();
-        of_list.sort_unstable();
-        of_list.dedup();
-        of_ids.sort_unstable();
-        in_order && of_list == of_ids
+        let of_ids = reached(&self.vocab, &self.alphabet, &splits);
+        let in_order = list.is_sorted_by_key(|merge| merge[2]);
+        in_order && of_ids.is_ok_and(|of_ids| of_ids.sorted() == self.merges.sorted())
     }
 }
 

@@ -8,7 +8,7 @@ use herd_train::average::{AverageError, Job, Parent, average};
 use serde_json::json;
 
 use crate::carry;
-use crate::commands::convert::refuse_existing;
+use crate::commands::refuse_existing;
 use crate::console::{Console, Verdict};
 use crate::error::Error;
 

@@ -13,13 +13,17 @@ mod logits;
 mod ls;
 mod perplexity;
 mod plan;
+mod pretrain;
 mod pull;
 mod quantize;
 mod rm;
 mod runs;
 mod show;
 mod tokenize;
+mod tokenizer;
 mod verify;
+
+pub use convert::refuse_existing;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
@@ -45,6 +49,8 @@ pub enum Command {
     Tokenize(tokenize::Flags),
     /// Turn token ids into the text they stand for
     Detokenize(detokenize::Flags),
+    /// Learn a vocabulary, extend one, or say how well one fits a text
+    Tokenizer(tokenizer::Flags),
     /// Measure tokens a second: prompts, answers, at depth, of several sequences
     Bench(bench::Flags),
     /// Measure how well a model predicts a text
@@ -57,6 +63,8 @@ pub enum Command {
     Quantize(quantize::Flags),
     /// Say whether a model still gives its parent's logits
     Verify(verify::Flags),
+    /// Train a model on text, or go on where it stopped
+    Pretrain(pretrain::Flags),
     /// Write the mean of checkpoints of one model
     Average(average::Flags),
     /// List, show, compare and plot training runs
@@ -82,12 +90,14 @@ impl Command {
             Command::Complete(flags) => complete::run(flags, console),
             Command::Tokenize(flags) => tokenize::run(flags, console),
             Command::Detokenize(flags) => detokenize::run(flags, console),
+            Command::Tokenizer(flags) => tokenizer::run(flags, console),
             Command::Bench(flags) => bench::run(flags, console),
             Command::Perplexity(flags) => perplexity::run(flags, console),
             Command::Logits(flags) => logits::run(flags, console),
             Command::Convert(flags) => convert::run(flags, console),
             Command::Quantize(flags) => quantize::run(flags, console),
             Command::Verify(flags) => verify::run(flags, console),
+            Command::Pretrain(flags) => pretrain::run(flags, console),
             Command::Average(flags) => average::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),

@@ -271,7 +271,7 @@ fn plot(flags: &PlotFlags, console: &Console) -> Result<Verdict, Error> {
             [run] => chart(run, *metric),
             _ => charts(&several, *metric),
         });
-        let svg = herd_train::report::chart::svg(&drawn.collect::<Vec<_>>());
+        let svg = chart::svg(&drawn.collect::<Vec<_>>());
         std::fs::write(out, svg).map_err(Error::io("write", out))?;
         console.note(format!("wrote {}", out.display()));
     } else if console.json {
