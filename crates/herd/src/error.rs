@@ -129,6 +129,12 @@ pub enum Error {
     Train(#[from] herd_train::TrainError),
 
     #[error(transparent)]
+    Run(#[from] herd_train::runs::RunError),
+
+    #[error(transparent)]
+    Average(#[from] herd_train::average::AverageError),
+
+    #[error(transparent)]
     Files(#[from] herd_tensor::files::FileError),
 }
 
@@ -184,6 +190,8 @@ impl Error {
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
             Error::Train(error) => return error.hint(),
+            Error::Run(error) => return error.hint().map(str::to_owned),
+            Error::Average(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"

@@ -12,6 +12,8 @@ mod error;
 mod fit;
 mod flags;
 mod folder;
+#[allow(dead_code)] // the verbs of training show it
+mod live;
 mod machine;
 mod measure;
 mod pull;

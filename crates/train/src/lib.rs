@@ -1,5 +1,6 @@
 //! The stages that change weights.
 
+pub mod average;
 pub mod config;
 mod error;
 mod init;
@@ -7,11 +8,14 @@ pub mod metrics;
 pub mod optimizer;
 pub mod presets;
 pub mod pretrain;
+pub mod report;
+pub mod runs;
 mod sample;
 pub mod schedule;
 pub mod spikes;
 pub mod state;
 pub mod step;
+pub mod tensorboard;
 pub mod trainer;
 pub mod validate;
 mod words;

@@ -1,5 +1,6 @@
 //! One file per command: its flags, and what it does with them.
 
+mod average;
 mod bench;
 mod bench_train;
 mod chat;
@@ -17,6 +18,7 @@ mod pretrain;
 mod pull;
 mod quantize;
 mod rm;
+mod runs;
 mod show;
 mod tokenize;
 mod tokenizer;
@@ -64,6 +66,10 @@ pub enum Command {
     Verify(verify::Flags),
     /// Train a model on text, or go on where it stopped
     Pretrain(pretrain::Flags),
+    /// Write the mean of checkpoints of one model
+    Average(average::Flags),
+    /// List, show, compare and plot training runs
+    Runs(runs::Flags),
     /// Say how much memory a model takes at its peak, by part, and whether that is there
     Plan(plan::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
@@ -93,6 +99,8 @@ impl Command {
             Command::Quantize(flags) => quantize::run(flags, console),
             Command::Verify(flags) => verify::run(flags, console),
             Command::Pretrain(flags) => pretrain::run(flags, console),
+            Command::Average(flags) => average::run(flags, console),
+            Command::Runs(flags) => runs::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),

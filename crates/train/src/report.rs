@@ -1,0 +1,412 @@
+//! `report.md` of a run: its figures, curves as SVG, samples. The same files give the same report.
+
+pub mod chart;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use self::chart::{Chart, Curve, Scale, Stroke};
+use crate::runs::{Metric, Run, RunError, Sample, Validation, smoothed};
+
+/// A report and the pictures it shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The page.
+    pub markdown: String,
+    /// Its curves: the file names in its folder, and their SVG.
+    pub figures: Vec<(String, String)>,
+}
+
+/// The folder of the pictures, beside the page.
+const FIGURES: &str = "report";
+
+/// Writes `report.md` and the pictures of `report/` into the run's folder, each whole or not at all.
+///
+/// Errors: the folder cannot be written.
+pub fn write(run: &Run) -> Result<(), RunError> {
+    let Report { markdown, figures } = report(run);
+    let folder = run.path.join(FIGURES);
+    fs::create_dir_all(&folder).map_err(RunError::io("create", &folder))?;
+    for (name, svg) in &figures {
+        replace(&folder.join(name), svg)?;
+    }
+    replace(&run.path.join("report.md"), &markdown)
+}
+
+fn replace(path: &Path, text: &str) -> Result<(), RunError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = path.with_file_name(format!(".{name}.part"));
+    let written = || -> io::Result<()> {
+        let mut file = File::create(&part)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&part, path)
+    };
+    written().map_err(RunError::io("write", path))
+}
+
+/// Makes the report of a run.
+pub fn report(run: &Run) -> Report {
+    let mut page = String::from("# A training run\n\n");
+    table(&mut page, run);
+    let figures = figures(run);
+    for (name, _) in &figures {
+        let title = name.trim_end_matches(".svg").replace('_', " ");
+        let _ = write!(page, "\n![{title}]({FIGURES}/{name})\n");
+    }
+    sources(&mut page, run);
+    spikes(&mut page, run);
+    samples(&mut page, run);
+    if let Some(config) = &run.config {
+        let _ = write!(page, "\n## Config\n\n{}", fenced("toml", config));
+    }
+    Report { markdown: page, figures }
+}
+
+/// A chart of one metric of one run, as the report has it.
+pub fn chart(run: &Run, metric: Metric) -> Chart {
+    charts(&[("", run)], metric)
+}
+
+/// A chart of one metric of several runs, each in its colour. One run alone also shows its smoothed
+/// curve where the metric is noisy.
+pub fn charts(runs: &[(&str, &Run)], metric: Metric) -> Chart {
+    let mut curves = Vec::new();
+    for (colour, (name, run)) in runs.iter().enumerate() {
+        let points = run.series(metric);
+        let noisy = is_noisy(metric) && points.len() > 2 * SMOOTH_MIN;
+        let curve =
+            |name: &str, points, stroke| Curve { name: name.into(), points, stroke, colour };
+        let stroke = match metric {
+            _ if noisy => Stroke::Faint,
+            Metric::ValidationLoss | Metric::Bpb => Stroke::Dotted,
+            _ => Stroke::Solid,
+        };
+        if noisy {
+            let smooth = smoothed(&points, window(points.len()));
+            curves.push(curve("", points, stroke));
+            curves.push(curve(name, smooth, Stroke::Solid));
+        } else {
+            curves.push(curve(name, points, stroke));
+        }
+    }
+    let scale = match metric {
+        Metric::GradNorm => Scale::Logarithmic,
+        _ => Scale::Linear,
+    };
+    Chart { title: title(metric).to_owned(), scale, curves }
+}
+
+/// Steps that are smoothed at least, where any are.
+const SMOOTH_MIN: usize = 10;
+
+/// A fiftieth of the run: smooth to the eye, and still in time with it.
+fn window(points: usize) -> usize {
+    (points / 50).clamp(SMOOTH_MIN, 1000)
+}
+
+fn is_noisy(metric: Metric) -> bool {
+    match metric {
+        Metric::Loss | Metric::GradNorm | Metric::TokS => true,
+        Metric::Mfu | Metric::StepS | Metric::DataWaitS => true,
+        Metric::ValidationLoss | Metric::Bpb | Metric::Lr => false,
+        Metric::PeakBytes | Metric::Tokens | Metric::SeqLen => false,
+    }
+}
+
+fn title(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Loss => "loss, nats a token",
+        Metric::ValidationLoss => "validation loss, nats a token",
+        Metric::Bpb => "validation, bits a byte",
+        Metric::Lr => "learning rate",
+        Metric::GradNorm => "norm of the gradient",
+        Metric::TokS => "tokens a second",
+        Metric::Mfu => "share of the machine's peak",
+        Metric::StepS => "seconds a step",
+        Metric::DataWaitS => "seconds a step waits for data",
+        Metric::PeakBytes => "most memory so far, bytes",
+        Metric::Tokens => "tokens read",
+        Metric::SeqLen => "tokens a row",
+    }
+}
+
+fn figures(run: &Run) -> Vec<(String, String)> {
+    let shown = [Metric::Loss, Metric::Bpb, Metric::Lr, Metric::GradNorm, Metric::TokS];
+    let there = shown.into_iter().filter(|metric| !run.series(*metric).is_empty());
+    there.map(|metric| (format!("{metric}.svg"), chart::svg(&[chart(run, metric)]))).collect()
+}
+
+fn table(page: &mut String, run: &Run) {
+    *page += "| | |\n|---|---|\n";
+    let mut row = |name: &str, text: String| {
+        let _ = writeln!(page, "| {name} | {text} |");
+    };
+    if let Some(last) = run.steps.last() {
+        row("steps", count(last.step));
+        row("tokens", count(last.tokens));
+        let smooth = smoothed(&run.series(Metric::Loss), window(run.steps.len()));
+        row("loss at the end", format!("{:.4} (smoothed {:.4})", last.loss, end(&smooth)));
+    }
+    if let Some(best) = run.best() {
+        row("best validation", score(best));
+    }
+    if let Some(last) = run.validations.last() {
+        row("last validation", score(last));
+    }
+    if !run.speed.is_empty() {
+        let seconds = run.seconds();
+        row("time", duration(seconds));
+        row("tokens a second, median", format!("{:.0}", median(run, Metric::TokS)));
+        let mfu = median(run, Metric::Mfu);
+        if mfu.is_finite() {
+            row("share of the machine's peak, median", format!("{:.1} %", 100.0 * mfu));
+        }
+        let waited: f64 = run.speed.iter().map(|s| s.data_wait_s).filter(|s| s.is_finite()).sum();
+        row(
+            "waiting for data",
+            format!("{:.1} %", 100.0 * waited / seconds.max(f64::MIN_POSITIVE)),
+        );
+        let peak = run.speed.iter().map(|s| s.peak_bytes).max().unwrap_or(0);
+        row("most memory", format!("{:.1} MiB", peak as f64 / f64::from(1 << 20)));
+    }
+    row("spikes", run.spikes.len().to_string());
+    row("failures", run.failures.len().to_string());
+    let steps: Vec<String> = run.checkpoints.iter().map(|c| c.step.to_string()).collect();
+    if !steps.is_empty() {
+        row("checkpoints", steps.join(", "));
+    }
+    for torn in &run.torn {
+        row("torn", format!("line {} of {}, {} bytes", torn.line, torn.file, torn.bytes));
+    }
+}
+
+fn score(validation: &Validation) -> String {
+    let Validation { step, loss, bpb, .. } = validation;
+    format!("{bpb:.4} bits a byte, {loss:.4} nats a token (step {})", count(*step))
+}
+
+fn end(points: &[(f64, f64)]) -> f64 {
+    points.last().map_or(f64::NAN, |point| point.1)
+}
+
+fn median(run: &Run, metric: Metric) -> f64 {
+    let mut values: Vec<f64> = run.series(metric).into_iter().map(|p| p.1).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Bits a byte by source: at the first validation, at the best and at the last.
+fn sources(page: &mut String, run: &Run) {
+    let (Some(first), Some(best), Some(last)) =
+        (run.validations.first(), run.best(), run.validations.last())
+    else {
+        return;
+    };
+    let columns = [first, best, last];
+    let names: BTreeMap<&String, ()> =
+        columns.iter().flat_map(|v| v.by_source.keys()).map(|name| (name, ())).collect();
+    if names.is_empty() {
+        return;
+    }
+    let [a, b, c] = columns.map(|v| count(v.step));
+    let _ = write!(
+        page,
+        "\n## Bits a byte by source\n\n\
+         | source | first, step {a} | best, step {b} | last, step {c} |\n|---|---:|---:|---:|\n"
+    );
+    for name in names.keys() {
+        let cell = |v: &Validation| {
+            v.by_source.get(*name).map_or(String::new(), |s| format!("{:.4}", s.bpb))
+        };
+        let [a, b, c] = columns.map(cell);
+        let _ = writeln!(page, "| {} | {a} | {b} | {c} |", cell_text(name));
+    }
+}
+
+fn spikes(page: &mut String, run: &Run) {
+    const SHOWN: usize = 50;
+    let spikes = &run.spikes;
+    if !spikes.is_empty() {
+        *page += "\n## Spikes\n\n| step | loss | passes up to | what was done | rows |\n|---:|---:|---:|---|---:|\n";
+        for spike in spikes.iter().take(SHOWN) {
+            let (action, rows) = (cell_text(&spike.action), spike.rows.len());
+            let step = count(spike.step);
+            let loss = spike.loss.map_or("NaN".to_owned(), |loss| format!("{loss:.4}"));
+            let expected = spike.expected;
+            let _ = writeln!(page, "| {step} | {loss} | {expected:.4} | {action} | {rows} |");
+        }
+        more(page, spikes.len(), SHOWN);
+    }
+    let failures = &run.failures;
+    if !failures.is_empty() {
+        *page += "\n## Failures\n\n| step | what | error |\n|---:|---|---|\n";
+        for failure in failures.iter().take(SHOWN) {
+            let (what, error) = (cell_text(&failure.what), cell_text(&failure.error));
+            let _ = writeln!(page, "| {} | {what} | {error} |", count(failure.step));
+        }
+        more(page, failures.len(), SHOWN);
+    }
+}
+
+fn more(page: &mut String, all: usize, shown: usize) {
+    if all > shown {
+        let _ = write!(page, "\n{} more stand in metrics.jsonl.\n", all - shown);
+    }
+}
+
+/// The first and the last samples of each prompt.
+fn samples(page: &mut String, run: &Run) {
+    const PROMPTS: usize = 8;
+    let mut prompts: Vec<(&str, &Sample, &Sample)> = Vec::new();
+    for sample in &run.samples {
+        match prompts.iter_mut().find(|(prompt, ..)| *prompt == sample.prompt) {
+            Some((_, _, last)) => *last = sample,
+            None => prompts.push((&sample.prompt, sample, sample)),
+        }
+    }
+    if prompts.is_empty() {
+        return;
+    }
+    *page += "\n## Samples\n";
+    for (prompt, first, last) in prompts.iter().take(PROMPTS) {
+        let mut show = |sample: &Sample| {
+            let text = fenced("text", &format!("{prompt}{}", sample.text));
+            let _ = write!(page, "\nStep {}:\n\n{text}", count(sample.step));
+        };
+        show(first);
+        if first.step != last.step {
+            show(last);
+        }
+    }
+    more(page, prompts.len(), PROMPTS);
+}
+
+/// A block of code whose fence is longer than any in the text; control characters are spelt out.
+fn fenced(language: &str, text: &str) -> String {
+    let ticks = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat((ticks + 1).max(3));
+    let spell = |c: char| match c {
+        '\n' | '\t' => c.to_string(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    let text: String = text.chars().map(spell).collect();
+    format!("{fence}{language}\n{}\n{fence}\n", text.trim_end_matches('\n'))
+}
+
+/// A text of the run as a cell of a table.
+fn cell_text(text: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    let spell = |c: char| match c {
+        '|' | '<' | '>' | '`' | '*' | '_' | '[' | ']' | '\\' => format!("\\{c}"),
+        c if c.is_control() => " ".to_owned(),
+        c => c.to_string(),
+    };
+    text.chars().take(CHARS_MAX).map(spell).collect()
+}
+
+/// `49,152`.
+fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let comma = |(i, digit): (usize, char)| match i > 0 && (digits.len() - i).is_multiple_of(3) {
+        true => format!(",{digit}"),
+        false => digit.to_string(),
+    };
+    digits.chars().enumerate().map(comma).collect()
+}
+
+/// `2 h 05 min`, `3 min 20 s`, `12.5 s`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Line, Measured, StepLine};
+    use crate::runs::Speed;
+    use std::path::PathBuf;
+
+    /// A run of a hundred steps with everything in it.
+    pub(crate) fn run(folder: &Path) -> PathBuf {
+        let mut metrics = String::new();
+        let text = |line: Line| serde_json::to_string(&line).unwrap() + "\n";
+        let mut speed = String::new();
+        for step in 1..=100u64 {
+            let loss = 2.0 + 8.0 * (-(step as f64) / 20.0).exp();
+            let (tokens, grad_norm, lr, seq_len) = (step * 4096, 10.0 / step as f64, 1e-3, 256);
+            metrics += &text(Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len }));
+            let (tok_s, mfu, step_s, data_wait_s) = (5000.0, 0.25, 0.8, 0.01);
+            let (peak_bytes, eta_s) = (300 << 20, 80.0);
+            let line = Speed { step, tok_s, mfu, step_s, data_wait_s, peak_bytes, eta_s };
+            speed += &line.text();
+            if step % 50 == 0 {
+                let by_source = [("books".to_owned(), Measured { loss, bpb: loss / 2.0 })].into();
+                metrics += &text(Line::Validation { step, loss, bpb: loss / 2.0, by_source });
+                let (prompt, wrote) = ("Once".to_owned(), format!(" ```upon\u{1b}[2J {step}"));
+                metrics += &text(Line::Sample { step, prompt, text: wrote });
+            }
+        }
+        let (rows, action) = (vec!["a:1".to_owned(), "a:2".to_owned()], "recorded".to_owned());
+        metrics += &text(Line::Spike { step: 100, loss: Some(9.0), expected: 3.0, rows, action });
+        let (what, error) = ("validation".to_owned(), "a | b\n<c>".to_owned());
+        metrics += &text(Line::Failure { step: 100, what, error });
+        fs::write(folder.join("metrics.jsonl"), metrics).unwrap();
+        fs::write(folder.join("speed.jsonl"), speed).unwrap();
+        fs::write(folder.join("config.toml"), "seed = 1\n").unwrap();
+        folder.to_owned()
+    }
+
+    #[test]
+    fn a_report_tells_the_run_and_shows_its_curves() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = Run::open(run(folder.path())).unwrap();
+        write(&run).unwrap();
+        let page = fs::read_to_string(folder.path().join("report.md")).unwrap();
+        let told = [
+            "| tokens | 409,600 |",
+            "| time | 1 min 20 s |",
+            "| share of the machine's peak, median | 25.0 % |",
+            "| spikes | 1 |",
+            "| books | 1.3283 | 1.0270 | 1.0270 |",
+            "| 100 | 9.0000 | 3.0000 | recorded | 2 |",
+            "| 100 | validation | a \\| b \\<c\\> |",
+            "````text\nOnce ```upon\\u{1b}[2J 50\n````",
+            "```toml\nseed = 1\n```",
+        ];
+        for told in told {
+            assert!(page.contains(told), "{told}\n{page}");
+        }
+        for name in ["loss", "bpb", "lr", "grad_norm", "tok_s"] {
+            let link = format!("({FIGURES}/{name}.svg)");
+            assert!(page.contains(&link), "{link}");
+            let svg = fs::read_to_string(folder.path().join(FIGURES).join(format!("{name}.svg")));
+            assert!(svg.unwrap().contains("prefers-color-scheme:dark"));
+        }
+        assert_eq!(report(&Run::open(folder.path()).unwrap()).markdown, page);
+    }
+
+    #[test]
+    fn a_run_that_has_only_begun_has_a_report() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("metrics.jsonl"), "{\"ki").unwrap();
+        let page = report(&Run::open(folder.path()).unwrap());
+        assert!(page.figures.is_empty());
+        assert!(page.markdown.contains("| torn | line 1 of metrics.jsonl, 4 bytes |"));
+    }
+
+    #[test]
+    fn times_are_readable() {
+        let told = [0.0, 59.4, 59.6, 200.0, 7500.0].map(duration).join(", ");
+        assert_eq!(told, "0.0 s, 59.4 s, 1 min 00 s, 3 min 20 s, 2 h 05 min");
+    }
+}
