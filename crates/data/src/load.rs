@@ -87,11 +87,7 @@ const PLACES_MAX: usize = 1 << 28;
 
 impl Loader {
     /// From the first batch on. Errors: settings outside their ranges, or not fitting the corpus.
-    pub fn new(
-        corpus: Arc<Corpus>,
-        config: LoaderConfig,
-        seed: u64,
-    ) -> Result<Loader, DataError> {
+    pub fn new(corpus: Arc<Corpus>, config: LoaderConfig, seed: u64) -> Result<Loader, DataError> {
         let planner = Planner::new(corpus.clone(), &config, seed)?;
         let cursor = planner.cursor();
         Ok(Loader { inner: Inner::Here(Box::new(planner)), cursor, corpus, config, seed })
@@ -209,10 +205,7 @@ impl Planner {
             seq_len: config.ramps[0].seq_len,
             mixer,
             packer: Packer::default(),
-            ledger: Ledger {
-                kept_by_source: vec![0; corpus.sources().len()],
-                ..Ledger::default()
-            },
+            ledger: Ledger { kept_by_source: vec![0; corpus.sources().len()], ..Ledger::default() },
             corpus,
         })
     }

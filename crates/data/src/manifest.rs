@@ -123,8 +123,11 @@ impl Manifest {
     /// The manifest of a folder; none where there is no such file.
     pub fn find(folder: &Path) -> Result<Option<Manifest>, DataError> {
         let path = folder.join(MANIFEST);
-        let wrong = |what, expected: String, got: String| {
-            DataError::Format { path: path.clone(), what, expected, got }
+        let wrong = |what, expected: String, got: String| DataError::Format {
+            path: path.clone(),
+            what,
+            expected,
+            got,
         };
         let length = match fs::metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),

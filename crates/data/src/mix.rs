@@ -123,7 +123,11 @@ impl Mixer {
         }
         if let Some(pair) = phases.windows(2).find(|w| w[0].from_tokens >= w[1].from_tokens) {
             let expected = format!("more than {}", pair[0].from_tokens);
-            return Err(setting("the start of a phase", pair[1].from_tokens.to_string(), &expected));
+            return Err(setting(
+                "the start of a phase",
+                pair[1].from_tokens.to_string(),
+                &expected,
+            ));
         }
         let keys = sizes.iter().map(|s| join(seed, Hash::of(s.name.as_bytes()).word())).collect();
         let phases = phases.iter().map(|phase| weights(phase, &sizes)).collect::<Result<_, _>>()?;
@@ -250,7 +254,8 @@ mod tests {
 
     #[test]
     fn an_epoch_has_every_document_once_and_the_next_another_order() {
-        let mut mixer = Mixer::new(sizes(&[100]), &[phase(0, &[("s0", 1.0, Some(2.5))])], 3).unwrap();
+        let mut mixer =
+            Mixer::new(sizes(&[100]), &[phase(0, &[("s0", 1.0, Some(2.5))])], 3).unwrap();
         let all: Vec<Draw> = std::iter::from_fn(|| mixer.next(length)).collect();
         assert_eq!(all.len(), 250);
         let order = |epoch: u32| -> Vec<u64> {
@@ -263,7 +268,8 @@ mod tests {
         }
         assert_ne!(order(0), order(1));
         let mut other = Mixer::new(sizes(&[100]), &[phase(0, &[("s0", 1.0, None)])], 4).unwrap();
-        let other: Vec<u64> = (0..100).filter_map(|_| other.next(length)).map(|d| d.document).collect();
+        let other: Vec<u64> =
+            (0..100).filter_map(|_| other.next(length)).map(|d| d.document).collect();
         assert_ne!(order(0), other);
     }
 
@@ -305,16 +311,16 @@ mod tests {
         let mut both =
             Mixer::new(sizes(&[5, 40]), &[phase(0, &[("s0", 1.0, None), ("s1", 1.0, None)])], 9)
                 .unwrap();
-        let alone: Vec<u64> = (0..60).filter_map(|_| alone.next(length)).map(|d| d.document).collect();
+        let alone: Vec<u64> =
+            (0..60).filter_map(|_| alone.next(length)).map(|d| d.document).collect();
         let both = std::iter::from_fn(|| both.next(length)).filter(|d| d.source == 1);
         assert!(both.map(|d| d.document).take(60).eq(alone));
     }
 
     #[test]
     fn wrong_mixtures_are_refused_with_the_value() {
-        let refused = |phases: &[Phase]| {
-            Mixer::new(sizes(&[3, 0]), phases, 0).unwrap_err().to_string()
-        };
+        let refused =
+            |phases: &[Phase]| Mixer::new(sizes(&[3, 0]), phases, 0).unwrap_err().to_string();
         assert!(refused(&[]).contains("missing"));
         assert!(refused(&[phase(5, &[("s0", 1.0, None)])]).contains('5'));
         let good = phase(0, &[("s0", 1.0, None)]);

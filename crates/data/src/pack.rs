@@ -201,8 +201,7 @@ impl Packer {
             return Some(Row { pieces: vec![now] });
         }
         let fits = |row: &&(usize, u64)| row.1 + piece.len <= seq_len;
-        let filled: Vec<(usize, u64)> =
-            self.open.iter().map(Row::filled).enumerate().collect();
+        let filled: Vec<(usize, u64)> = self.open.iter().map(Row::filled).enumerate().collect();
         // Of equals, max_by_key gives the last: the rows are looked at from the newest.
         if let Some(&(at, _)) = filled.iter().rev().filter(fits).max_by_key(|row| row.1) {
             self.open[at].push(piece);

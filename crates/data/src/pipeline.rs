@@ -31,7 +31,12 @@ pub(crate) struct Encoded {
 }
 
 pub(crate) enum Outcome {
-    Document { side: Side, text_bytes: u32, unspelt: u64, ids: Vec<u32> },
+    Document {
+        side: Side,
+        text_bytes: u32,
+        unspelt: u64,
+        ids: Vec<u32>,
+    },
     /// A document that an earlier run has written.
     Done(Side, u64),
     Dropped(Fault),
@@ -95,7 +100,8 @@ fn read(
     let mut bytes = 0;
     // False when nobody listens any more.
     let mut hand_over = |chunk: &mut Vec<Raw>| {
-        let open = tickets.recv().is_ok() && to_workers.send((index, std::mem::take(chunk))).is_ok();
+        let open =
+            tickets.recv().is_ok() && to_workers.send((index, std::mem::take(chunk))).is_ok();
         index += 1;
         open
     };

@@ -107,11 +107,8 @@ impl ShardBuilder {
             2 => self.tokens.extend(ids.iter().flat_map(|&id| (id as u16).to_le_bytes())),
             _ => self.tokens.extend(ids.iter().flat_map(|id| id.to_le_bytes())),
         }
-        self.counts += Counts {
-            documents: 1,
-            tokens: ids.len() as u64,
-            bytes: u64::from(text_bytes),
-        };
+        self.counts +=
+            Counts { documents: 1, tokens: ids.len() as u64, bytes: u64::from(text_bytes) };
         let end = u32::try_from(self.counts.tokens).expect("the pipeline ends shards before");
         self.ends.extend(end.to_le_bytes());
         for number in [row.row, row.bytes.start, row.bytes.end] {
@@ -334,7 +331,12 @@ impl Shard {
 
     fn outside(&self, id: u32) -> DataError {
         let expected = format!("below {}", self.vocabulary.size);
-        DataError::Format { path: self.path.clone(), what: "a token", expected, got: id.to_string() }
+        DataError::Format {
+            path: self.path.clone(),
+            what: "a token",
+            expected,
+            got: id.to_string(),
+        }
     }
 }
 

@@ -66,7 +66,8 @@ mod tests {
         let n = 100_000;
         for key in 0..20 {
             let mut places: Vec<u64> = (0..1000).map(|i| permute(i, n, key)).collect();
-            let same = places.iter().enumerate().filter(|&(i, &p)| p == permute(i as u64, n, key + 1));
+            let same =
+                places.iter().enumerate().filter(|&(i, &p)| p == permute(i as u64, n, key + 1));
             assert!(same.count() < 5);
             places.sort_unstable();
             let off = |(i, p): (usize, &u64)| (*p as f64 / n as f64 - i as f64 / 1000.0).abs();

@@ -117,7 +117,8 @@ pub fn tokenize(
     let mut total = Counts::default();
     for source in &sources.sources {
         let vocabulary = manifest.settings.tokenizer;
-        let mut run = SourceRun::open(source, vocabulary, options.shard_tokens, Some((folder, disk)))?;
+        let mut run =
+            SourceRun::open(source, vocabulary, options.shard_tokens, Some((folder, disk)))?;
         let report = run.run(tokenizer, options, &mut total, progress)?;
         manifest.sources.push(report);
     }
@@ -353,8 +354,16 @@ impl<'a> SideRun<'a> {
     ) -> Result<SideRun<'a>, DataError> {
         let filling = ShardBuilder::new(vocabulary);
         let part = Part::default();
-        let mut side =
-            SideRun { stem, place, tokens_max, vocabulary, filling, part, last_done: None, to_meet: 0 };
+        let mut side = SideRun {
+            stem,
+            place,
+            tokens_max,
+            vocabulary,
+            filling,
+            part,
+            last_done: None,
+            to_meet: 0,
+        };
         let Some((folder, _)) = place else { return Ok(side) };
         while folder.join(side.next_name()).exists() {
             let file = side.next_name();

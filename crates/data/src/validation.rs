@@ -84,8 +84,7 @@ impl Validation {
                 return Some(Piece { source, epoch: 0, document, from: 0, len: tokens - 1 });
             }
         };
-        let mut row =
-            move || packer.next_row(Policy::Cut, seq_len as u64, &mut ledger, &mut draw);
+        let mut row = move || packer.next_row(Policy::Cut, seq_len as u64, &mut ledger, &mut draw);
         (0..).map_while(move |step| {
             let packed: Vec<_> = std::iter::from_fn(&mut row).take(rows).collect();
             let plan = Plan { step, rows, seq_len, packed };

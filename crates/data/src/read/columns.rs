@@ -96,7 +96,8 @@ impl Columns {
             Some(open) => open,
             None if *group == file.num_row_groups() => return Ok(false),
             None => {
-                let column = guard(path, || file.get_row_group(*group)?.get_column_reader(*column))?;
+                let column =
+                    guard(path, || file.get_row_group(*group)?.get_column_reader(*column))?;
                 *group += 1;
                 let ColumnReader::ByteArrayColumnReader(column) = column else {
                     return Err(fault(path, "the column changes its type"));

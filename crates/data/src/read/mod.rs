@@ -125,7 +125,11 @@ pub enum Records {
 impl Records {
     /// Opens a file as number `number` of its source. Errors: it cannot be read, or it is a
     /// Parquet file without such a column of texts.
-    pub fn open(file: &InputFile, number: u32, options: &ReadOptions) -> Result<Records, DataError> {
+    pub fn open(
+        file: &InputFile,
+        number: u32,
+        options: &ReadOptions,
+    ) -> Result<Records, DataError> {
         Ok(match file.kind {
             Kind::Parquet => {
                 Records::Columns(Box::new(columns::Columns::open(&file.path, number, options)?))

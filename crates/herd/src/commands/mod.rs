@@ -5,6 +5,7 @@ mod chat;
 mod complete;
 mod completions;
 mod convert;
+mod data;
 mod detokenize;
 mod doctor;
 mod inspect;
@@ -55,6 +56,8 @@ pub enum Command {
     Quantize(quantize::Flags),
     /// Say whether a model still gives its parent's logits
     Verify(verify::Flags),
+    /// Make and check the shards of tokens that models are trained on
+    Data(data::Flags),
     /// Say how much memory a model takes at its peak, by part, and whether that is there
     Plan(plan::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
@@ -82,6 +85,7 @@ impl Command {
             Command::Convert(flags) => convert::run(flags, console),
             Command::Quantize(flags) => quantize::run(flags, console),
             Command::Verify(flags) => verify::run(flags, console),
+            Command::Data(flags) => data::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),
