@@ -52,10 +52,10 @@ fn damaged_shards_are_told_and_take_no_memory() {
         let mut damaged: Vec<Vec<u8>> = (0..whole.len()).map(|cut| whole[..cut].to_vec()).collect();
         damaged.push([&whole[..], b"x"].concat());
         for at in 0..whole.len() {
-            for value in [0, 1, 0x7f, 0x80, 0xff] {
+            for value in [1, 0x80] {
                 let mut bytes = whole.clone();
                 bytes[at] ^= value;
-                damaged.extend((value != 0).then_some(bytes));
+                damaged.push(bytes);
             }
         }
         for at in (8..80).step_by(4) {
@@ -68,7 +68,7 @@ fn damaged_shards_are_told_and_take_no_memory() {
         MEMORY.reset_peak_usage();
         let before = MEMORY.current_usage();
         for bytes in &damaged {
-            fs::write(&path, bytes).unwrap();
+            common::write_anew(&path, bytes);
             let read = Shard::open(&path).and_then(|shard| {
                 let _ = read_all(&shard);
                 shard.verify()
@@ -105,14 +105,14 @@ fn damaged_manifests_are_told() {
     let whole = fs::read(&path).unwrap();
     let mut seed = 1;
     for cut in (0..whole.len() - 1).step_by(17) {
-        fs::write(&path, &whole[..cut]).unwrap();
+        common::write_anew(&path, &whole[..cut]);
         assert!(Corpus::open(&shards, Check::Tables).is_err(), "cut at {cut}");
     }
     for _ in 0..500 {
         let mut bytes = whole.clone();
         let at = common::next(&mut seed) as usize % bytes.len();
         bytes[at] = common::next(&mut seed) as u8;
-        fs::write(&path, &bytes).unwrap();
+        common::write_anew(&path, &bytes);
         let _ = Corpus::open(&shards, Check::Contents);
     }
     let outside = String::from_utf8(whole).unwrap().replace("\"a.train", "\"../a.train");

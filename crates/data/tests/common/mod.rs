@@ -56,6 +56,12 @@ pub fn write_lines(path: &Path, texts: &[String]) {
     fs::write(path, texts.iter().enumerate().map(line).collect::<String>()).unwrap();
 }
 
+/// Writes a file that was not there; some file systems are slow to overwrite one that was.
+pub fn write_anew(path: &Path, bytes: &[u8]) {
+    let _ = fs::remove_file(path);
+    fs::write(path, bytes).unwrap();
+}
+
 /// The sources at these paths.
 pub fn sources(inputs: &[&Path]) -> Sources {
     let inputs: Vec<String> = inputs.iter().map(|p| p.to_str().unwrap().to_owned()).collect();
