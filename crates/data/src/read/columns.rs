@@ -38,6 +38,8 @@ pub struct Columns {
     /// Rows that the groups opened so far state: a page may claim any number, in a few bytes.
     rows_stated: u64,
     ready: VecDeque<Option<ByteArray>>,
+    /// There is no more, or an error came.
+    ended: bool,
 }
 
 impl Columns {
@@ -82,15 +84,19 @@ impl Columns {
             row: 0,
             rows_stated: 0,
             ready: VecDeque::new(),
+            ended: false,
         })
     }
 
     /// The next row.
     pub(super) fn next(&mut self) -> Result<Option<Raw>, DataError> {
         while self.ready.is_empty() {
-            if !self.fill()? {
+            if self.ended {
                 return Ok(None);
             }
+            let more = self.fill();
+            self.ended = !matches!(more, Ok(true));
+            more?;
         }
         let value = self.ready.pop_front().flatten();
         self.row += 1;
