@@ -13,8 +13,11 @@ mod memory;
 mod tiny;
 mod tokenizers;
 
+/// What a target does with its bytes.
+type Target = fn(&[u8]);
+
 /// Every target, by the name of its program and of its folder of regressions.
-pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("chat_template", chat::template),
     ("encode_decode", tokenizers::encode_decode),
     ("gguf", files::gguf),

@@ -1,7 +1,7 @@
 //! What fuzzing once broke stays mended: every file of `fuzz/regressions` through its target.
 
 #[path = "../../../fuzz/src/lib.rs"]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, dead_code)] // `run` is for the programs
 mod fuzz;
 
 use std::fs;

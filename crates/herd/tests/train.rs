@@ -1,5 +1,7 @@
 //! A run of training, killed at any moment and begun again, ends with the bytes of one that was not.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
