@@ -73,6 +73,13 @@ impl Device {
         }
     }
 
+    /// Bytes of all buffers that wait for reuse: those of a step, when no tensor is left of it.
+    pub fn buffer_bytes(&self) -> u64 {
+        let Device::Cpu(device) = self;
+        let free = device.free.lock().unwrap_or_else(|e| e.into_inner());
+        free.iter().map(|buffer| 4 * buffer.len() as u64).sum()
+    }
+
     /// Lends `f` memory for keys and values, which outlives the call.
     pub(crate) fn with_keys<T>(&self, bytes: usize, f: impl FnOnce(&mut [u8]) -> T) -> T {
         let Device::Cpu(device) = self;

@@ -6,6 +6,7 @@ mod error;
 mod init;
 pub mod metrics;
 pub mod optimizer;
+pub mod plan;
 pub mod presets;
 pub mod pretrain;
 pub mod report;

@@ -1,0 +1,342 @@
+//! What a run takes of memory and disk, by part, told before any of it is taken.
+//!
+//! Tensors are counted by playing a micro-batch through the same rule by which a device lends
+//! buffers (the smallest that is large enough, else a new one for the largest too small), in the
+//! order in which the model's page takes and gives them. So the count is that of the run.
+
+use crate::config::{Precision, RunConfig};
+use crate::schedule::{self, Size};
+use herd_model::Config;
+use herd_model::names::all_parts;
+use herd_tensor::{Format, Weight};
+
+/// Bytes by part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// f32 masters.
+    pub masters: u64,
+    /// The weights as products read them.
+    pub weights: u64,
+    /// Sums of gradients.
+    pub gradients: u64,
+    /// The optimiser's two moments.
+    pub moments: u64,
+    /// Tensors of a micro-batch, kept and passing.
+    pub activations: u64,
+    /// What kernels lay beside them.
+    pub scratch: u64,
+    /// The batch, the tokenizer, the program.
+    pub rest: u64,
+    /// A checkpoint on the disk.
+    pub checkpoint: u64,
+    /// All that the run keeps on the disk at once, the shards left out.
+    pub disk: u64,
+}
+
+impl Plan {
+    /// Memory at the peak.
+    pub fn peak(&self) -> u64 {
+        self.masters
+            + self.weights
+            + self.gradients
+            + self.moments
+            + self.activations
+            + self.scratch
+            + self.rest
+    }
+
+    /// The parts of the peak and their names.
+    pub fn parts(&self) -> [(&'static str, u64); 7] {
+        [
+            ("masters", self.masters),
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("moments", self.moments),
+            ("activations", self.activations),
+            ("scratch", self.scratch),
+            ("rest", self.rest),
+        ]
+    }
+}
+
+/// The plan of a run of a network of this shape on so many threads.
+pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
+    let format = match run.precision.weights {
+        Precision::Bf16 => Format::BF16,
+        Precision::F32 => Format::F32,
+    };
+    let params = shape.params() as u64;
+    let weights: usize = all_parts(shape)
+        .iter()
+        .map(|part| match part.shape(shape)[..] {
+            [rows, cols] => Weight::bytes_of(format, rows, cols),
+            ref gains => gains.iter().product::<usize>() * 4,
+        })
+        .sum();
+    // A head that is the embedding has sums for both uses.
+    let looked_up = if shape.tied { (shape.vocab * shape.width) as u64 } else { 0 };
+    let stored = if format == Format::BF16 { 2 } else { 4 };
+    let checkpoint = params * (stored + 12);
+    let kept = run.checkpoint.keep_last as u64 + 1;
+    let forever = match run.checkpoint.keep_every {
+        0 => 0,
+        every => run.optim.steps / every,
+    };
+    let sizes = sizes(run);
+    let most = |f: &dyn Fn(usize) -> u64| {
+        sizes.iter().map(|size| f(size.seq_len)).max().unwrap_or_default()
+    };
+    Plan {
+        masters: 4 * params,
+        weights: weights as u64,
+        gradients: 4 * (params + looked_up),
+        moments: 8 * params,
+        activations: most(&|seq_len| activations(run, shape, seq_len)),
+        scratch: most(&|seq_len| scratch(run, shape, seq_len, threads)),
+        rest: PROGRAM + TOKEN * shape.vocab as u64 + batch(&sizes),
+        checkpoint,
+        disk: checkpoint * (kept + forever),
+    }
+}
+
+/// The program itself, stacks, allocator.
+const PROGRAM: u64 = 12 << 20;
+
+/// Bytes a token of the vocabulary takes in the tokenizer.
+const TOKEN: u64 = 400;
+
+fn sizes(run: &RunConfig) -> Vec<Size> {
+    let first = schedule::size(&run.batch, 0);
+    let ramp = run.batch.ramp.iter();
+    let ramp = ramp.map(|r| Size { tokens: r.tokens, seq_len: r.seq_len });
+    std::iter::once(first).chain(ramp).collect()
+}
+
+/// Batches: the one at hand and those read ahead, five numbers a token.
+fn batch(sizes: &[Size]) -> u64 {
+    4 * 20 * sizes.iter().map(|size| size.tokens as u64).max().unwrap_or_default()
+}
+
+/// Tokens that pass through the model at once.
+fn micro_tokens(run: &RunConfig, seq_len: usize) -> usize {
+    let size = sizes(run).into_iter().find(|size| size.seq_len == seq_len);
+    let rows = size.map_or(1, |size| size.tokens / seq_len);
+    (run.batch.micro_tokens / seq_len).clamp(1, rows.max(1)) * seq_len
+}
+
+/// Bytes of all buffers after a micro-batch of rows of `seq_len` tokens.
+pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
+    let tokens = micro_tokens(run, seq_len);
+    let mut play = Play { buffers: Vec::new(), shape, tokens };
+    play.step(run.precision.recompute, seq_len);
+    play.buffers.iter().map(|(len, _)| 4 * *len as u64).sum()
+}
+
+/// What products lay: at most 16 MB of each factor, and the activations of the forward pass whole.
+fn scratch(run: &RunConfig, shape: &Config, seq_len: usize, threads: usize) -> u64 {
+    let tokens = micro_tokens(run, seq_len) as u64;
+    let bytes = if run.precision.weights == Precision::Bf16 { 2 } else { 4 };
+    let widest = shape.width.max(shape.heads * shape.head_dim).max(shape.ffn_width) as u64;
+    let forward = tokens * widest * bytes;
+    let terms = ((16 << 20) / bytes / (tokens + widest) / 256 * 256).clamp(256, 1024);
+    let backward = (tokens + widest) * terms * bytes;
+    let keys = tokens * 2 * (shape.kv_heads * shape.head_dim.next_multiple_of(16)) as u64 * 4;
+    forward.max(backward) + keys + threads as u64 * (1 << 20)
+}
+
+/// A buffer that is lent.
+type Lent = usize;
+
+/// The device's buffers while a micro-batch passes: their lengths, and whether they are lent.
+struct Play<'a> {
+    buffers: Vec<(usize, bool)>,
+    shape: &'a Config,
+    tokens: usize,
+}
+
+/// What a block keeps for its gradient.
+struct Kept {
+    x: Lent,
+    normed: Lent,
+    qkv: [Lent; 3],
+    out: Lent,
+    lse: Lent,
+    h: Lent,
+    normed_h: Lent,
+    gate: Lent,
+    up: Lent,
+    product: Lent,
+}
+
+impl Play<'_> {
+    /// As `Device::take`.
+    fn take(&mut self, width: usize) -> Lent {
+        self.take_len(self.tokens * width)
+    }
+
+    fn take_len(&mut self, len: usize) -> Lent {
+        let free = |(i, b): (usize, &(usize, bool))| (!b.1).then_some((i, b.0));
+        let fits = self.buffers.iter().enumerate().filter_map(free).filter(|(_, n)| *n >= len);
+        if let Some((i, _)) = fits.min_by_key(|(_, n)| *n) {
+            self.buffers[i].1 = true;
+            return i;
+        }
+        let largest = self.buffers.iter().enumerate().filter_map(free).max_by_key(|(_, n)| *n);
+        match largest {
+            Some((i, _)) => self.buffers[i] = (len, true),
+            None => self.buffers.push((len, true)),
+        }
+        largest.map_or(self.buffers.len() - 1, |(i, _)| i)
+    }
+
+    fn give<const N: usize>(&mut self, lent: [Lent; N]) {
+        lent.into_iter().for_each(|i| self.buffers[i].1 = false);
+    }
+
+    /// One micro-batch, forward and back.
+    fn step(&mut self, recompute: bool, seq_len: usize) {
+        let d = self.shape.width;
+        let mut x = self.take(d);
+        let mut kept = Vec::new();
+        for _ in 0..self.shape.layers {
+            let (block, y) = self.forward(x);
+            match recompute {
+                false => kept.push(block),
+                true => {
+                    let Kept { normed, qkv, out, lse, h, normed_h, gate, up, product, .. } = block;
+                    self.give(qkv);
+                    self.give([normed, out, lse, h, normed_h, gate, up, product]);
+                    kept.push(Kept { x, ..block });
+                }
+            }
+            x = y;
+        }
+        let normed = self.take(d);
+        let mut dy = self.take(d);
+        for rows in (0..seq_len).step_by(256).map(|a| 256.min(seq_len - a)) {
+            let logits = self.take_len(rows * self.shape.vocab);
+            self.give([logits]);
+        }
+        let dx = self.take(d);
+        self.give([dy, x]);
+        dy = dx;
+        for block in kept.into_iter().rev() {
+            let block = match recompute {
+                false => block,
+                true => {
+                    let (again, y) = self.forward(block.x);
+                    self.give([y]);
+                    again
+                }
+            };
+            self.backward(block, dy);
+        }
+        self.give([dy, normed]);
+    }
+
+    /// What a block keeps, and its result.
+    fn forward(&mut self, x: Lent) -> (Kept, Lent) {
+        let Config { width: d, heads, kv_heads, head_dim, ffn_width: f, .. } = *self.shape;
+        let normed = self.take(d);
+        let qkv = [heads, kv_heads, kv_heads].map(|n| self.take(n * head_dim));
+        let lse = self.take(heads);
+        let out = self.take(heads * head_dim);
+        let attended = self.take(d);
+        let h = self.take(d);
+        let normed_h = self.take(d);
+        let (gate, up) = (self.take(f), self.take(f));
+        let product = self.take(f);
+        let fed = self.take(d);
+        let y = self.take(d);
+        self.give([attended, fed]);
+        (Kept { x, normed, qkv, out, lse, h, normed_h, gate, up, product }, y)
+    }
+
+    /// Gives all that the block kept; `dy` becomes the gradient of its input.
+    fn backward(&mut self, kept: Kept, _dy: Lent) {
+        let Config { width: d, heads, kv_heads, head_dim, ffn_width: f, .. } = *self.shape;
+        let dproduct = self.take(f);
+        self.give([kept.product]);
+        let (dgate, dup) = (self.take(f), self.take(f));
+        self.give([dproduct, kept.gate, kept.up]);
+        let dnormed = self.take(d);
+        self.give([dup, dgate, kept.normed_h]);
+        let dh = self.take(d);
+        self.give([dh, dnormed, kept.h]);
+        let dout = self.take(heads * head_dim);
+        let dqkv = [heads, kv_heads, kv_heads].map(|n| self.take(n * head_dim));
+        self.give([dout, kept.out, kept.lse]);
+        self.give(kept.qkv);
+        let dnormed = self.take(d);
+        self.give(dqkv);
+        self.give([kept.normed]);
+        let dx = self.take(d);
+        self.give([dx, dnormed, kept.x]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Micro, Sums, accumulate, presets};
+    use herd_model::RopeScaling;
+    use herd_model::llama::{Llama, Training};
+    use herd_tensor::{Class, Device, Tape};
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    fn shape(layers: usize, width: usize, heads: usize, kv_heads: usize, ffn: usize) -> Config {
+        Config {
+            layers,
+            width,
+            heads,
+            kv_heads,
+            head_dim: width / heads,
+            ffn_width: ffn,
+            vocab: 300,
+            norm_eps: 1e-5,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
+            context: 512,
+            tied: true,
+        }
+    }
+
+    #[test]
+    fn the_count_of_tensors_is_that_of_the_run() {
+        for (shape, seq_len, rows, recompute) in [
+            (shape(1, 32, 4, 2, 64), 48, 1, false),
+            (shape(3, 32, 4, 1, 96), 48, 3, false),
+            (shape(4, 48, 6, 6, 96), 300, 2, false),
+            (shape(4, 48, 6, 6, 96), 300, 2, true),
+            (shape(2, 64, 2, 1, 512), 16, 2, true),
+            (shape(5, 64, 2, 2, 40), 16, 2, false),
+        ] {
+            let device = Device::cpu(Class::best(), 1);
+            let tape = Arc::new(Tape::default());
+            let training = Training { tape: Arc::clone(&tape), format: Format::BF16, recompute };
+            let numbers = |part| Ok::<_, Infallible>(crate::first_numbers(&shape, part, 0.02, 1));
+            let Ok(model) = Llama::trainable(&shape, &device, seq_len, &training, numbers);
+            let n = rows * seq_len;
+            let ids: Vec<u32> = (0..n as u32).map(|i| i % 300).collect();
+            let positions: Vec<u32> = (0..n).map(|t| (t % seq_len) as u32).collect();
+            let documents: Vec<_> = (0..rows).map(|r| r * seq_len..(r + 1) * seq_len).collect();
+            let micro = Micro {
+                tokens: &ids,
+                targets: &ids,
+                weights: &vec![1.0; n],
+                positions: &positions,
+                documents: &documents,
+                seq_len,
+            };
+            for _ in 0..3 {
+                accumulate(&model, &tape, &micro, 1.0, &mut Sums::default());
+            }
+            let mut run = presets::tiny();
+            (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (n, seq_len, n);
+            run.precision.recompute = recompute;
+            let planned = activations(&run, &shape, seq_len);
+            assert_eq!(planned, device.buffer_bytes(), "{shape:?}, {recompute}");
+        }
+    }
+}
