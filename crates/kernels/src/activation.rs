@@ -309,8 +309,10 @@ mod tests {
     type Slope = fn(&mut [f32], &[f32], &[f32]);
     type FastSlope = fn(&Cpu, &mut [f32], &[f32], &[f32]);
 
+    type Exact = fn(f64) -> f64;
+
     /// Each gradient with its twin and the f64 function whose slope it is.
-    const SLOPES: [(&str, FastSlope, Slope, fn(f64) -> f64); 3] = [
+    const SLOPES: [(&str, FastSlope, Slope, Exact); 3] = [
         ("silu", silu_backward, naive::silu_backward, |x| x / (1.0 + (-x).exp())),
         ("gelu", gelu_backward, naive::gelu_backward, |x| {
             // P(N <= x) by Simpson's rule from -12 on.

@@ -129,8 +129,8 @@ thread_local! {
     static WORK: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Query blocks that walk the keys together: what they need of 96 queries fits the second cache,
-/// and each key block is fetched once for all of them.
+/// Query blocks that walk the keys together: what they hold stays in the second cache (460 KiB at K = 64),
+/// and each block of keys is fetched once for all of them.
 const SPAN: usize = 3;
 
 const _: () = assert!(QUERIES.is_multiple_of(KEYS), "a key block lies in one query block");
@@ -331,10 +331,28 @@ impl<'a> Pass<'a> {
         block: Block,
         at: usize,
     ) {
-        let (padded, width, per) = (m.padded, m.width, if BF16 { 2 } else { 1 });
-        let steps = self.shape.head_dim.div_ceil(per);
+        // SAFETY: the caller's contract; `weights` writes all that `gain_block` reads of p and ds.
+        unsafe {
+            self.score_block::<L, BF16>(m, block, at);
+            kernels::weights(L::CLASS, m.weights(at), block, self.scale, self.precision);
+            gain_block::<L, BF16>(m, block, at);
+        }
+    }
+
+    /// s and dp: [keys, queries], sums over the head width.
+    ///
+    /// # Safety
+    ///
+    /// As `block`.
+    unsafe fn score_block<L: Entry, const BF16: bool>(
+        &self,
+        m: &mut Memory<'_>,
+        block: Block,
+        at: usize,
+    ) {
+        let width = m.width;
+        let steps = self.shape.head_dim.div_ceil(if BF16 { 2 } else { 1 });
         let columns = at * width..;
-        // s and dp: [keys, queries], sums over the head width.
         let scores = Product {
             out: m.p.as_mut_ptr(),
             out_stride: QUERIES,
@@ -359,61 +377,65 @@ impl<'a> Pass<'a> {
             kernels::product::<L, BF16>(&scores, seen);
             kernels::product::<L, BF16>(&d_weights, seen);
         }
-        kernels::weights(L::CLASS, m.weights(at), block, self.scale, self.precision);
-        // dv and dk: [keys, K], sums over queries. dq: [queries, K], sums over keys.
-        let (p, ds): (*const u32, *const u32) = match BF16 {
-            true => (m.p_narrow.as_ptr(), m.ds_narrow.as_ptr()),
-            false => (m.p.as_ptr().cast(), m.ds.as_ptr().cast()),
-        };
-        let rows = |f32s: &[u32], pairs: &[u32], row: usize| match BF16 {
-            true => pairs[row / 2 * padded..].as_ptr(),
-            false => f32s[row * padded..].as_ptr(),
-        };
-        let values = Product {
-            out: m.dv[block.key * padded..].as_mut_ptr(),
-            out_stride: padded,
-            rows: block.keys,
-            vectors: padded / 16,
-            a: p,
-            a_row: QUERIES / per,
-            a_step: 1,
-            b: rows(m.a, m.a_pairs, at),
-            b_step: padded,
-            // The keys of a block meet their first queries where both begin.
-            resume: block.key < block.query,
-        };
-        let keys = Product {
-            out: m.dk[block.key * padded..].as_mut_ptr(),
-            a: ds,
-            b: rows(m.q, m.q_pairs, at),
-            ..values
-        };
-        let queries = Product {
-            out: m.dq[at * padded..].as_mut_ptr(),
-            rows: block.queries,
-            a: if BF16 { m.ds_pairs.as_ptr() } else { ds },
-            a_row: 1,
-            a_step: QUERIES,
-            b: rows(m.k, m.k_pairs, block.key),
-            resume: block.key > 0,
-            ..values
-        };
-        let after = |row, _| Reach {
-            vector: 0,
-            first: block.seen_from(row) / per,
-            last: block.queries.div_ceil(per),
-        };
-        let before = |row, rows| Reach {
-            vector: 0,
-            first: 0,
-            last: block.sees(row + rows - 1).div_ceil(per),
-        };
-        // SAFETY: the caller's contract; `weights` wrote what the reaches name.
-        unsafe {
-            kernels::product::<L, BF16>(&values, after);
-            kernels::product::<L, BF16>(&keys, after);
-            kernels::product::<L, BF16>(&queries, before);
-        }
+    }
+}
+
+/// dv and dk: [keys, K], sums over queries. dq: [queries, K], sums over keys.
+///
+/// # Safety
+///
+/// As `Pass::block`; `m` holds p and ds of the block.
+unsafe fn gain_block<L: Entry, const BF16: bool>(m: &mut Memory<'_>, block: Block, at: usize) {
+    let (padded, per) = (m.padded, if BF16 { 2 } else { 1 });
+    let (p, ds): (*const u32, *const u32) = match BF16 {
+        true => (m.p_narrow.as_ptr(), m.ds_narrow.as_ptr()),
+        false => (m.p.as_ptr().cast(), m.ds.as_ptr().cast()),
+    };
+    let rows = |f32s: &[u32], pairs: &[u32], row: usize| match BF16 {
+        true => pairs[row / 2 * padded..].as_ptr(),
+        false => f32s[row * padded..].as_ptr(),
+    };
+    let values = Product {
+        out: m.dv[block.key * padded..].as_mut_ptr(),
+        out_stride: padded,
+        rows: block.keys,
+        vectors: padded / 16,
+        a: p,
+        a_row: QUERIES / per,
+        a_step: 1,
+        b: rows(m.a, m.a_pairs, at),
+        b_step: padded,
+        // The keys of a block meet their first queries where both begin.
+        resume: block.key < block.query,
+    };
+    let keys = Product {
+        out: m.dk[block.key * padded..].as_mut_ptr(),
+        a: ds,
+        b: rows(m.q, m.q_pairs, at),
+        ..values
+    };
+    let queries = Product {
+        out: m.dq[at * padded..].as_mut_ptr(),
+        rows: block.queries,
+        a: if BF16 { m.ds_pairs.as_ptr() } else { ds },
+        a_row: 1,
+        a_step: QUERIES,
+        b: rows(m.k, m.k_pairs, block.key),
+        resume: block.key > 0,
+        ..values
+    };
+    let after = |row, _| Reach {
+        vector: 0,
+        first: block.seen_from(row) / per,
+        last: block.queries.div_ceil(per),
+    };
+    let before =
+        |row, rows| Reach { vector: 0, first: 0, last: block.sees(row + rows - 1).div_ceil(per) };
+    // SAFETY: the caller's contract; `weights` wrote what the reaches name.
+    unsafe {
+        kernels::product::<L, BF16>(&values, after);
+        kernels::product::<L, BF16>(&keys, after);
+        kernels::product::<L, BF16>(&queries, before);
     }
 }
 
