@@ -333,10 +333,13 @@ impl fmt::Display for Metric {
     }
 }
 
+/// A run's folder, and what could be read of it.
+pub type Listed = (PathBuf, Result<Run, RunError>);
+
 /// The runs at or directly in `folder`, by name; one that cannot be read does not hide the others.
 ///
 /// Errors: the folder cannot be listed.
-pub fn list(folder: &Path) -> Result<Vec<(PathBuf, Result<Run, RunError>)>, RunError> {
+pub fn list(folder: &Path) -> Result<Vec<Listed>, RunError> {
     let mut paths = match is_run(folder) {
         true => vec![folder.to_owned()],
         false => entries(folder)?.into_iter().filter(|path| is_run(path)).collect(),

@@ -273,7 +273,7 @@ pub fn label(value: f64, step: f64) -> String {
     if value.abs() < step * 1e-6 {
         return "0".to_owned();
     }
-    if size < 1e-2 || size >= 1e15 {
+    if !(1e-2..1e15).contains(&size) {
         let text = format!("{value:.2e}");
         let (digits, power) = text.split_once('e').expect("it was written with an exponent");
         return format!("{}e{power}", trim(digits));
