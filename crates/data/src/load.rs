@@ -279,7 +279,7 @@ pub(crate) fn check_ramps(ramps: &[Ramp]) -> Result<(), DataError> {
         Err(DataError::Setting { what, got, expected })
     };
     if ramps.first().is_none_or(|ramp| ramp.from_step != 0) {
-        let got = ramps.first().map_or("missing".into(), |ramp| ramp.from_step.to_string());
+        let got = ramps.first().map_or("missing".into(), |ramp| format!("step {}", ramp.from_step));
         return wrong("the start of the first ramp", got, "step 0");
     }
     if let Some(pair) = ramps.windows(2).find(|pair| pair[0].from_step >= pair[1].from_step) {

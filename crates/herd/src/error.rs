@@ -114,6 +114,9 @@ pub enum Error {
     Chat(#[from] herd_codec::chat::ChatError),
 
     #[error(transparent)]
+    Data(#[from] herd_data::DataError),
+
+    #[error(transparent)]
     Config(#[from] herd_model::ConfigError),
 
     #[error(transparent)]
@@ -188,6 +191,7 @@ impl Error {
                 "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
             }
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
+            Error::Data(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
             Error::Train(error) => return error.hint(),
             Error::Run(error) => return error.hint().map(str::to_owned),

@@ -342,7 +342,9 @@ mod tests {
     #[test]
     fn packed_and_plain_files_of_a_folder_give_the_same_texts() {
         let home = tempfile::tempdir().unwrap();
-        let lines: Vec<String> = (0..40_000).map(|i| format!("line \u{e9} {i} \"x\"\n")).collect();
+        let dots = ".".repeat(40);
+        let line = |i| format!("line \u{e9} {i} \"x\" {dots}\n");
+        let lines: Vec<String> = (0..40_000).map(line).collect();
         let json = |l: &String| serde_json::json!({"id": 1, "lang": "de", "text": l}).to_string();
         let jsonl = lines.iter().map(json).collect::<Vec<_>>().join("\n");
         assert!(jsonl.len() > 2 * CHUNK_BYTES, "more than one chunk");
@@ -372,7 +374,7 @@ mod tests {
         let path = home.path().join("x.jsonl");
         let told = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            all(&[path.clone()], at_lines).unwrap_err().line()
+            all(std::slice::from_ref(&path), at_lines).unwrap_err().line()
         };
         let bad = told(b"{\"text\":\"a\"}\n{\"text\":\"\xFF\"}");
         assert!(bad.contains("x.jsonl is not UTF-8 at byte 22"), "{bad}");

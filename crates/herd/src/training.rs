@@ -146,8 +146,10 @@ fn stop_on_interrupt(stop: &Arc<AtomicBool>, console: &Console) {
 struct Teller<'a> {
     console: &'a Console,
     config: RunConfig,
-    /// Operations a second that the machine reaches in the products of this run.
-    peak_flops: f64,
+    device: Device,
+    /// Operations a second that the machine reaches in the products of this run; measured when
+    /// the run has gone on for some seconds.
+    peak_flops: Option<f64>,
     /// Multiply-adds, as two operations, of a token: by row length.
     flops_a_token: Box<dyn Fn(usize) -> f64>,
     speed: File,
@@ -168,16 +170,12 @@ impl<'a> Teller<'a> {
     ) -> Result<Teller<'a>, Error> {
         let path = out.join("speed.jsonl");
         let speed = OpenOptions::new().create(true).append(true).open(&path);
-        let peaks = herd_kernels::probe::peaks(device.kernels());
-        let peak_flops = match config.precision.weights {
-            Precision::Bf16 => peaks.bf16_flops.max(peaks.f32_flops),
-            Precision::F32 => peaks.f32_flops,
-        };
         let now = Instant::now();
         Ok(Teller {
             console,
             config: config.clone(),
-            peak_flops,
+            device: device.clone(),
+            peak_flops: None,
             flops_a_token: Box::new(|_| f64::NAN),
             speed: speed.map_err(Error::io("open", &path))?,
             begun: now,
@@ -187,6 +185,19 @@ impl<'a> Teller<'a> {
             tokens: 0,
             bpb: None,
         })
+    }
+
+    /// A probe takes a second: too long for a run that has hardly begun.
+    fn peak_flops(&mut self) -> Option<f64> {
+        const AFTER_S: f64 = 5.0;
+        if self.peak_flops.is_none() && self.begun.elapsed().as_secs_f64() > AFTER_S {
+            let peaks = herd_kernels::probe::peaks(self.device.kernels());
+            self.peak_flops = Some(match self.config.precision.weights {
+                Precision::Bf16 => peaks.bf16_flops.max(peaks.f32_flops),
+                Precision::F32 => peaks.f32_flops,
+            });
+        }
+        self.peak_flops
     }
 
     fn tell(&mut self, event: &Event<'_>) {
@@ -211,7 +222,8 @@ impl<'a> Teller<'a> {
                 let step_s = self.step_begun.elapsed().as_secs_f64();
                 let tok_s = (step.tokens - self.tokens) as f64 / step_s;
                 self.tokens = step.tokens;
-                let mfu = tok_s * (self.flops_a_token)(step.seq_len) / self.peak_flops;
+                let peak_flops = self.peak_flops();
+                let mfu = peak_flops.map(|peak| tok_s * (self.flops_a_token)(step.seq_len) / peak);
                 let mean_tok_s =
                     (step.tokens - self.first_tokens) as f64 / self.begun.elapsed().as_secs_f64();
                 let all = schedule::tokens_in_all(&self.config.batch, self.config.optim.steps);
@@ -223,16 +235,16 @@ impl<'a> Teller<'a> {
                 });
                 // A full disk stops the run at its own files, with a proper error.
                 let _ = writeln!(self.speed, "{line}");
+                let mfu = mfu.map_or(String::new(), |mfu| format!(" mfu {:.1} %", 100.0 * mfu));
                 let bpb = self.bpb.map_or(String::new(), |bpb| format!(" bpb {bpb:.4}"));
                 self.console.note(format!(
-                    "step {}/{} loss {:.4}{bpb} grad {:.3} lr {:.3e} {:.0} tok/s mfu {:.1} % {} data {:.0} % eta {:.0} s",
+                    "step {}/{} loss {:.4}{bpb} grad {:.3} lr {:.3e} {:.0} tok/s{mfu} {} data {:.0} % eta {:.0} s",
                     step.step,
                     self.config.optim.steps,
                     step.loss,
                     step.grad_norm,
                     step.lr,
                     tok_s,
-                    100.0 * mfu,
                     bytes(peak),
                     100.0 * self.waited_s / step_s,
                     eta_s,

@@ -59,6 +59,9 @@ fn a_quantised_file_says_what_it_cost_and_verify_judges_it() {
     let (model, out) = (model.to_str().unwrap(), home.join("small.gguf"));
     let out = out.to_str().unwrap();
     let tokens = ["--tokens", "100"];
+    // What a killed run left does not stand in the way.
+    let draft = home.join(".small.gguf.unmeasured.gguf");
+    fs::write(&draft, "half a file").unwrap();
     let args = ["quantize", "-m", model, "-o", out, "--type", "q8_0"];
     let (code, said) = json(home, &[&args[..], &tokens].concat());
     assert_eq!(code, 0, "{said}");

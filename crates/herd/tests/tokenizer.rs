@@ -48,7 +48,7 @@ fn a_trained_folder_is_used_like_any_model_and_trained_again_it_is_the_same() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
     let (base, _) = trained(home);
-    let text = "First, hear me speak: caf\u{e9} \0 \u{1f600}";
+    let text = "First, hear me speak: caf\u{e9} \u{1} \u{1f600}";
     let of_folder = ids(home, &base, text);
     assert_eq!(ids(home, &base.join("tokenizer.model"), text), of_folder);
     let config = fs::read_to_string(base.join("tokenizer_config.json")).unwrap();

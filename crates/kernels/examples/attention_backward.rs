@@ -1,6 +1,6 @@
 //! Times the gradient of attention: `cargo run --release -p herd-kernels --example attention_backward`.
 //!
-//! Arguments: threads, class. Prints the share of the bound: five products of the causal half at
+//! Arguments: threads, class, length, f32 or bf16 (all if absent). Prints the share of the bound: five products of the causal half at
 //! the measured peak of the class.
 
 use herd_kernels::attention_backward::{
@@ -14,12 +14,16 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let threads = args.first().and_then(|a| a.parse().ok()).unwrap_or(1);
     let class = args.get(1).and_then(|a| Class::from_name(a)).unwrap_or(Class::best());
+    let only: Option<usize> = args.get(2).and_then(|a| a.parse().ok());
     let cpu = Cpu::new(class, threads);
     let peaks = probe::peaks(&cpu);
     println!("class {class}, {threads} threads");
     for (len, documents, heads, kv_heads, head_dim) in
         [(1024, 1, 12, 12, 64), (1024, 1, 12, 4, 64), (256, 8, 6, 6, 48), (2048, 1, 8, 2, 128)]
     {
+        if only.is_some_and(|only| only != len) {
+            continue;
+        }
         let rows = len * documents;
         let documents: Vec<Range<usize>> = (0..documents).map(|d| d * len..(d + 1) * len).collect();
         let noise = |seed: usize, n: usize| -> Vec<f32> {
@@ -34,8 +38,11 @@ fn main() {
         for (precision, peak) in
             [(Precision::F32, peaks.f32_flops), (Precision::Bf16, peaks.bf16_flops)]
         {
+            if args.get(3).is_some_and(|only| only != &format!("{precision:?}").to_lowercase()) {
+                continue;
+            }
             let mut best = f64::MAX;
-            for _ in 0..12 {
+            for _ in 0..30 {
                 let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
                 let saved = Attended { q: &q, k: &k, v: &v, out: &out, lse: &lse };
                 let shape = HeadShape { heads, kv_heads, head_dim };

@@ -305,4 +305,92 @@ mod tests {
             }
         }
     }
+
+    type Slope = fn(&mut [f32], &[f32], &[f32]);
+    type FastSlope = fn(&Cpu, &mut [f32], &[f32], &[f32]);
+
+    /// Each gradient with its twin and the f64 function whose slope it is.
+    const SLOPES: [(&str, FastSlope, Slope, fn(f64) -> f64); 3] = [
+        ("silu", silu_backward, naive::silu_backward, |x| x / (1.0 + (-x).exp())),
+        ("gelu", gelu_backward, naive::gelu_backward, |x| {
+            // P(N <= x) by Simpson's rule from -12 on.
+            let density = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            let step = (x + 12.0) / 2000.0;
+            let weight = |i: u32| if i == 0 || i == 2000 { 1.0 } else { f64::from(2 + i % 2 * 2) };
+            let area = (0..=2000).map(|i| weight(i) * density(-12.0 + step * f64::from(i)));
+            x * area.sum::<f64>() * step / 3.0
+        }),
+        ("gelu_tanh", gelu_tanh_backward, naive::gelu_tanh_backward, |x| {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + u.tanh())
+        }),
+    ];
+
+    #[test]
+    fn slopes_agree_with_naive_and_central_differences() {
+        let x: Vec<f32> = (-900..900).map(|i| i as f32 / 90.0).collect();
+        let dy = Sample::new(5).normals(x.len());
+        let (mut got, mut want) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        for (name, fast, naive, f) in SLOPES {
+            naive(&mut want, &dy, &x);
+            for class in Class::available() {
+                fast(&Cpu::new(class, 2), &mut got, &dy, &x);
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let (x, dy) = (f64::from(x[i]), f64::from(dy[i]));
+                    // The slope is at most 1.13, its terms are at most |x|.
+                    let tolerance = dy.abs() * (1.0 + x.abs()) * 8.0 * f64::from(f32::EPSILON);
+                    let off = f64::from(got - want).abs();
+                    assert!(off <= tolerance, "{class} {name}'({x}): {got}, not {want}");
+                    let slope = dy * (f(x + 1e-4) - f(x - 1e-4)) / 2e-4;
+                    let off = (f64::from(*got) - slope).abs();
+                    assert!(off <= tolerance + 2e-7 * dy.abs(), "{class} {name}'({x}): {slope}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn far_out_slopes_are_zero_and_one() {
+        for (name, fast, _, _) in SLOPES {
+            for class in Class::available() {
+                let mut dx = [9.0; 5];
+                let x = [1e30, 200.0, -1e30, -200.0, f32::NAN];
+                fast(&Cpu::new(class, 1), &mut dx, &[1.0; 5], &x);
+                assert_eq!(dx[..4], [1.0, 1.0, 0.0, 0.0], "{class} {name}");
+                assert!(dx[4].is_nan(), "{class} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn swiglu_gradients_agree_with_naive_and_central_differences() {
+        let mut sample = Sample::new(6);
+        for n in (0..70).chain([149, 10_007]) {
+            let (gate, up, dy) = (sample.normals(n), sample.normals(n), sample.normals(n));
+            let run = |cpu: &Cpu| {
+                let (mut dgate, mut dup) = (vec![9.0; n], vec![9.0; n]);
+                swiglu_backward(cpu, &mut dgate, &mut dup, &dy, &gate, &up);
+                (dgate, dup)
+            };
+            let (mut dgate, mut dup) = (vec![9.0; n], vec![9.0; n]);
+            naive::swiglu_backward(&mut dgate, &mut dup, &dy, &gate, &up);
+            for class in Class::available() {
+                let got = run(&Cpu::new(class, 1));
+                assert_eq!(run(&Cpu::new(class, 3)), got, "{class} threads");
+                for i in 0..n {
+                    let [g, u, d] = [gate[i], up[i], dy[i]].map(f64::from);
+                    let tolerance = 8.0 * f64::from(f32::EPSILON) * d.abs() * (1.0 + g.abs());
+                    let near = |got: f32, want: f64, tolerance: f64| {
+                        assert!((f64::from(got) - want).abs() <= tolerance, "{class} {n}: {got}");
+                    };
+                    near(got.0[i], f64::from(dgate[i]), tolerance * u.abs());
+                    near(got.1[i], f64::from(dup[i]), tolerance);
+                    let y = |g: f64, u: f64| d * u * g / (1.0 + (-g).exp());
+                    let rough = 1e-8 + tolerance * (1.0 + u.abs());
+                    near(got.0[i], (y(g + 1e-4, u) - y(g - 1e-4, u)) / 2e-4, rough);
+                    near(got.1[i], (y(g, u + 1e-4) - y(g, u - 1e-4)) / 2e-4, rough);
+                }
+            }
+        }
+    }
 }

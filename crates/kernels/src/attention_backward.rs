@@ -87,34 +87,31 @@ pub fn attention_backward(
     check(&grads, dout, saved, shape, documents);
     let AttentionGrads { dq, dk, dv } = grads;
     let HeadShape { heads, kv_heads, head_dim } = shape;
-    let (rows, padded) = (saved.lse.len() / heads, head_dim.next_multiple_of(16));
     fill_gaps(dq, heads * head_dim, documents);
+    fill_gaps(dk, kv_heads * head_dim, documents);
+    fill_gaps(dv, kv_heads * head_dim, documents);
+    let (dq, dk, dv) = (Parts::new(dq), Parts::new(dk), Parts::new(dv));
+    let pass = Pass { dq, dk, dv, dout, saved, shape, scale, precision };
+    let group = heads / kv_heads;
+    if group == 1 || documents.len() * kv_heads >= 4 * cpu.pool.threads() {
+        cpu.pool.run(documents.len() * kv_heads, |i| {
+            let (document, g) = (&documents[i / kv_heads], i % kv_heads);
+            pass.run(cpu.lanes(), document, g * group..(g + 1) * group, None);
+        });
+        return;
+    }
+    // Few key/value heads: the query heads go to different threads, and are added afterwards.
+    let rows = saved.lse.len() / heads;
     let mut scratch = cpu.scratch();
-    let sums = floats(&mut scratch, 2 * rows * heads * padded);
-    let (dk_sums, dv_sums) = sums.split_at_mut(rows * heads * padded);
-    let pass = Pass {
-        dq: Parts::new(dq),
-        dk: Parts::new(dk_sums),
-        dv: Parts::new(dv_sums),
-        dout,
-        saved,
-        shape,
-        scale,
-        precision,
-    };
+    let sums = floats(&mut scratch, 2 * rows * heads * head_dim);
+    let parts = Parts::new(sums);
     cpu.pool.run(documents.len() * heads, |i| {
         let (document, h) = (&documents[i / heads], i % heads);
-        WORK.with_borrow_mut(|work| pass.head(cpu.lanes(), work, document.clone(), h));
+        pass.run(cpu.lanes(), document, h..h + 1, Some(parts));
     });
-    for (out, sums, scale) in [(dk, &*dk_sums, scale), (dv, &*dv_sums, 1.0)] {
-        fill_gaps(out, kv_heads * head_dim, documents);
-        let out = Parts::new(out);
-        cpu.pool.run_ranges(documents.len() * kv_heads, 1, |from, to| {
-            for i in from..to {
-                join_heads(out, sums, scale, shape, &documents[i / kv_heads], i % kv_heads);
-            }
-        });
-    }
+    cpu.pool.run(documents.len() * kv_heads, |i| {
+        pass.join_heads(&documents[i / kv_heads], i % kv_heads, sums);
+    });
 }
 
 /// Zero for the rows that no document has.
@@ -127,32 +124,6 @@ fn fill_gaps(x: &mut [f32], width: usize, documents: &[Range<usize>]) {
     x[end * width..].fill(0.0);
 }
 
-/// The sums of one document and key/value head: those of its query heads, in order, times `scale`.
-fn join_heads(
-    out: Parts<f32>,
-    sums: &[f32],
-    scale: f32,
-    shape: HeadShape,
-    document: &Range<usize>,
-    g: usize,
-) {
-    let HeadShape { heads, kv_heads, head_dim } = shape;
-    let padded = head_dim.next_multiple_of(16);
-    let group = heads / kv_heads;
-    let sums = &sums[document.start * heads * padded..document.end * heads * padded];
-    for t in 0..document.len() {
-        let at = ((document.start + t) * kv_heads + g) * head_dim;
-        // SAFETY: each document and head is given to one task.
-        let out = unsafe { out.part(at, head_dim) };
-        let head = |h: usize| &sums[(h * document.len() + t) * padded..][..head_dim];
-        out.copy_from_slice(head(g * group));
-        for h in g * group + 1..(g + 1) * group {
-            out.iter_mut().zip(head(h)).for_each(|(out, sum)| *out += sum);
-        }
-        out.iter_mut().for_each(|out| *out *= scale);
-    }
-}
-
 thread_local! {
     /// A thread's working memory; one head of one document uses it from beginning to end.
     static WORK: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
@@ -162,10 +133,11 @@ thread_local! {
 /// and each key block is fetched once for all of them.
 const SPAN: usize = 3;
 
+const _: () = assert!(QUERIES.is_multiple_of(KEYS), "a key block lies in one query block");
+
 /// The whole call, as its tasks see it.
 struct Pass<'a> {
     dq: Parts<f32>,
-    /// Sums over queries for each head: [document][H][rows of the document][padded K].
     dk: Parts<f32>,
     dv: Parts<f32>,
     dout: &'a [f32],
@@ -176,47 +148,79 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// One document and query head.
-    fn head(&self, class: Class, work: &mut Vec<u32>, document: Range<usize>, h: usize) {
-        match (class, self.precision) {
-            (Class::Portable, Precision::F32) => self.walk::<Plain, false>(work, document, h),
-            (Class::Portable, Precision::Bf16) => self.walk::<Plain, true>(work, document, h),
-            #[cfg(target_arch = "x86_64")]
-            (Class::Avx2, Precision::F32) => self.walk::<Avx2, false>(work, document, h),
-            #[cfg(target_arch = "x86_64")]
-            (Class::Avx2, Precision::Bf16) => self.walk::<Avx2, true>(work, document, h),
-            #[cfg(target_arch = "x86_64")]
-            (Class::Avx512 | Class::Amx, Precision::F32) => {
-                self.walk::<Avx512, false>(work, document, h);
+    /// Some query heads of one key/value head, over one document. Their dk and dv go to the caller, or to
+    /// `apart`, where each document and head has its rows: dk [rows, K], then dv.
+    fn run(
+        &self,
+        class: Class,
+        document: &Range<usize>,
+        heads: Range<usize>,
+        apart: Option<Parts<f32>>,
+    ) {
+        let (len, dim) = (document.len(), self.shape.head_dim);
+        let g = heads.start / (self.shape.heads / self.shape.kv_heads);
+        WORK.with_borrow_mut(|work| {
+            let narrow = self.precision == Precision::Bf16;
+            let mut m = Memory::new(work, len, dim.next_multiple_of(16), narrow);
+            self.lay_keys(class, &mut m, document, g);
+            for h in heads.clone() {
+                self.walk(class, &mut m, document, h);
+                m.gain(h == heads.start);
             }
-            #[cfg(target_arch = "x86_64")]
-            (Class::Avx512 | Class::Amx, Precision::Bf16) => {
-                self.walk::<Avx512, true>(work, document, h);
+            let scaled = |out: &mut [f32], sums: &[f32], scale: f32| {
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * scale);
+            };
+            for t in 0..len {
+                let sums = t * m.padded..t * m.padded + dim;
+                if let Some(apart) = apart {
+                    let at = 2 * ((document.start * self.shape.heads) + heads.start * len) * dim;
+                    // SAFETY: each document and head is given to one task.
+                    let (dk, dv) = unsafe {
+                        (apart.part(at + t * dim, dim), apart.part(at + (len + t) * dim, dim))
+                    };
+                    dk.copy_from_slice(&m.dk_sum[sums.clone()]);
+                    dv.copy_from_slice(&m.dv_sum[sums]);
+                } else {
+                    let at = ((document.start + t) * self.shape.kv_heads + g) * dim;
+                    let ahead = at + kernels::AHEAD * self.shape.kv_heads * dim;
+                    kernels::ask(self.dk.pointer().wrapping_add(ahead), dim);
+                    kernels::ask(self.dv.pointer().wrapping_add(ahead), dim);
+                    // SAFETY: each document and head is given to one task.
+                    let (dk, dv) = unsafe { (self.dk.part(at, dim), self.dv.part(at, dim)) };
+                    scaled(dk, &m.dk_sum[sums.clone()], self.scale);
+                    scaled(dv, &m.dv_sum[sums], 1.0);
+                }
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            (Class::Avx2 | Class::Avx512 | Class::Amx, _) => unreachable!("checked by Cpu::new"),
+        });
+    }
+
+    /// Adds what `run` wrote apart: the query heads of a key/value head, in order.
+    fn join_heads(&self, document: &Range<usize>, g: usize, sums: &[f32]) {
+        let HeadShape { heads, kv_heads, head_dim: dim } = self.shape;
+        let (group, len) = (heads / kv_heads, document.len());
+        for (which, out, scale) in [(0, self.dk, self.scale), (1, self.dv, 1.0)] {
+            for t in 0..len {
+                let head = |h: usize| {
+                    let at = 2 * (document.start * heads + h * len) + which * len + t;
+                    &sums[at * dim..][..dim]
+                };
+                // SAFETY: each document and head is given to one task.
+                let out = unsafe { out.part(((document.start + t) * kv_heads + g) * dim, dim) };
+                out.copy_from_slice(head(g * group));
+                for h in g * group + 1..(g + 1) * group {
+                    out.iter_mut().zip(head(h)).for_each(|(out, sum)| *out += sum);
+                }
+                out.iter_mut().for_each(|out| *out *= scale);
+            }
         }
     }
-    fn walk<L: Entry, const BF16: bool>(
-        &self,
-        work: &mut Vec<u32>,
-        document: Range<usize>,
-        h: usize,
-    ) {
-        let HeadShape { heads, kv_heads, head_dim } = self.shape;
-        let (len, padded) = (document.len(), head_dim.next_multiple_of(16));
-        let mut m = Memory::new(work, len, padded, BF16);
-        self.lay_keys(L::CLASS, &mut m, &document, h / (heads / kv_heads));
-        let place = (document.start * heads + h * len) * padded;
-        // SAFETY: each document and head is given to one task.
-        let (dk, dv) =
-            unsafe { (self.dk.part(place, len * padded), self.dv.part(place, len * padded)) };
-        dk.fill(0.0);
-        dv.fill(0.0);
-        for first in (0..len).step_by(SPAN * QUERIES) {
-            let rows = (len - first).min(SPAN * QUERIES);
-            self.lay_queries(L::CLASS, &mut m, document.start + first, rows, h);
-            m.dq.fill(0.0);
+
+    /// One query head over one document: dq to the caller, dk and dv to `m`.
+    fn walk(&self, class: Class, m: &mut Memory<'_>, document: &Range<usize>, h: usize) {
+        let HeadShape { heads, head_dim: dim, .. } = self.shape;
+        for first in (0..document.len()).step_by(SPAN * QUERIES) {
+            let rows = (document.len() - first).min(SPAN * QUERIES);
+            self.lay_queries(class, m, document.start + first, rows, h);
             for key in (0..first + rows).step_by(KEYS) {
                 for at in (0..rows).step_by(QUERIES) {
                     let query = first + at;
@@ -224,22 +228,50 @@ impl<'a> Pass<'a> {
                     // The keys that the block's last query sees.
                     let keys = (query + queries).saturating_sub(key).min(KEYS);
                     if keys > 0 {
-                        let block = Block { key, query, keys, queries };
-                        // SAFETY: `Cpu` checked the class; the block lies in the document.
-                        unsafe { self.block::<L, BF16>(&mut m, dk, dv, block, at) };
+                        self.block_of(class, m, Block { key, query, keys, queries }, at);
                     }
                 }
             }
             for i in 0..rows {
-                let at = ((document.start + first + i) * heads + h) * head_dim;
+                let at = ((document.start + first + i) * heads + h) * dim;
+                kernels::ask(
+                    self.dq.pointer().wrapping_add(at + kernels::AHEAD * heads * dim),
+                    dim,
+                );
                 // SAFETY: each row and head belongs to one task.
-                let out = unsafe { self.dq.part(at, head_dim) };
-                let sums = &m.dq[i * padded..];
+                let out = unsafe { self.dq.part(at, dim) };
+                let sums = &m.dq[i * m.padded..];
                 out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * self.scale);
             }
         }
     }
 
+    /// `block` for a class and precision.
+    fn block_of(&self, class: Class, m: &mut Memory<'_>, block: Block, at: usize) {
+        // SAFETY: `Cpu` checked the class; the block lies in the document.
+        unsafe {
+            match (class, self.precision) {
+                (Class::Portable, Precision::F32) => self.block::<Plain, false>(m, block, at),
+                (Class::Portable, Precision::Bf16) => self.block::<Plain, true>(m, block, at),
+                #[cfg(target_arch = "x86_64")]
+                (Class::Avx2, Precision::F32) => self.block::<Avx2, false>(m, block, at),
+                #[cfg(target_arch = "x86_64")]
+                (Class::Avx2, Precision::Bf16) => self.block::<Avx2, true>(m, block, at),
+                #[cfg(target_arch = "x86_64")]
+                (Class::Avx512 | Class::Amx, Precision::F32) => {
+                    self.block::<Avx512, false>(m, block, at);
+                }
+                #[cfg(target_arch = "x86_64")]
+                (Class::Avx512 | Class::Amx, Precision::Bf16) => {
+                    self.block::<Avx512, true>(m, block, at);
+                }
+                #[cfg(not(target_arch = "x86_64"))]
+                (Class::Avx2 | Class::Avx512 | Class::Amx, _) => {
+                    unreachable!("checked by Cpu::new")
+                }
+            }
+        }
+    }
     /// The keys and values of a document, for one head.
     fn lay_keys(&self, class: Class, m: &mut Memory<'_>, document: &Range<usize>, g: usize) {
         let HeadShape { kv_heads, head_dim: dim, .. } = self.shape;
@@ -275,7 +307,7 @@ impl<'a> Pass<'a> {
             ] {
                 let rows = &mut rows[from * m.width..][..count * m.width];
                 kernels::lay_rows(class, rows, x, self.precision);
-                kernels::lay_columns(&mut columns[b * QUERIES * m.width..], rows, m.width);
+                kernels::lay_columns(class, &mut columns[b * QUERIES * m.width..], rows, m.width);
                 if self.precision == Precision::Bf16 {
                     kernels::lay_pairs(class, &mut pairs[from / 2 * padded..], x);
                 }
@@ -292,12 +324,10 @@ impl<'a> Pass<'a> {
     ///
     /// # Safety
     ///
-    /// The contract of `Lanes`; `block` lies in what `m`, `dk` and `dv` hold.
+    /// The contract of `Lanes`; `block` lies in what `m` holds.
     unsafe fn block<L: Entry, const BF16: bool>(
         &self,
         m: &mut Memory<'_>,
-        dk: &mut [f32],
-        dv: &mut [f32],
         block: Block,
         at: usize,
     ) {
@@ -340,7 +370,7 @@ impl<'a> Pass<'a> {
             false => f32s[row * padded..].as_ptr(),
         };
         let values = Product {
-            out: dv[block.key * padded..].as_mut_ptr(),
+            out: m.dv[block.key * padded..].as_mut_ptr(),
             out_stride: padded,
             rows: block.keys,
             vectors: padded / 16,
@@ -349,10 +379,11 @@ impl<'a> Pass<'a> {
             a_step: 1,
             b: rows(m.a, m.a_pairs, at),
             b_step: padded,
-            resume: true,
+            // The keys of a block meet their first queries where both begin.
+            resume: block.key < block.query,
         };
         let keys = Product {
-            out: dk[block.key * padded..].as_mut_ptr(),
+            out: m.dk[block.key * padded..].as_mut_ptr(),
             a: ds,
             b: rows(m.q, m.q_pairs, at),
             ..values
@@ -364,6 +395,7 @@ impl<'a> Pass<'a> {
             a_row: 1,
             a_step: QUERIES,
             b: rows(m.k, m.k_pairs, block.key),
+            resume: block.key > 0,
             ..values
         };
         let after = |row, _| Reach {
@@ -404,6 +436,11 @@ struct Memory<'a> {
     lse: &'a mut [f32],
     d: &'a mut [f32],
     dq: &'a mut [f32],
+    /// Sums over the queries of one head, [keys, padded K], and over the heads so far.
+    dk: &'a mut [f32],
+    dv: &'a mut [f32],
+    dk_sum: &'a mut [f32],
+    dv_sum: &'a mut [f32],
     /// Scores of a block.
     p: &'a mut [f32],
     ds: &'a mut [f32],
@@ -417,7 +454,7 @@ impl<'a> Memory<'a> {
         let width = if narrow { padded / 2 } else { padded };
         let (span, scores) = (SPAN * QUERIES, KEYS * QUERIES);
         let pairs = |rows: usize| if narrow { rows.div_ceil(2) * padded } else { 0 };
-        let keys = 2 * len * width + pairs(len);
+        let keys = 2 * len * width + pairs(len) + 4 * len * padded;
         let queries = 4 * span * width + 2 * pairs(span) + 2 * span + span * padded;
         let total = keys + queries + 2 * scores + if narrow { scores + scores / 2 } else { 0 };
         if work.len() < total {
@@ -444,12 +481,27 @@ impl<'a> Memory<'a> {
             lse: bytemuck::cast_slice_mut(words(span)),
             d: bytemuck::cast_slice_mut(words(span)),
             dq: bytemuck::cast_slice_mut(words(span * padded)),
+            dk: bytemuck::cast_slice_mut(words(len * padded)),
+            dv: bytemuck::cast_slice_mut(words(len * padded)),
+            dk_sum: bytemuck::cast_slice_mut(words(len * padded)),
+            dv_sum: bytemuck::cast_slice_mut(words(len * padded)),
             p: bytemuck::cast_slice_mut(words(scores)),
             ds: bytemuck::cast_slice_mut(words(scores)),
             p_narrow: words(if narrow { scores / 2 } else { 0 }),
             ds_narrow: words(if narrow { scores / 2 } else { 0 }),
             ds_pairs: words(if narrow { scores / 2 } else { 0 }),
         }
+    }
+
+    /// Adds the sums of a head to those of the heads before it.
+    fn gain(&mut self, first: bool) {
+        if first {
+            std::mem::swap(&mut self.dk, &mut self.dk_sum);
+            std::mem::swap(&mut self.dv, &mut self.dv_sum);
+            return;
+        }
+        self.dk_sum.iter_mut().zip(&*self.dk).for_each(|(sum, dk)| *sum += dk);
+        self.dv_sum.iter_mut().zip(&*self.dv).for_each(|(sum, dv)| *sum += dv);
     }
 
     /// The scores of a block, with the statistics of the queries from row `at` on.

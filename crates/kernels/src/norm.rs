@@ -410,4 +410,192 @@ mod tests {
             }
         }
     }
+
+    /// Borders of blocks that cut `rows` rows unevenly.
+    fn blocks_of(rows: usize) -> Vec<Range<usize>> {
+        (0..rows).step_by(5).map(|from| from..(from + 5).min(rows)).collect()
+    }
+
+    type Grads = (Vec<f32>, Vec<f32>, Vec<f32>);
+
+    /// A gradient of either norm, on any number of threads: dx, dw and db (0 for rms_norm).
+    struct Backward {
+        name: &'static str,
+        fast: fn(&Cpu, &Case, &[Range<usize>]) -> Grads,
+        naive: fn(&Case) -> Grads,
+        /// The norm itself, in f64.
+        forward: fn(&[f64], &[f64]) -> Vec<f64>,
+    }
+
+    struct Case {
+        x: Vec<f32>,
+        w: Vec<f32>,
+        dy: Vec<f32>,
+    }
+
+    impl Case {
+        fn new(seed: u64, rows: usize, width: usize) -> Case {
+            let mut sample = Sample::new(seed);
+            let mut of = |n: usize| sample.normals(n);
+            Case { x: of(rows * width), w: of(width), dy: of(rows * width) }
+        }
+
+        /// Gradients before: dx is written, dw and db are added to.
+        fn empty(&self) -> Grads {
+            let width = self.w.len();
+            (vec![f32::NAN; self.x.len()], vec![0.5; width], vec![0.5; width])
+        }
+    }
+
+    const EPSILON: f32 = 1e-2;
+
+    const BACKWARDS: [Backward; 2] = [
+        Backward {
+            name: "rms_norm",
+            fast: |cpu, c, blocks| {
+                let (mut dx, mut dw, db) = c.empty();
+                rms_norm_backward(cpu, &mut dx, &mut dw, &c.dy, &c.x, &c.w, EPSILON, blocks);
+                (dx, dw, db)
+            },
+            naive: |c| {
+                let (mut dx, mut dw, db) = c.empty();
+                naive::rms_norm_backward(&mut dx, &mut dw, &c.dy, &c.x, &c.w, EPSILON);
+                (dx, dw, db)
+            },
+            forward: |x, w| {
+                let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+                let root = (mean + f64::from(EPSILON)).sqrt();
+                x.iter().zip(w).map(|(x, w)| x / root * w).collect()
+            },
+        },
+        Backward {
+            name: "layer_norm",
+            fast: |cpu, c, blocks| {
+                let (mut dx, mut dw, mut db) = c.empty();
+                let (dy, x, w) = (&c.dy, &c.x, &c.w);
+                layer_norm_backward(cpu, &mut dx, &mut dw, &mut db, dy, x, w, EPSILON, blocks);
+                (dx, dw, db)
+            },
+            naive: |c| {
+                let (mut dx, mut dw, mut db) = c.empty();
+                let (dy, x, w) = (&c.dy, &c.x, &c.w);
+                naive::layer_norm_backward(&mut dx, &mut dw, &mut db, dy, x, w, EPSILON);
+                (dx, dw, db)
+            },
+            forward: |x, w| {
+                let n = x.len() as f64;
+                let mean = x.iter().sum::<f64>() / n;
+                let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+                let root = (variance + f64::from(EPSILON)).sqrt();
+                x.iter().zip(w).map(|(x, w)| (x - mean) / root * w).collect()
+            },
+        },
+    ];
+
+    #[test]
+    fn gradients_agree_with_naive_in_every_class() {
+        for (width, rows) in WIDTHS.into_iter().flat_map(|w| ROWS.map(|r| (w, r))) {
+            let case = Case::new(width as u64, rows, width);
+            for b in BACKWARDS {
+                let want = (b.naive)(&case);
+                for class in Class::available() {
+                    let got = (b.fast)(&Cpu::new(class, 2), &case, &blocks_of(rows));
+                    let close = |name: &str, got: &[f32], want: &[f32], scale: f64| {
+                        for (got, want) in got.iter().zip(want) {
+                            let off = f64::from(got - want).abs();
+                            let tolerance = EPS * scale * (sum_roundings(width) + 16.0);
+                            let at = format!("{class} {} {name} [{rows}, {width}]", b.name);
+                            assert!(off <= tolerance, "{at}: {got}, not {want}");
+                        }
+                    };
+                    // |x|, |dy|, |w| < 5, and 1 / root <= 10 where a row is nearly constant.
+                    close("dx", &got.0, &want.0, 10.0 * 125.0);
+                    close("dw", &got.1, &want.1, 50.0 * (rows as f64 + 1.0));
+                    close("db", &got.2, &want.2, 5.0 * (rows as f64 + 1.0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_the_slopes_of_the_norms_and_mutants_are_not() {
+        let (rows, width) = (3, 7);
+        let case = Case::new(9, rows, width);
+        for b in BACKWARDS {
+            let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+            let loss = |x: &[f64], w: &[f64]| {
+                let y = x.chunks(width).flat_map(|x| (b.forward)(x, w));
+                y.zip(&case.dy).map(|(y, dy)| y * f64::from(*dy)).sum::<f64>()
+            };
+            let slopes = |which: usize| -> Vec<f64> {
+                let mut inputs = [wide(&case.x), wide(&case.w)];
+                (0..inputs[which].len())
+                    .map(|i| {
+                        let from = inputs[which][i];
+                        let [above, below] = [1e-5, -1e-5].map(|step| {
+                            inputs[which][i] = from + step;
+                            loss(&inputs[0], &inputs[1])
+                        });
+                        inputs[which][i] = from;
+                        (above - below) / 2e-5
+                    })
+                    .collect()
+            };
+            let (dx, mut dw) = (slopes(0), slopes(1));
+            dw.iter_mut().for_each(|dw| *dw += 0.5); // what stood there before
+            let near = |got: &[f32], want: &[f64]| {
+                got.iter().zip(want).all(|(got, want)| (f64::from(*got) - want).abs() < 2e-5)
+            };
+            for class in Class::available() {
+                let cpu = Cpu::new(class, 1);
+                let got = (b.fast)(&cpu, &case, &blocks_of(rows));
+                assert!(near(&got.0, &dx) && near(&got.1, &dw), "{class} {}", b.name);
+                let negative: Vec<f32> = got.0.iter().map(|dx| -dx).collect();
+                assert!(!near(&negative, &dx), "the sign of dx");
+                let mut stale = Case { x: case.x.clone(), w: case.w.clone(), dy: case.dy.clone() };
+                stale.x.rotate_left(width);
+                let stale = (b.fast)(&cpu, &stale, &blocks_of(rows));
+                assert!(!near(&stale.0, &dx) && !near(&stale.1, &dw), "the row before");
+                let anew: Vec<f32> = got.1.iter().map(|dw| dw - 0.5).collect();
+                assert!(!near(&anew, &dw), "dw written over");
+            }
+        }
+    }
+
+    #[test]
+    fn micro_batches_and_threads_change_no_bit_of_a_gradient() {
+        let (rows, width) = (23, 149);
+        let case = Case::new(4, rows, width);
+        for class in Class::available() {
+            for b in BACKWARDS {
+                let whole = (b.fast)(&Cpu::new(class, 1), &case, &blocks_of(rows));
+                assert_eq!((b.fast)(&Cpu::new(class, 3), &case, &blocks_of(rows)), whole);
+                // Ten rows, then thirteen, with dw and db carried on.
+                let cpu = Cpu::new(class, 2);
+                let (mut dx, mut dw, mut db) = case.empty();
+                for part in [0..10, 10..23] {
+                    let blocks = blocks_of(part.len());
+                    let part = part.start * width..part.end * width;
+                    let (dx, dy, x) =
+                        (&mut dx[part.clone()], &case.dy[part.clone()], &case.x[part]);
+                    let (dw, w) = (&mut dw, &case.w);
+                    match b.name {
+                        "rms_norm" => rms_norm_backward(&cpu, dx, dw, dy, x, w, EPSILON, &blocks),
+                        _ => layer_norm_backward(&cpu, dx, dw, &mut db, dy, x, w, EPSILON, &blocks),
+                    }
+                }
+                assert_eq!((dx, dw, db), whole, "{class} {}", b.name);
+                // A mutant: blocks at other places are another sum.
+                let other = [0..7, 7..rows];
+                assert_ne!((b.fast)(&cpu, &case, &other).1, whole.1, "{class} {}", b.name);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "block 3..5 does not follow row 2")]
+    fn blocks_that_leave_rows_out_are_refused() {
+        let case = Case::new(1, 5, 4);
+        (BACKWARDS[0].fast)(&Cpu::new(Class::Portable, 1), &case, &[0..2, 3..5]);
+    }
 }

@@ -123,3 +123,21 @@ fn squares<const FMA: bool>(x: &[f32]) -> f64 {
     }
     sums.iter().sum()
 }
+
+/// The definitions.
+pub mod naive {
+    use super::AdamW;
+
+    /// Twin of [`super::adamw`] in f64, each result rounded once.
+    pub fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32], s: &AdamW) {
+        let corrections = [s.beta1, s.beta2].map(|b| 1.0 - b.powf(s.step as f64));
+        for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(grad) {
+            let g = f64::from(*g) * f64::from(s.grad_scale);
+            let mean = s.beta1 * f64::from(*m) + (1.0 - s.beta1) * g;
+            let square = s.beta2 * f64::from(*v) + (1.0 - s.beta2) * g * g;
+            let step = mean / corrections[0] / ((square / corrections[1]).sqrt() + s.eps);
+            let kept = f64::from(*w) * (1.0 - s.lr * s.weight_decay);
+            (*w, *m, *v) = ((kept - s.lr * step) as f32, mean as f32, square as f32);
+        }
+    }
+}

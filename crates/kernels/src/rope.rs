@@ -308,6 +308,39 @@ mod tests {
     }
 
     #[test]
+    fn the_gradient_agrees_with_naive_and_is_the_transposed_rotation() {
+        let (heads, head_dim) = (3, 10);
+        let mut sample = Sample::new(6);
+        let (freqs, _) = inverse_frequencies(head_dim, 100.0, &Scaling::None);
+        let mut table = vec![0.0; 4 * head_dim];
+        cos_sin(&mut table, &[0, 1, 5, 9], &freqs, 1.0);
+        let positions = [3, 1, 2];
+        let n = positions.len() * heads * head_dim;
+        let (x, dy) = (sample.normals(n), sample.normals(n));
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        for layout in [Layout::Interleaved, Layout::HalfSplit] {
+            let mut want = dy.clone();
+            naive::rope_backward(&mut want, &positions, &table, heads, head_dim, layout);
+            for class in Class::available() {
+                let (mut y, mut dx) = (x.clone(), dy.clone());
+                rope(class, &mut y, &positions, &table, heads, head_dim, layout);
+                rope_backward(class, &mut dx, &positions, &table, heads, head_dim, layout);
+                for (got, want) in dx.iter().zip(&want) {
+                    assert!((got - want).abs() <= 10.0 * f32::EPSILON, "{class} {layout:?}");
+                }
+                // A linear map has its transpose for gradient: dy . R x = R' dy . x.
+                assert!((dot(&dy, &y) - dot(&dx, &x)).abs() < 1e-4, "{class} {layout:?}");
+                // A mutant: the rotation itself is no gradient of it.
+                let mut forward = dy.clone();
+                rope(class, &mut forward, &positions, &table, heads, head_dim, layout);
+                assert!((dot(&dy, &y) - dot(&forward, &x)).abs() > 1e-2, "{class} {layout:?}");
+            }
+        }
+    }
+
+    #[test]
     fn llama31_keeps_29_frequencies_blends_6_and_divides_29() {
         let scaling = Scaling::Llama3 {
             factor: 8.0,

@@ -3,9 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use herd_tensor::files::{
     DType, FileError, GgufWriter, Metadata, NewFolder, PthWriter, ShardedWriter, TensorInfo, Value,

@@ -44,13 +44,6 @@ impl Tensor {
         tensor
     }
 
-    /// Zeros.
-    pub(crate) fn zeros(device: &Device, rows: usize, width: usize) -> Tensor {
-        let mut tensor = Tensor::uninitialised(device, rows, width);
-        tensor.data_mut().fill(0.0);
-        tensor
-    }
-
     /// Rows.
     pub fn rows(&self) -> usize {
         self.rows

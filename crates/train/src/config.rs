@@ -340,6 +340,11 @@ impl RunConfig {
                 );
             }
         }
+        let ModelConfig { width, heads, .. } = self.model;
+        if heads == 0 || width % heads != 0 {
+            let value = format!("{heads} for a width of {width}");
+            return no("model.heads", value, "a divisor of model.width");
+        }
         if !self.batch.ramp.is_sorted_by_key(|r| r.from_tokens) {
             return no("batch.ramp", "unsorted".into(), "from_tokens ascending");
         }

@@ -22,6 +22,7 @@ mod words;
 
 pub use config::RunConfig;
 pub use error::TrainError;
+pub use init::{lora as first_lora, numbers as first_numbers};
 pub use optimizer::{Optimizer, OptimizerConfig};
 pub use pretrain::pretrain;
 pub use step::{Micro, Sums, accumulate};

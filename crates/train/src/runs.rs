@@ -333,7 +333,7 @@ impl fmt::Display for Metric {
     }
 }
 
-/// A run's folder, and what could be read of it.
+/// A run's folder, and what it holds.
 pub type Listed = (PathBuf, Result<Run, RunError>);
 
 /// The runs at or directly in `folder`, by name; one that cannot be read does not hide the others.

@@ -1,5 +1,7 @@
 //! Ten steps of training give what PyTorch recorded: losses, gradients, changes of the weights.
 
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
 use herd_model::Checkpoint;
 use herd_model::llama::{Llama, Training};
 use herd_model::names::{Style, name};

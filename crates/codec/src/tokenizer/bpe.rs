@@ -16,6 +16,8 @@ const RANKS_MAX: usize = 1 << 24;
 const EMPTY: u64 = u64::MAX;
 /// Up to here scanning beats the heap; positions have 7 bits.
 const SHORT_MAX: usize = 128;
+/// Up to here one by one beats vectors.
+const FEW_MAX: usize = 16;
 
 /// All merges of a vocabulary: a pair of ids gives a rank, a rank gives the merged id.
 pub(super) struct Merges {
@@ -251,7 +253,10 @@ impl Merges {
         }
         let blocks = n.div_ceil(8);
         loop {
-            let best = least(&candidates.as_chunks::<8>().0[..blocks]);
+            let best = match n <= FEW_MAX {
+                true => least_of_few(&candidates[..n]),
+                false => least(&candidates.as_chunks::<8>().0[..blocks]),
+            };
             if best == DEAD {
                 return;
             }
@@ -326,6 +331,19 @@ impl Merges {
         }
         ranks
     }
+}
+
+/// The least of all numbers, one by one: a vector would have to wait until the number written last
+/// has left the store buffer.
+#[inline]
+fn least_of_few(numbers: &[i32]) -> i32 {
+    let (mut best, mut least) = (0, numbers[0]);
+    for (i, &number) in numbers.iter().enumerate().skip(1) {
+        if number < least {
+            (best, least) = (i, number);
+        }
+    }
+    numbers[best]
 }
 
 /// The least of all numbers, lane by lane so that it is a few vector instructions.

@@ -1,13 +1,15 @@
-//! The ids of pieces met before: a table of fixed size in which newcomers displace older pieces.
+//! The ids of pieces met before: a table that grows to a bound, then displaces.
 
 use super::TokenId;
 use super::hash::{hash_bytes, mix, short_key};
 
-/// Entries of 32 bytes, in pairs that share a cache line: 8 MB for each thread at work.
-const SETS_LOG2: u32 = 17;
-/// Ids of pieces with more than three tokens (1 MB), and bytes of pieces of 16 and more (1 MB).
-const IDS_MAX: usize = 1 << 18;
-const BYTES_MAX: usize = 1 << 20;
+/// Entries of 32 bytes, in pairs that share a cache line: 512 KB at first, at most 32 MB for each
+/// thread at work. A text of 30 MB has some 200,000 different pieces.
+const SETS_LOG2_FIRST: u32 = 13;
+const SETS_LOG2_MAX: u32 = 19;
+/// Ids of pieces with more than three tokens (4 MB), and bytes of pieces of 16 and more (4 MB).
+const IDS_MAX: usize = 1 << 20;
+const BYTES_MAX: usize = 1 << 22;
 /// Longer pieces are seldom met twice.
 const PIECE_MAX: usize = 128;
 /// The number of ids in the upper half of the last word, whose top bit marks long pieces.
@@ -20,24 +22,29 @@ const LONG: u64 = 0xFF << 56;
 /// of its bytes. More ids than fit stand in `ids`, and their place in the last id's room.
 pub(super) type Entry = [u64; 4];
 
-/// The id of an entry of a short piece with a single one.
+/// Up to three ids that an entry holds itself, and their number; more than three if they stand
+/// elsewhere or the piece is long.
 #[inline(always)]
-pub(super) fn single(entry: &Entry) -> Option<TokenId> {
-    (entry[3] >> 32 == 1).then_some(TokenId(entry[2] as u32))
+pub(super) fn ids(entry: &Entry) -> ([TokenId; 3], usize) {
+    let words = [entry[2] as u32, (entry[2] >> 32) as u32, entry[3] as u32];
+    (words.map(TokenId), (entry[3] >> 32) as usize)
 }
 
 /// A cache for one thread at a time.
 pub(super) struct Cache {
     entries: Vec<[Entry; 2]>,
+    sets_log2: u32,
+    /// Pieces displaced since the table last grew.
+    displaced: usize,
     ids: Vec<TokenId>,
     bytes: Vec<u8>,
 }
 
-/// The key of a piece, and the set it belongs to.
+/// The key of a piece, and the hash that gives its set.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Key {
     words: (u64, u64),
-    set: usize,
+    hash: u64,
 }
 
 impl Key {
@@ -52,7 +59,7 @@ impl Key {
             let hash = long_hash(&text[at..end]);
             ((hash, LONG | len as u64), hash)
         };
-        Self { words, set: (hash >> (64 - SETS_LOG2)) as usize }
+        Self { words, hash }
     }
 
     #[inline]
@@ -63,33 +70,36 @@ impl Key {
 
 impl Cache {
     pub(super) fn new() -> Self {
-        let entries = vec![[[0; 4]; 2]; 1 << SETS_LOG2];
-        Self { entries, ids: Vec::new(), bytes: Vec::new() }
+        let sets_log2 = SETS_LOG2_FIRST;
+        let entries = vec![[[0; 4]; 2]; 1 << sets_log2];
+        Self { entries, sets_log2, displaced: 0, ids: Vec::new(), bytes: Vec::new() }
+    }
+
+    #[inline(always)]
+    fn set(&self, hash: u64) -> usize {
+        (hash >> (64 - self.sets_log2)) as usize
     }
 
     /// Reads the entries of `keys`, all at once, so that finding them will not wait for memory.
     #[inline(always)]
     pub(super) fn touch(&self, keys: &[Key]) {
-        let word = |key: &Key| self.entries.get(key.set).map_or(0, |set| set[0][0]);
+        let word = |key: &Key| self.entries.get(self.set(key.hash)).map_or(0, |set| set[0][0]);
         std::hint::black_box(keys.iter().fold(0, |all, key| all ^ word(key)));
     }
 
     /// The entry of a key, if there is one. The bytes of a long piece have yet to be compared.
+    ///
+    /// Which place of its set it has is computed, not branched on: nothing foretells it.
     #[inline(always)]
-    pub(super) fn entry(&mut self, key: Key) -> Option<&Entry> {
-        let set = self.entries.get_mut(key.set)?;
-        if !is_key(&set[0], key) {
-            if !is_key(&set[1], key) {
-                return None;
-            }
-            set.swap(0, 1);
-        }
-        Some(&set[0])
+    pub(super) fn entry(&self, key: Key) -> Option<&Entry> {
+        let set = self.entries.get(self.set(key.hash))?;
+        let entry = &set[usize::from(!is_key(&set[0], key))];
+        is_key(entry, key).then_some(entry)
     }
 
     /// Appends the ids of `piece` to `out`, if they are known.
     #[inline(never)]
-    pub(super) fn find(&mut self, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
+    pub(super) fn find(&self, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
         let Some(&entry) = self.entry(key) else { return false };
         let count = (entry[3] >> 32) as usize & COUNT_MASK;
         let room = [entry[2] as u32, (entry[2] >> 32) as u32, entry[3] as u32];
@@ -111,8 +121,7 @@ impl Cache {
         true
     }
 
-    /// Keeps `ids` as those of `piece`. A newcomer takes the second place of its set, and the
-    /// first when it is met again, so that words met once do not displace common ones.
+    /// Keeps `ids` as those of `piece`, in a free place of its set or instead of another piece.
     pub(super) fn insert(&mut self, key: Key, piece: &[u8], ids: &[TokenId]) {
         if piece.len() > PIECE_MAX {
             return;
@@ -139,7 +148,32 @@ impl Cache {
         let ids_word = u64::from(room[0]) | u64::from(room[1]) << 32;
         let long = u64::from(key.is_long()) << 63;
         let last_word = u64::from(room[2]) | (ids.len() as u64) << 32 | long;
-        self.entries[key.set][1] = [key.words.0, key.words.1, ids_word, last_word];
+        self.place(key.hash, [key.words.0, key.words.1, ids_word, last_word]);
+        if self.displaced > self.entries.len() / 64 && self.sets_log2 < SETS_LOG2_MAX {
+            self.grow();
+        }
+    }
+
+    fn place(&mut self, hash: u64, entry: Entry) {
+        let at = self.set(hash);
+        let set = &mut self.entries[at];
+        let free = set.iter().position(|entry| entry[1] == 0);
+        self.displaced += usize::from(free.is_none());
+        // A low bit of the hash, which has not chosen the set: either may go.
+        set[free.unwrap_or((hash & 1) as usize)] = entry;
+    }
+
+    /// Gives every piece its place in a table twice as large.
+    fn grow(&mut self) {
+        self.sets_log2 += 1;
+        self.displaced = 0;
+        let larger = vec![[[0; 4]; 2]; 1 << self.sets_log2];
+        for entry in std::mem::replace(&mut self.entries, larger).into_iter().flatten() {
+            if entry[1] != 0 {
+                let hash = if entry[1] >= LONG { entry[0] } else { mix(entry[0], entry[1]) };
+                self.place(hash, entry);
+            }
+        }
     }
 }
 
@@ -150,5 +184,5 @@ fn long_hash(piece: &[u8]) -> u64 {
 
 #[inline]
 fn is_key(entry: &Entry, key: Key) -> bool {
-    entry[0] == key.words.0 && entry[1] == key.words.1
+    (entry[0] ^ key.words.0) | (entry[1] ^ key.words.1) == 0
 }

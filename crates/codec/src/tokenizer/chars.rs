@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 
-use super::TokenKind;
 use super::bpe::NONE;
 use super::unicode::decode;
 use super::vocab::Vocab;
+use super::{TokenId, TokenKind};
 
 /// U+2581, the visible space of SentencePiece.
 pub(super) const VISIBLE_SPACE: &str = "\u{2581}";
@@ -107,16 +107,21 @@ impl Chars {
         (0..=255).filter(|&byte| self.byte_ids[usize::from(byte)] == NONE).collect()
     }
 
+    /// Whether some run of characters becomes a single unknown token.
+    pub(super) fn fuses_unknown(&self) -> bool {
+        self.fuse_unk && self.unk.is_some() && self.byte_ids.contains(&NONE)
+    }
+
     /// How many ids lie beyond the vocabulary.
     pub(super) fn beyond_count(&self) -> usize {
         self.beyond.len()
     }
 
     /// Appends byte tokens for `bytes`, or the unknown token if some byte has none.
-    pub(super) fn spell(&self, bytes: &[u8], ids: &mut Vec<u32>) {
+    pub(super) fn spell(&self, bytes: &[u8], ids: &mut Vec<TokenId>) {
         if bytes.iter().all(|&b| self.byte_ids[b as usize] != NONE) {
-            ids.extend(bytes.iter().map(|&b| self.byte_ids[b as usize]));
-        } else if let Some(unk) = self.unk
+            ids.extend(bytes.iter().map(|&b| TokenId(self.byte_ids[b as usize])));
+        } else if let Some(unk) = self.unk.map(TokenId)
             && !(self.fuse_unk && ids.last() == Some(&unk))
         {
             ids.push(unk);

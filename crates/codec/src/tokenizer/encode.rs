@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::added::Segment;
 use super::bpe::{NONE, Scratch};
-use super::cache::{Cache, Key, single};
+use super::cache::{self, Cache, Key};
 use super::chars::{Chars, push_with_spaces};
 use super::steps::Splitter;
 use super::unicode::decode;
@@ -214,8 +214,12 @@ impl Tokenizer {
         work: &mut Work,
         ids: &mut Vec<TokenId>,
     ) {
-        if let Some(id) = work.cache.entry(key).and_then(single) {
-            ids.push(id);
+        if let Some((three, count)) = work.cache.entry(key).map(cache::ids)
+            && count <= three.len()
+        {
+            // All are written and the end set: branching on their number would cost more.
+            ids.extend_from_slice(&three);
+            ids.truncate(ids.len() - (three.len() - count));
             return;
         }
         let piece = &text[at..end];
@@ -285,16 +289,14 @@ impl Tokenizer {
         scratch: &mut Scratch,
         tokens: &mut Vec<TokenId>,
     ) {
-        let mut spelt = Vec::new();
         let mut flush = |symbols: &mut Vec<u32>, tokens: &mut Vec<TokenId>| {
             self.merges.apply(symbols, scratch);
             for id in symbols.drain(..) {
                 match chars.beyond(id) {
-                    Some(c) => chars.spell(c.encode_utf8(&mut [0; 4]).as_bytes(), &mut spelt),
-                    None => spelt.push(id),
+                    Some(c) => chars.spell(c.encode_utf8(&mut [0; 4]).as_bytes(), tokens),
+                    None => tokens.push(TokenId(id)),
                 }
             }
-            tokens.extend(spelt.drain(..).map(TokenId));
         };
         let mut at = 0;
         while at < piece.len() {
@@ -303,10 +305,7 @@ impl Tokenizer {
                 Some(id) => symbols.push(id),
                 None => {
                     flush(symbols, tokens);
-                    let mut unknown: Vec<u32> = tokens.last().map(|t| t.0).into_iter().collect();
-                    let before = unknown.len();
-                    chars.spell(&piece[at..at + bytes], &mut unknown);
-                    tokens.extend(unknown.drain(..).skip(before).map(TokenId));
+                    chars.spell(&piece[at..at + bytes], tokens);
                 }
             }
             at += bytes;

@@ -111,6 +111,10 @@ impl Tokenizer {
                 };
                 vocab.merges = self.merge_list()?.into_iter().map(merge).collect();
             }
+            Alphabet::Chars(chars) if chars.fuses_unknown() => {
+                let reason = "one unknown token stands for several characters".to_owned();
+                return Err(CodecError::NotRepresentable { format, reason });
+            }
             Alphabet::Chars(chars) => {
                 vocab.model = "llama".to_owned();
                 vocab.add_space_prefix = Some(chars.prefix != Prefix::Never);

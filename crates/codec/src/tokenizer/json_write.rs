@@ -1,9 +1,12 @@
 //! Writing Hugging Face's `tokenizer.json`.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::build::{MergeOrder, every_split, token_ranks};
 use super::chars::{Chars, Prefix, VISIBLE_SPACE};
+use super::sentencepiece::byte_piece;
 use super::split::{GPT2, LLAMA3, QWEN2};
 use super::steps::{Behaviour, Splitter, Step};
 use super::{Alphabet, TokenId, TokenKind, Tokenizer};
@@ -12,8 +15,10 @@ use crate::CodecError;
 impl Tokenizer {
     /// The tokenizer as a `tokenizer.json` that `tokenizers` opens and that gives the same ids.
     ///
-    /// Errors if the merges need characters that are no tokens, which the format cannot name.
+    /// Errors if the merges need characters that are no tokens, which the format cannot name, or a
+    /// token would be read as another or as one of another kind.
     pub fn to_tokenizer_json(&self) -> Result<String, CodecError> {
+        self.check_names()?;
         let merges = self.merge_list()?;
         let written = |id: u32| self.written(TokenId(id));
         let merges: Vec<Value> =
@@ -46,6 +51,27 @@ impl Tokenizer {
             },
         });
         serde_json::to_string_pretty(&file).map_err(CodecError::Json)
+    }
+
+    /// The format has one name for each token, and tells its kind by the name.
+    fn check_names(&self) -> Result<(), CodecError> {
+        let mut names = HashSet::new();
+        for (id, bytes, kind) in self.vocab.iter().filter(|(_, bytes, _)| !bytes.is_empty()) {
+            let name = self.written(id);
+            let misread = matches!(self.alphabet, Alphabet::Chars(_))
+                && match kind {
+                    TokenKind::Normal => byte_piece(&name).is_some(),
+                    TokenKind::Byte => byte_piece(&name) != Some(bytes[0]),
+                    TokenKind::Unused => true,
+                    TokenKind::Unknown => self.specials.unk != Some(id),
+                    TokenKind::Control | TokenKind::UserDefined => false,
+                };
+            if misread || !names.insert(name) {
+                let reason = format!("token {id} has no name of its own there");
+                return Err(CodecError::NotRepresentable { format: "tokenizer.json", reason });
+            }
+        }
+        Ok(())
     }
 
     /// The merges as (left, right, merged), best first.

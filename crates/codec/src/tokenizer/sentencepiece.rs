@@ -128,7 +128,8 @@ pub(super) fn tokens<'p>(
 /// The byte of `<0x41>`.
 pub(super) fn byte_piece(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+    let hexadecimal = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    hexadecimal.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
 }
 
 /// A field of a protobuf message: a number, or bytes with their offset in the file.

@@ -108,12 +108,16 @@ impl Vocab {
         let hash = hash_bytes(bytes);
         let mask = self.slots.len() - 1;
         let mut slot = hash as usize & mask;
+        let short = short(bytes);
+        // A short token is its entry: one look into memory in place of two, one after the other.
+        let is = |id: u32| self.short[id as usize] == short;
         loop {
             let (tag, id) = self.slots[slot];
             if id == NONE {
                 return None;
             }
-            if tag == (hash >> 32) as u32 && self.bytes(id) == bytes {
+            let same = tag == (hash >> 32) as u32 && is(id);
+            if same && (bytes.len() < 16 || self.bytes(id) == bytes) {
                 return Some(id);
             }
             slot = (slot + 1) & mask;

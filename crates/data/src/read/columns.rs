@@ -16,6 +16,11 @@ use crate::{DataError, Fault};
 /// Rows decoded at once; their bytes are shared with the page they came from.
 const ROWS: usize = 128;
 
+/// A file that states more rows than these is refused: reading them would take time out of all
+/// proportion to its size. Texts that are all null or all the same are the only ones that small.
+const ROWS_PER_BYTE: u64 = 64;
+const ROWS_FREE: u64 = 1 << 16;
+
 /// The values of one column, row by row.
 pub struct Columns {
     path: PathBuf,
@@ -30,7 +35,11 @@ pub struct Columns {
     group: usize,
     reader: Option<ColumnReaderImpl<ByteArrayType>>,
     row: u64,
+    /// Rows that the groups opened so far state: a page may claim any number, in a few bytes.
+    rows_stated: u64,
     ready: VecDeque<Option<ByteArray>>,
+    /// There is no more, or an error came.
+    ended: bool,
 }
 
 impl Columns {
@@ -40,6 +49,7 @@ impl Columns {
         options: &ReadOptions,
     ) -> Result<Columns, DataError> {
         let file = File::open(path).map_err(DataError::io("open", path))?;
+        let length = file.metadata().map_err(DataError::io("read", path))?.len();
         let file = guard(path, || SerializedFileReader::new(file))?;
         let schema = file.metadata().file_metadata().schema_descr_ptr();
         let name = |c: usize| schema.column(c).path().string();
@@ -54,6 +64,13 @@ impl Columns {
             return Err(DataError::Column { path, column, got: got.join(", ") });
         };
         let levels_max = schema.column(column).max_def_level();
+        let groups = file.metadata().row_groups().iter();
+        let rows = groups.map(|g| u64::try_from(g.num_rows()).unwrap_or(u64::MAX));
+        let rows = rows.fold(0, u64::saturating_add);
+        let limit = length.saturating_mul(ROWS_PER_BYTE).saturating_add(ROWS_FREE);
+        if rows > limit {
+            return Err(fault(path, &format!("it states {rows} rows in {length} bytes")));
+        }
         Ok(Columns {
             path: path.to_owned(),
             file,
@@ -65,16 +82,21 @@ impl Columns {
             group: 0,
             reader: None,
             row: 0,
+            rows_stated: 0,
             ready: VecDeque::new(),
+            ended: false,
         })
     }
 
     /// The next row.
     pub(super) fn next(&mut self) -> Result<Option<Raw>, DataError> {
         while self.ready.is_empty() {
-            if !self.fill()? {
+            if self.ended {
                 return Ok(None);
             }
+            let more = self.fill();
+            self.ended = !matches!(more, Ok(true));
+            more?;
         }
         let value = self.ready.pop_front().flatten();
         self.row += 1;
@@ -91,13 +113,16 @@ impl Columns {
 
     /// Decodes some rows; false when there are no more.
     fn fill(&mut self) -> Result<bool, DataError> {
-        let Columns { path, file, column, levels_max, group, reader, ready, .. } = self;
+        let Columns {
+            path, file, column, levels_max, group, reader, ready, row, rows_stated, ..
+        } = self;
         let open = match reader {
             Some(open) => open,
             None if *group == file.num_row_groups() => return Ok(false),
             None => {
                 let column =
                     guard(path, || file.get_row_group(*group)?.get_column_reader(*column))?;
+                *rows_stated += file.metadata().row_group(*group).num_rows() as u64;
                 *group += 1;
                 let ColumnReader::ByteArrayColumnReader(column) = column else {
                     return Err(fault(path, "the column changes its type"));
@@ -111,6 +136,9 @@ impl Columns {
         if records == 0 {
             *reader = None;
             return Ok(true);
+        }
+        if *row + records as u64 > *rows_stated {
+            return Err(fault(path, "a column has more values than its rows"));
         }
         if *levels_max == 0 {
             ready.extend(values.into_iter().map(Some));

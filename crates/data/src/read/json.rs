@@ -165,7 +165,10 @@ mod tests {
         }
         assert_eq!(reason(br#"{"text": "\ud800"}"#), "not_json");
         assert_eq!(reason(b"{\"text\": \"\xff\"}"), "not_utf8");
-        let deep = format!("{{\"x\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(reason(deep.as_bytes()), "not_json");
+        let deep = |field: &str| {
+            format!("{{\"{field}\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000))
+        };
+        assert_eq!(reason(deep("x").as_bytes()), "no_field");
+        assert_eq!(reason(deep("text").as_bytes()), "not_text");
     }
 }

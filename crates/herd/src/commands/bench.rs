@@ -13,20 +13,31 @@ use herd_model::names::Part;
 use herd_tensor::Device;
 use serde_json::{Value, json};
 
+use crate::commands::bench_train;
 use crate::console::{Console, Verdict};
 use crate::error::Error;
 use crate::flags::{self, KvFlag, range};
 use crate::store::Store;
 use crate::{machine, run};
 
+/// What is measured instead of inference.
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Measure a step of training, by part
+    Train(bench_train::Flags),
+}
+
 /// Positions are 32-bit numbers; three such counts add up to less.
 const TOKENS_MAX: u64 = 1 << 24;
 
 /// Flags of `herd bench`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Flags {
+    #[command(subcommand)]
+    what: Option<What>,
     /// The model: a file, a folder, or a name in the store
-    #[arg(short, long)]
+    #[arg(short, long, required = true, default_value = "", hide_default_value = true)]
     model: String,
     /// Tokens of the prompts to measure; 0 measures none
     #[arg(short = 'p', long, value_delimiter = ',', default_value = "512", value_name = "N,..")]
@@ -110,6 +121,9 @@ struct Limits {
 
 /// Times each test and prints a row for each.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
+    if let Some(What::Train(flags)) = &flags.what {
+        return bench_train::run(flags, console);
+    }
     let path = Store::open()?.resolve_file(&flags.model)?;
     let threads = match flags.threads.is_empty() {
         true => vec![flags::threads(None)?],

@@ -2,10 +2,12 @@
 
 mod average;
 mod bench;
+mod bench_train;
 mod chat;
 mod complete;
 mod completions;
 mod convert;
+mod data;
 mod detokenize;
 mod doctor;
 mod inspect;
@@ -69,6 +71,8 @@ pub enum Command {
     Average(average::Flags),
     /// List, show, compare and plot training runs
     Runs(runs::Flags),
+    /// Make and check the shards of tokens that models are trained on
+    Data(data::Flags),
     /// Say how much memory a model takes at its peak, by part, and whether that is there
     Plan(plan::Flags),
     /// Say what this machine is, what it reaches, and whether Herd is well on it
@@ -100,6 +104,7 @@ impl Command {
             Command::Pretrain(flags) => pretrain::run(flags, console),
             Command::Average(flags) => average::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
+            Command::Data(flags) => data::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),
             Command::Completions(flags) => completions::run(flags),

@@ -59,8 +59,10 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         return report(flags, recipe, &lost, None, console);
     }
     // Written once to be measured, and once more with the figures.
-    let draft = Draft(flags.out.with_extension("unmeasured.gguf"));
-    refuse_existing(&draft.0)?;
+    let draft = Draft(draft_path(&flags.out));
+    if draft.0.is_file() {
+        std::fs::remove_file(&draft.0).map_err(Error::io("remove", &draft.0))?;
+    }
     let lost = write_gguf(&device, &parent, &draft.0, &format, &metadata, console)?;
     drop(parent);
     let child = draft.0.display().to_string();
@@ -75,6 +77,13 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let figures = figures(&measured);
     write_gguf(&device, &checkpoint, &flags.out, &keep, &figures, console)?;
     report(flags, recipe, &lost, Some(&measured), console)
+}
+
+/// Where the first writing of `out` stands: a name that nobody gives, so that what a killed run
+/// left there can be removed.
+fn draft_path(out: &Path) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!(".{name}.unmeasured.gguf"))
 }
 
 /// The first writing, removed at the end.

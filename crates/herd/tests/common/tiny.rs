@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use herd_kernels::Format;
-use herd_tensor::files::{Array, DType, GgufWriter, Metadata, TensorInfo, Value};
+use herd_tensor::files::{Array, DType, FileError, GgufWriter, Metadata, TensorInfo, Value};
 
 const WIDTH: usize = 32;
 const HEADS: usize = 4;
@@ -39,18 +39,24 @@ pub fn write_endless(folder: &Path) -> PathBuf {
 }
 
 fn write_with(path: PathBuf, metadata: &Metadata) -> PathBuf {
-    let tensors = tensors();
-    let mut writer = GgufWriter::create(&path, metadata, &tensors).unwrap();
-    let mut seed = 1u64;
-    for tensor in &tensors {
-        let norm = tensor.name.contains("norm");
-        let len: usize = tensor.shape.iter().product();
-        let numbers = (0..len).map(|_| if norm { 1.0 } else { 0.3 * random(&mut seed) });
-        let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
-        writer.write_tensor(&tensor.name, &bytes).unwrap();
-    }
-    writer.finish().unwrap();
+    write_as(&path, metadata, &tensors()).unwrap();
     path
+}
+
+/// Writes a file of this metadata and these tensors, whatever model that makes. Tensors of F32 get
+/// random numbers, others the bytes of some.
+pub fn write_as(path: &Path, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<(), FileError> {
+    let mut writer = GgufWriter::create(path, metadata, tensors)?;
+    let mut seed = 1u64;
+    for tensor in tensors {
+        let norm = tensor.name.contains("norm");
+        let len = tensor.bytes().expect("types with a size");
+        let numbers =
+            (0..len.div_ceil(4)).map(|_| if norm { 1.0 } else { 0.3 * random(&mut seed) });
+        let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).take(len).collect();
+        writer.write_tensor(&tensor.name, &bytes)?;
+    }
+    writer.finish()
 }
 
 /// About uniform in -1 to 1: a linear congruence is random enough for weights.
@@ -59,7 +65,8 @@ fn random(seed: &mut u64) -> f32 {
     (*seed >> 40) as f32 / (1 << 23) as f32 - 1.0
 }
 
-fn tensors() -> Vec<TensorInfo> {
+/// The tensors in the order of the file.
+pub fn tensors() -> Vec<TensorInfo> {
     let f32 = DType::Format(Format::F32);
     let tensor =
         |name: String, shape: &[usize]| TensorInfo { name, shape: shape.into(), dtype: f32 };
@@ -84,7 +91,8 @@ fn tensors() -> Vec<TensorInfo> {
     tensors
 }
 
-fn metadata() -> Metadata {
+/// Shape, vocabulary and template.
+pub fn metadata() -> Metadata {
     let mut metadata = Metadata::default();
     let mut set = |key: &str, value: Value| drop(metadata.insert(key, value));
     let number = |n: usize| Value::U32(n as u32);

@@ -295,14 +295,23 @@ fn row_weights<const FMA: bool>(
 ) -> usize {
     let first = b.seen_from(j);
     let (from, to) = (first.saturating_sub(16) / 16, b.queries.div_ceil(16));
-    let vectors = p.as_chunks_mut::<16>().0.iter_mut().zip(ds.as_chunks_mut::<16>().0);
-    let stats = lse.as_chunks::<16>().0.iter().zip(d.as_chunks::<16>().0);
-    for (v, ((p, ds), (lse, d))) in vectors.zip(stats).enumerate().take(to).skip(from) {
+    // Vectors of queries that all see the key.
+    let (whole_from, whole_to) = (first.div_ceil(16).min(to), b.queries / 16);
+    let p = &mut p.as_chunks_mut::<16>().0[..to];
+    let ds = &mut ds.as_chunks_mut::<16>().0[..to];
+    let (lse, d) = (&lse.as_chunks::<16>().0[..to], &d.as_chunks::<16>().0[..to]);
+    for v in whole_from..whole_to {
+        for l in 0..16 {
+            p[v][l] = exp::<FMA>(mul_add::<FMA>(p[v][l], scale, -lse[v][l]));
+            ds[v][l] = p[v][l] * (ds[v][l] - d[v][l]);
+        }
+    }
+    for v in (from..whole_from).chain(whole_to.max(whole_from)..to) {
         for l in 0..16 {
             let seen = 16 * v + l >= first && 16 * v + l < b.queries;
-            let weight = exp::<FMA>(mul_add::<FMA>(p[l], scale, -lse[l]));
-            p[l] = if seen { weight } else { 0.0 };
-            ds[l] = if seen { weight * (ds[l] - d[l]) } else { 0.0 };
+            let weight = exp::<FMA>(mul_add::<FMA>(p[v][l], scale, -lse[v][l]));
+            p[v][l] = if seen { weight } else { 0.0 };
+            ds[v][l] = if seen { weight * (ds[v][l] - d[v][l]) } else { 0.0 };
         }
     }
     16 * from
@@ -336,8 +345,26 @@ pub(super) struct Rows<'a> {
     pub rows: usize,
 }
 
+/// Rows that are asked for ahead: they lie too far apart for the processor to foresee.
+pub(super) const AHEAD: usize = 16;
+
+/// Asks for `len` numbers at `p`, which need not be readable.
+#[inline(always)]
+pub(super) fn ask(p: *const f32, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for i in (0..len).step_by(16) {
+        // SAFETY: every x86-64 has this prefetch, and it never faults.
+        unsafe { Avx2::prefetch(p.wrapping_add(i).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (p, len);
+}
+
 impl<'a> Rows<'a> {
+    /// Row i; asks for one to come.
+    #[inline(always)]
     fn row(&self, i: usize) -> &'a [f32] {
+        ask(self.x.as_ptr().wrapping_add((i + AHEAD) * self.stride), self.dim);
         &self.x[i * self.stride..][..self.dim]
     }
 }
@@ -393,10 +420,54 @@ fn lay_pairs_body<const FMA: bool>(out: &mut [u32], x: Rows<'_>) {
 }
 
 /// Rows of `width` words as columns of QUERIES: word w of row i goes to `w * QUERIES + i`.
-pub(super) fn lay_columns(out: &mut [u32], rows: &[u32], width: usize) {
-    for (i, row) in rows.chunks_exact(width).enumerate() {
-        for (w, word) in row.iter().enumerate() {
+pub(super) fn lay_columns(class: Class, out: &mut [u32], rows: &[u32], width: usize) {
+    let (whole, count) = (rows.len() / width / 16 * 16, rows.len() / width);
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if class >= Class::Avx512 && width >= 16 {
+        for (i, w) in
+            (0..whole).step_by(16).flat_map(|i| (0..width).step_by(16).map(move |w| (i, w)))
+        {
+            // A last square that is not whole overlaps the one before.
+            let w = w.min(width - 16);
+            let (from, to) = (&rows[i * width + w..], &mut out[w * QUERIES + i..]);
+            assert!(from.len() >= 15 * width + 16 && to.len() >= 15 * QUERIES + 16);
+            // SAFETY: the class was checked; the line above checked both squares.
+            unsafe { transpose(to.as_mut_ptr(), from.as_ptr(), width) };
+        }
+        done = whole;
+    }
+    for i in done..count {
+        for (w, word) in rows[i * width..][..width].iter().enumerate() {
             out[w * QUERIES + i] = *word;
+        }
+    }
+}
+
+/// A square of 16 words: four times, rows i and i + 8 are interleaved into rows 2i and 2i + 1.
+///
+/// # Safety
+///
+/// The CPU has AVX-512 F; the square can be read at `from`, rows `stride` apart, and written at
+/// `to`, rows QUERIES apart.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose(to: *mut u32, from: *const u32, stride: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller's contract.
+    unsafe {
+        let lower = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        let upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
+        let mut rows: [__m512i; 16] =
+            std::array::from_fn(|i| _mm512_loadu_si512(from.add(i * stride).cast()));
+        for _ in 0..4 {
+            rows = std::array::from_fn(|i| {
+                let order = if i % 2 == 0 { lower } else { upper };
+                _mm512_permutex2var_epi32(rows[i / 2], order, rows[i / 2 + 8])
+            });
+        }
+        for (i, row) in rows.into_iter().enumerate() {
+            _mm512_storeu_si512(to.add(i * QUERIES).cast(), row);
         }
     }
 }
@@ -410,10 +481,14 @@ pub(super) fn row_dots(class: Class, d: &mut [f32], dout: Rows<'_>, out: Rows<'_
 fn row_dots_body<const FMA: bool>(d: &mut [f32], dout: Rows<'_>, out: Rows<'_>) {
     for (i, d) in d.iter_mut().enumerate() {
         let mut lanes = [0.0f32; 16];
-        for (a, b) in dout.row(i).chunks(16).zip(out.row(i).chunks(16)) {
-            for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-                *lane = mul_add::<FMA>(*a, *b, *lane);
+        let (a, b) = (dout.row(i).as_chunks::<16>(), out.row(i).as_chunks::<16>());
+        for (a, b) in a.0.iter().zip(b.0) {
+            for l in 0..16 {
+                lanes[l] = mul_add::<FMA>(a[l], b[l], lanes[l]);
             }
+        }
+        for ((lane, a), b) in lanes.iter_mut().zip(a.1).zip(b.1) {
+            *lane = mul_add::<FMA>(*a, *b, *lane);
         }
         for half in [8, 4, 2, 1] {
             for l in 0..half {

@@ -4,7 +4,7 @@
 //! additions, whatever the threads and however many tokens share the call: dx over outputs
 //! ascending, dW over the tokens of a block ascending and then over blocks.
 
-mod lay;
+pub(super) mod lay;
 pub mod naive;
 mod product;
 
@@ -13,7 +13,7 @@ use super::layout::GROUP;
 use super::{LINE_WORDS, Packed, tiles};
 use crate::cpu::Parts;
 use crate::lanes::Plain;
-use crate::{Class, Cpu};
+use crate::{Class, Cpu, Format};
 use half::bf16;
 use lay::{Compiled, Matrix, Place, steps, terms};
 use product::{Laid, Sum};
@@ -53,6 +53,28 @@ pub enum Precision {
     F32,
     /// Both factors rounded to bf16.
     Bf16,
+}
+
+impl Precision {
+    /// In what [`matmul_dx`] multiplies weights of a format. Block formats have fewer digits than
+    /// bf16 keeps, but for the last of Q8_0; f16 has more.
+    pub fn of(format: Format) -> Precision {
+        match format {
+            Format::F32 | Format::F16 => Precision::F32,
+            Format::BF16
+            | Format::Q4_0
+            | Format::Q4_1
+            | Format::Q5_0
+            | Format::Q5_1
+            | Format::Q8_0
+            | Format::Q2_K
+            | Format::Q3_K
+            | Format::Q4_K
+            | Format::Q5_K
+            | Format::Q6_K
+            | Format::IQ4_NL => Precision::Bf16,
+        }
+    }
 }
 
 /// Rows saved by the forward pass, one after the other.
@@ -129,7 +151,7 @@ pub fn matmul_dx(cpu: &Cpu, dx: &mut [f32], dy: &[f32], w: &Packed, write: Write
     if dx.is_empty() {
         return;
     }
-    let kind = kind(cpu, naive::precision_of(w.format()));
+    let kind = kind(cpu, Precision::of(w.format()));
     let place = |rows, steps| Place { kind, rows, steps };
     let mut scratch = cpu.scratch();
     let all = outputs.next_multiple_of(TERMS);
@@ -230,38 +252,45 @@ pub fn matmul_dw(
 ) {
     let Some((outputs, inputs)) = sizes(dw, dy, x, blocks) else { return };
     let kind = kind(cpu, precision);
-    let most = terms_at_once(outputs + inputs, kind);
-    let mut scratch = cpu.scratch();
     let mut rest = blocks;
     while let Some(first) = rest.first() {
-        let fit = rest.iter().take_while(|b| b.end - first.start <= most).count().max(1);
+        let fit = rest.iter().take_while(|b| b.end - first.start <= MOST_TERMS).count().max(1);
         let (now, later) = rest.split_at(fit);
         rest = later;
         let steps = now.iter().map(|b| steps(kind, b.len())).sum();
         let a = Place { kind, rows: tile_rows(cpu, kind), steps };
         let b = Place { kind, rows: GROUP, steps };
+        let most = rows_at_once(outputs, steps);
+        let mut scratch = cpu.scratch();
         let (left, right) = split(
             &mut scratch,
-            a.words() * outputs.div_ceil(a.rows),
+            a.words() * most.div_ceil(a.rows),
             b.words() * inputs.div_ceil(GROUP),
         );
-        lay_blocks(cpu, left, now, a, |out, at, col, block| {
-            let x = Matrix {
-                x: &dy[block.start * outputs + col..block.end * outputs],
-                stride: outputs,
-            };
-            // SAFETY: `Cpu` checked the class.
-            unsafe { by_compiled!(cpu, lay_across(out, at, x, a)) }
-        });
         lay_blocks(cpu, right, now, b, |out, at, col, block| {
             let numbers = block.start * inputs + col..block.end * inputs;
             // SAFETY: `Cpu` checked the class.
             unsafe { by_compiled!(cpu, lay_saved(out, at, x.part(numbers), inputs, b)) }
         });
-        let sum = Sum::Blocks(now);
-        let laid = Laid { a: left, b: right, place: a, rows: outputs, cols: inputs, sum };
-        product::multiply(cpu, dw, &laid);
+        for (i, dw) in dw.chunks_mut(most * inputs).enumerate() {
+            let rows = dw.len() / inputs;
+            let left = &mut left[..a.words() * rows.div_ceil(a.rows)];
+            lay_blocks(cpu, left, now, a, |out, at, col, block| {
+                let numbers = block.start * outputs + i * most + col..block.end * outputs;
+                let dy = Matrix { x: &dy[numbers], stride: outputs };
+                // SAFETY: `Cpu` checked the class.
+                unsafe { by_compiled!(cpu, lay_across(out, at, dy, a)) }
+            });
+            let sum = Sum::Blocks(now);
+            let laid = Laid { a: left, b: right, place: a, rows, cols: inputs, sum };
+            product::multiply(cpu, dw, &laid);
+        }
     }
+}
+
+/// Rows of dW whose factors are laid at once: 16 MB, in whole tiles of 3, 12 or 16.
+fn rows_at_once(outputs: usize, steps: usize) -> usize {
+    ((4 << 20) / steps.max(1) / 48 * 48).max(48).min(outputs)
 }
 
 /// Tiles or panels that a task lays side by side: it walks rows of some 400 or 512 bytes.

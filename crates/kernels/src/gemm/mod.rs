@@ -10,6 +10,7 @@ mod activations;
 #[macro_use]
 mod entry;
 mod amx;
+#[macro_use]
 pub mod backward;
 mod kernels;
 mod layout;

@@ -1,9 +1,14 @@
 //! Weights that change: new f32 numbers into the layout of products, in place.
 
-use super::layout::{self, GROUP};
-use super::{Buffer, Packed};
-use crate::{Cpu, Format};
-use half::bf16;
+use super::Packed;
+use super::activations::Kind;
+use super::backward::lay::{Compiled, Matrix, Place, steps};
+use super::layout::GROUP;
+use crate::lanes::Plain;
+use crate::{Class, Cpu, Format};
+
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2, Avx512};
 
 impl Packed {
     /// A matrix of zeros.
@@ -11,7 +16,7 @@ impl Packed {
     /// Panics if `cols` is not whole blocks.
     pub fn zeroed(cpu: &Cpu, format: Format, rows: usize, cols: usize) -> Packed {
         assert!(format.bytes(cols).is_some(), "{cols} columns of {}", format.name());
-        let data: Buffer = cpu.arena.zeroed(Packed::bytes_of(format, rows, cols));
+        let data = cpu.arena.zeroed(Packed::bytes_of(format, rows, cols));
         Packed { format, rows, cols, data }
     }
 
@@ -24,7 +29,8 @@ impl Packed {
         packed
     }
 
-    /// Replaces all numbers by `x`, row by row, rounded to the nearest, ties to even.
+    /// Replaces all numbers by `x`, row by row, rounded to the nearest, ties to even; subnormal
+    /// ones may become zero.
     ///
     /// Panics if the format is neither F32 nor BF16, or `x` is not rows x cols numbers.
     pub fn refill(&mut self, cpu: &Cpu, x: &[f32]) {
@@ -38,18 +44,46 @@ impl Packed {
         if x.is_empty() {
             return;
         }
-        let group_bytes = layout::group_bytes(format, cols);
-        crate::cpu::for_rows(cpu, self.data.bytes_mut(), group_bytes, |g, out| {
-            for (n, row) in x[g * GROUP * cols..].chunks_exact(cols).take(GROUP).enumerate() {
-                for (k, x) in row.iter().enumerate() {
-                    if format == Format::F32 {
-                        out[(k * GROUP + n) * 4..][..4].copy_from_slice(&x.to_le_bytes());
-                    } else {
-                        let at = k / 2 * 64 + n * 4 + k % 2 * 2;
-                        out[at..at + 2].copy_from_slice(&bf16::from_f32(*x).to_le_bytes());
-                    }
+        // A group is a tile of sixteen rows along which a sum would run.
+        let kind = if format == Format::F32 { Kind::Floats } else { Kind::Pairs };
+        let place = Place { kind, rows: GROUP, steps: steps(kind, cols) };
+        let words: &mut [u32] = bytemuck::cast_slice_mut(self.data.bytes_mut());
+        crate::cpu::for_rows(cpu, words, place.words(), |g, out| {
+            let x = &x[g * GROUP * cols..x.len().min((g + 1) * GROUP * cols)];
+            let x = Matrix { x, stride: cols };
+            // SAFETY: `Cpu` checked the class.
+            unsafe { by_compiled!(cpu, lay_along(out, x, cols, place)) }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::noise;
+
+    #[test]
+    fn refilled_weights_are_those_packed_from_a_file() {
+        for class in Class::available() {
+            let cpu = Cpu::new(class, 2);
+            for (rows, cols) in [(1, 1), (16, 32), (17, 33), (40, 7), (33, 100), (5, 0), (0, 5)] {
+                for format in [Format::F32, Format::BF16] {
+                    let x = noise(3, rows * cols);
+                    let mut raw = vec![0; format.bytes(rows * cols).expect("whole blocks")];
+                    crate::blocks::quantise(format, &x, &mut raw).expect("finite numbers");
+                    let want = Packed::new(&cpu, format, rows, cols, &raw);
+                    let mut got = Packed::from_f32(&cpu, format, rows, cols, &vec![9.0; x.len()]);
+                    got.refill(&cpu, &x);
+                    assert_eq!(got.data.bytes(), want.data.bytes(), "{class} {rows} x {cols}");
                 }
             }
-        });
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "refill: Q4_0 holds no plain numbers")]
+    fn codes_are_not_refilled() {
+        let cpu = Cpu::new(Class::Portable, 1);
+        Packed::zeroed(&cpu, Format::Q4_0, 1, 32).refill(&cpu, &[0.0; 32]);
     }
 }

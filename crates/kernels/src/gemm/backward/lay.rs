@@ -26,7 +26,7 @@ pub(super) const fn terms(kind: Kind) -> usize {
 }
 
 /// Steps of a sum of `n` terms: whole tiles for the tile unit, the rest being zero.
-pub(super) const fn steps(kind: Kind, n: usize) -> usize {
+pub(in crate::gemm) const fn steps(kind: Kind, n: usize) -> usize {
     match kind {
         Kind::Floats => n,
         Kind::Pairs | Kind::Codes { .. } => n.div_ceil(2),
@@ -36,7 +36,7 @@ pub(super) const fn steps(kind: Kind, n: usize) -> usize {
 
 /// Numbers of f32, row by row.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(in crate::gemm) struct Matrix<'a> {
     pub x: &'a [f32],
     /// Numbers in a row.
     pub stride: usize,
@@ -80,7 +80,7 @@ impl Matrix<'_> {
 
 /// Where words go: `out` holds tiles of `rows` rows, each of `steps` steps.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(in crate::gemm) struct Place {
     pub kind: Kind,
     pub rows: usize,
     pub steps: usize,
@@ -99,7 +99,7 @@ macro_rules! compiled {
         /// # Safety
         ///
         /// The machine runs the class.
-        pub(super) trait Compiled: Entry {
+        pub(in crate::gemm) trait Compiled: Entry {
             $($(#[$doc])* unsafe fn $name($($arg: $type),*);)+
         }
         compiled!(@ Plain, inline(never), $(fn $name($($arg: $type),*);)+);

@@ -1,28 +1,8 @@
 //! The definitions of the products of training, summed in f64 and rounded once.
 
 use super::{Precision, Rows, Write};
-use crate::Format;
 use half::bf16;
 use std::ops::Range;
-
-/// In what the weights of a format are multiplied.
-pub fn precision_of(format: Format) -> Precision {
-    match format {
-        Format::F32 | Format::F16 => Precision::F32,
-        Format::BF16
-        | Format::Q4_0
-        | Format::Q4_1
-        | Format::Q5_0
-        | Format::Q5_1
-        | Format::Q8_0
-        | Format::Q2_K
-        | Format::Q3_K
-        | Format::Q4_K
-        | Format::Q5_K
-        | Format::Q6_K
-        | Format::IQ4_NL => Precision::Bf16,
-    }
-}
 
 /// The number that is multiplied for `x`.
 pub fn seen(precision: Precision, x: f32) -> f64 {

@@ -103,7 +103,7 @@ fn dx_agrees_with_its_definition_in_every_class_and_format() {
                 let i = i.next_multiple_of(block);
                 let (w, plain) = weights(&cpu, format, o, i);
                 let (dy, old) = (noise(3, t * o), noise(4, t * i));
-                let p = naive::precision_of(format);
+                let p = Precision::of(format);
                 let mut dx = vec![f32::NAN; t * i];
                 matmul_dx(&cpu, &mut dx, &dy, &w, Write::Set);
                 let name = format!("{} {} {t} {o} {i}", cpu.class, format.name());
@@ -171,5 +171,90 @@ fn micro_batches_and_threads_change_no_bit_of_dw() {
             }
             assert_eq!(bits(&cut), bits(&whole), "{} {p:?}", one.class);
         }
+    }
+}
+
+/// Bad products, each made by the good one from bad factors: the tests above would see them.
+#[test]
+fn a_wrong_transpose_a_sign_a_stale_block_or_a_lost_token_is_seen() {
+    let [t, o] = [300, 40];
+    let size = [t, o, o];
+    for cpu in cpus(1) {
+        let (dy, x, plain) = (noise(3, t * o), noise(4, t * o), noise(5, o * o));
+        let turned: Vec<f32> = (0..o * o).map(|i| plain[i % o * o + i / o]).collect();
+        let negative: Vec<f32> = dy.iter().map(|x| -x).collect();
+        for p in [Precision::F32, Precision::Bf16] {
+            let format = if p == Precision::F32 { Format::F32 } else { Format::BF16 };
+            let dx = |dy: &[f32], w: &[f32]| {
+                let mut dx = vec![0.0; t * o];
+                let w = Packed::from_f32(&cpu, format, o, o, w);
+                matmul_dx(&cpu, &mut dx, dy, &w, Write::Set);
+                is_dx(&dx, None, &negative, &plain, size, p)
+            };
+            assert!(dx(&negative, &plain));
+            assert!(!dx(&dy, &plain) && !dx(&negative, &turned));
+
+            let old = vec![0.0; o * o];
+            let dw = |dy_: &[f32], x_: &[f32], blocks: &[Range<usize>]| {
+                let mut dw = old.clone();
+                matmul_dw(&cpu, &mut dw, dy_, Rows::F32(x_), blocks, p);
+                is_dw(&dw, &old, &dy, Rows::F32(&x), size, p)
+            };
+            let all = blocks(1, t);
+            let (mut stale, mut lost) = (x.clone(), dy.clone());
+            stale.copy_within(0..(t - BLOCK_TOKENS) * o, BLOCK_TOKENS * o);
+            lost[(t - 1) * o..].fill(0.0);
+            assert!(dw(&dy, &x, &all));
+            assert!(!dw(&negative, &x, &all) && !dw(&x, &dy, &all), "sign, transpose");
+            assert!(!dw(&dy, &stale, &all) && !dw(&lost, &x, &all), "stale, lost");
+            let cut = BLOCK_TOKENS * o;
+            assert!(!dw(&dy[..cut], &x[..cut], &all[..1]), "the last block");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a block does not follow the one before")]
+fn blocks_with_a_gap_are_refused() {
+    let cpu = Cpu::new(Class::Portable, 1);
+    let (dy, x) = ([0.0; 4], [0.0; 4]);
+    matmul_dw(&cpu, &mut [0.0], &dy, Rows::F32(&x), &[0..1, 2..4], Precision::F32);
+}
+
+#[test]
+fn empty_products_add_nothing_and_set_zero() {
+    let cpu = Cpu::new(Class::best(), 2);
+    let none = Packed::zeroed(&cpu, Format::BF16, 0, 3);
+    let mut dx = [1.0; 6];
+    matmul_dx(&cpu, &mut dx, &[], &none, Write::Add);
+    assert_eq!(dx, [1.0; 6]);
+    matmul_dx(&cpu, &mut dx, &[], &none, Write::Set);
+    assert_eq!(dx, [0.0; 6]);
+    let mut dw = [1.0; 6];
+    matmul_dw(&cpu, &mut dw, &[], Rows::F32(&[]), &[], Precision::Bf16);
+    assert_eq!(dw, [1.0; 6]);
+}
+
+/// The compiled code of the tile unit, if need be with each instruction served by the definition.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn the_tile_unit_gives_the_bits_of_its_definition() {
+    if !Class::Avx512.runs_here() {
+        return;
+    }
+    crate::tiles::trap::serve_tiles();
+    let definition = Cpu::emulated(2);
+    let mut hardware = Cpu::emulated(2);
+    hardware.emulates_tiles = false;
+    for [t, o, i] in [[1, 1, 1], [33, 70, 49], [257, 19, 21]] {
+        let (dy, x) = (noise(3, t * o), noise(4, t * i));
+        let w = Packed::from_f32(&hardware, Format::BF16, o, i, &noise(5, o * i));
+        let both = [&definition, &hardware].map(|cpu| {
+            let (mut dx, mut dw) = (vec![f32::NAN; t * i], vec![0.5; o * i]);
+            matmul_dx(cpu, &mut dx, &dy, &w, Write::Set);
+            matmul_dw(cpu, &mut dw, &dy, Rows::F32(&x), &blocks(1, t), Precision::Bf16);
+            [bits(&dx), bits(&dw)]
+        });
+        assert_eq!(both[0], both[1], "{t} {o} {i}");
     }
 }

@@ -1,0 +1,162 @@
+//! Damaged shards and manifests: an error each, never a panic or a large allocation.
+
+#![allow(clippy::unwrap_used)] // helpers beside the tests panic as the tests do
+
+mod common;
+
+use std::fs;
+
+use herd_data::disk::RealDisk;
+use herd_data::read::RowId;
+use herd_data::shard::{Shard, ShardBuilder, Vocabulary};
+use herd_data::{Check, Corpus, DataError, Hash};
+use peak_alloc::PeakAlloc;
+use proptest::prelude::*;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+fn vocabulary(size: u64) -> Vocabulary {
+    Vocabulary { sha256: Hash::of(b"some tokenizer"), size }
+}
+
+/// Reads all that an opened shard offers.
+fn read_all(shard: &Shard) -> Result<(), DataError> {
+    for document in 0..shard.documents() {
+        shard.row(document)?;
+        shard.read(document, 0..shard.len(document), &mut Vec::new())?;
+    }
+    Ok(())
+}
+
+fn small_shard(folder: &std::path::Path, size: u64) -> Vec<u8> {
+    let mut builder = ShardBuilder::new(vocabulary(size));
+    for i in 0..20u32 {
+        let ids: Vec<u32> = (0..1 + i % 5).map(|t| (i * 40 + t) % size as u32).collect();
+        builder.push(
+            &ids,
+            3 * i,
+            &RowId { file: 1, row: u64::from(i), bytes: 7..u64::from(i) + 9 },
+        );
+    }
+    builder.write(&RealDisk, folder, "a.tok").unwrap();
+    fs::read(folder.join("a.tok")).unwrap()
+}
+
+#[test]
+fn damaged_shards_are_told_and_take_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tok");
+    for size in [900, 70_000] {
+        let whole = small_shard(folder.path(), size);
+        let mut damaged: Vec<Vec<u8>> = (0..whole.len()).map(|cut| whole[..cut].to_vec()).collect();
+        damaged.push([&whole[..], b"x"].concat());
+        for at in 0..whole.len() {
+            for value in [1, 0x80] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= value;
+                damaged.push(bytes);
+            }
+        }
+        for at in (8..80).step_by(4) {
+            for value in [u32::MAX, 1 << 31, 1 << 16, 0] {
+                let mut bytes = whole.clone();
+                bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+                damaged.extend((bytes != whole).then_some(bytes));
+            }
+        }
+        MEMORY.reset_peak_usage();
+        let before = MEMORY.current_usage();
+        for bytes in &damaged {
+            common::write_anew(&path, bytes);
+            let read = Shard::open(&path).and_then(|shard| {
+                let _ = read_all(&shard);
+                shard.verify()
+            });
+            assert!(read.is_err(), "damage is not seen");
+        }
+        let most = MEMORY.peak_usage() - before;
+        assert!(most < 1 << 20, "{most} bytes for files of {}", whole.len());
+    }
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_told_even_where_the_hash_is_right() {
+    use sha2::{Digest, Sha256};
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = small_shard(folder.path(), 900);
+    bytes[80..82].copy_from_slice(&900u16.to_le_bytes());
+    let end = bytes.len() - 32;
+    let hash = Sha256::digest(&bytes[..end]);
+    bytes[end..].copy_from_slice(&hash);
+    fs::write(folder.path().join("a.tok"), bytes).unwrap();
+    let shard = Shard::open(&folder.path().join("a.tok")).unwrap();
+    for error in [shard.verify().unwrap_err(), read_all(&shard).unwrap_err()] {
+        assert!(error.to_string().contains("below 900, got 900"), "{error}");
+    }
+}
+
+#[test]
+fn damaged_manifests_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    common::corpus(folder.path(), &[("a", common::texts(1, 30))]);
+    let shards = folder.path().join("shards");
+    let path = shards.join("manifest.json");
+    let whole = fs::read(&path).unwrap();
+    let mut seed = 1;
+    for cut in (0..whole.len() - 1).step_by(17) {
+        common::write_anew(&path, &whole[..cut]);
+        assert!(Corpus::open(&shards, Check::Tables).is_err(), "cut at {cut}");
+    }
+    for _ in 0..500 {
+        let mut bytes = whole.clone();
+        let at = common::next(&mut seed) as usize % bytes.len();
+        bytes[at] = common::next(&mut seed) as u8;
+        common::write_anew(&path, &bytes);
+        let _ = Corpus::open(&shards, Check::Contents);
+    }
+    let outside = String::from_utf8(whole).unwrap().replace("\"a.train", "\"../a.train");
+    fs::write(&path, outside).unwrap();
+    let error = Corpus::open(&shards, Check::Tables).unwrap_err();
+    assert!(error.to_string().contains("../a.train"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_documents_come_back_from_a_shard(
+        wide in any::<bool>(),
+        documents in prop::collection::vec(
+            (prop::collection::vec(0u32..1 << 20, 1..30), any::<u32>(), any::<u32>(), any::<[u64; 3]>()),
+            0..20,
+        ),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let size = if wide { 1 << 20 } else { 1 << 16 };
+        let mut builder = ShardBuilder::new(vocabulary(size));
+        let documents: Vec<_> = documents
+            .into_iter()
+            .map(|(ids, text_bytes, file, [row, start, end])| {
+                let ids: Vec<u32> = ids.into_iter().map(|id| id % size as u32).collect();
+                (ids, text_bytes, RowId { file, row, bytes: start..end })
+            })
+            .collect();
+        documents.iter().for_each(|(ids, bytes, row)| builder.push(ids, *bytes, row));
+        let hash = builder.write(&RealDisk, folder.path(), "a.tok").unwrap();
+        let shard = Shard::open(&folder.path().join("a.tok")).unwrap();
+        shard.verify().unwrap();
+        prop_assert_eq!(shard.stated_hash(), hash);
+        prop_assert_eq!(shard.counts(), builder.counts());
+        prop_assert_eq!(shard.vocabulary(), vocabulary(size));
+        for (i, (ids, text_bytes, row)) in documents.iter().enumerate() {
+            let mut read = Vec::new();
+            shard.read(i, 0..shard.len(i), &mut read).unwrap();
+            prop_assert_eq!(&read, ids);
+            prop_assert_eq!(shard.row(i).unwrap(), (row.clone(), *text_bytes));
+            let mut part = Vec::new();
+            shard.read(i, ids.len() / 3..ids.len() / 2, &mut part).unwrap();
+            prop_assert_eq!(&part, &ids[ids.len() / 3..ids.len() / 2]);
+        }
+    }
+}

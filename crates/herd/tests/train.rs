@@ -1,0 +1,185 @@
+//! A run of training, killed at any moment and begun again, ends with the bytes of one that was not.
+
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn herd(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herd"));
+    command.current_dir(folder).env("HERD_HOME", folder.join("home")).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+fn done(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {err}");
+    err
+}
+
+/// The sections of this repository's pages as documents, a vocabulary learnt from them, and
+/// settings of a run of twelve steps.
+fn begin() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let pages = ["model.md", "files.md", "chat.md", "kernels.md"];
+    let text = pages.map(|page| fs::read_to_string(docs.join(page)).unwrap()).concat();
+    let lines = text.split("\n## ").map(|part| serde_json::json!({ "text": part }).to_string());
+    fs::write(folder.path().join("docs.jsonl"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let train = "tokenizer train -i docs.jsonl --vocab-size 400 --specials 16 -o words";
+    done(herd(folder.path()).args(train.split(' ')));
+    fs::write(folder.path().join("run.toml"), SETTINGS).unwrap();
+    folder
+}
+
+const SETTINGS: &str = r#"
+tokenizer = "words"
+[data]
+input = ["docs.jsonl"]
+validation_share = 0.3
+[model]
+layers = 1
+width = 32
+heads = 2
+kv_heads = 1
+ffn_width = 64
+[batch]
+tokens = 256
+seq_len = 64
+micro_tokens = 128
+[optim]
+steps = 12
+warmup_steps = 3
+[checkpoint]
+every = 3
+keep_last = 2
+keep_every = 6
+[validation]
+every = 5
+[samples]
+every = 6
+tokens = 8
+"#;
+
+fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
+    let mut command = herd(folder);
+    command.args(["pretrain", "--config", "run.toml", "--out", out, "-t", "1"]).args(more);
+    command
+}
+
+/// All files of a run whose bytes are promised.
+fn files(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(root: &Path, folder: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(root, &path, out);
+            } else {
+                out.insert(path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk(run, run, &mut out);
+    out.retain(|path, _| !path.starts_with("speed.jsonl") && !path.starts_with(".lock"));
+    out
+}
+
+fn expect_same(a: &Path, b: &Path) {
+    let (a, b) = (files(a), files(b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (path, bytes) in &a {
+        assert!(*bytes == b[path], "{} differs", path.display());
+    }
+}
+
+#[test]
+fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
+    let folder = begin();
+    let begun = Instant::now();
+    done(&mut pretrain(folder.path(), "whole", &[]));
+    let whole = begun.elapsed();
+    let mut random = 12_345u64;
+    let mut kills = 0;
+    for round in 0.. {
+        let out = format!("killed-{round}");
+        loop {
+            let mut child =
+                pretrain(folder.path(), &out, &[]).stderr(Stdio::null()).spawn().unwrap();
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let wait = whole.as_secs_f64() * ((random >> 33) as f64 / (1u64 << 31) as f64);
+            std::thread::sleep(Duration::from_secs_f64(wait));
+            child.kill().unwrap();
+            if child.wait().unwrap().success() {
+                break;
+            }
+            kills += 1;
+        }
+        expect_same(&folder.path().join("whole"), &folder.path().join(&out));
+        fs::remove_dir_all(folder.path().join(&out)).unwrap();
+        if kills >= 120 {
+            break;
+        }
+    }
+}
+
+#[test]
+fn threads_and_micro_batches_give_the_same_weights() {
+    let folder = begin();
+    done(&mut pretrain(folder.path(), "a", &[]));
+    let weights = |out: &str| {
+        let state = format!("{out}/checkpoints/step-12/state/optimizer.safetensors");
+        fs::read(folder.path().join(state)).unwrap()
+    };
+    for (out, more) in [
+        ("b", &["--set", "batch.micro_tokens=64"][..]),
+        ("c", &["--set", "batch.micro_tokens=256", "-t", "2"]),
+        ("d", &["--set", "precision.recompute=true", "-t", "2"]),
+    ] {
+        let mut command = herd(folder.path());
+        done(command.args(["pretrain", "--config", "run.toml", "--out", out]).args(more));
+        assert!(weights("a") == weights(out), "{more:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named_and_nothing_is_lost() {
+    let folder = begin();
+    let fails = |args: &[&str], words: &[&str]| {
+        let mut command = herd(folder.path());
+        let output =
+            command.args(["pretrain", "--config", "run.toml"]).args(args).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {err}");
+        assert!(!err.contains("a fault in herd"), "{err}");
+        words.iter().for_each(|word| assert!(err.contains(word), "{args:?}: no {word:?} in {err}"));
+    };
+    fails(&["--out", "x", "--set", "optim.learning_rate=1"], &["optim.learning_rate"]);
+    fails(&["--out", "x", "--set", "optim.step=1"], &["optim.step", "did you mean optim.steps?"]);
+    fails(&["--out", "x", "--set", "optim.lr=fast"], &["fast"]);
+    fails(&["--out", "x", "--set", "batch.tokens=100"], &["100 in rows of 64"]);
+    fails(&["--out", "x", "--set", "preset=8g"], &["8g", "did you mean 8b?"]);
+    fails(&["--out", "x", "--set", "model.heads=3"], &["3 for a width of 32"]);
+    done(&mut pretrain(folder.path(), "run", &[]));
+    let before = files(&folder.path().join("run"));
+    fails(&["--out", "run", "--set", "optim.lr=1e-4"], &["optim.lr", "another --out"]);
+    fs::write(folder.path().join("run/checkpoints/step-12/state/train.json"), "{}").unwrap();
+    fails(&["--out", "run"], &["train.json", "damaged"]);
+    let path = Path::new("checkpoints/step-12/state/train.json");
+    fs::write(folder.path().join("run").join(path), &before[path]).unwrap();
+    let shard = before.keys().find(|path| path.extension().is_some_and(|e| e == "tok")).cloned();
+    let shard = shard.unwrap_or_else(|| panic!("no shard in {:?}", before.keys()));
+    let mut bytes = before[&shard].clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(folder.path().join("run").join(&shard), bytes).unwrap();
+    fails(&["--out", "run"], &[shard.file_name().unwrap().to_str().unwrap()]);
+    fs::write(folder.path().join("run").join(&shard), &before[&shard]).unwrap();
+    done(&mut pretrain(folder.path(), "run", &[]));
+    assert!(files(&folder.path().join("run")) == before);
+}

@@ -1,0 +1,3 @@
+//! See `hf_config` in the library.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| herd_fuzz::run("hf_config", data));

@@ -1,0 +1,3 @@
+//! See `safetensors` in the library.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| herd_fuzz::run("safetensors", data));

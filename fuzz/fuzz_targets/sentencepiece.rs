@@ -1,0 +1,3 @@
+//! See `sentencepiece` in the library.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| herd_fuzz::run("sentencepiece", data));

@@ -1,0 +1,3 @@
+//! See `tiktoken_model` in the library.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| herd_fuzz::run("tiktoken_model", data));
