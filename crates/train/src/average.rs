@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use herd_model::checkpoint::Checkpoint;
+use herd_model::hf::ConfigFile;
 use herd_model::names::Style;
-use herd_model::{CheckpointError, Config};
+use herd_model::{CheckpointError, Config, GenerationDefaults};
 use herd_tensor::files::{Archive, DType, FileError, NewFolder, ShardedWriter, TensorInfo};
 use herd_tensor::{Format, blocks};
 use serde_json::{Map, Value, json};
@@ -26,7 +27,7 @@ use sha2::{Digest, Sha256};
 pub struct Parent<'a> {
     /// A Hugging Face folder.
     pub path: &'a Path,
-    /// From 0, finite; the weights need not sum to 1.
+    /// 0, or from 1e-100 to 1e100, where no product is lost; the weights need not sum to 1.
     pub weight: f64,
 }
 
@@ -50,11 +51,11 @@ pub enum AverageError {
     #[error("there is no checkpoint to average")]
     Nothing,
 
-    #[error("the weight of {} is {weight}, expected a number from 0", path.display())]
+    #[error("the weight of {} is {weight}, expected 0 or from 1e-100 to 1e100", path.display())]
     Weight { path: PathBuf, weight: f64 },
 
-    #[error("the weights of the checkpoints sum to {sum}")]
-    Weights { sum: f64 },
+    #[error("the weights of all checkpoints are 0")]
+    Weights,
 
     #[error("{} is no Hugging Face folder", path.display())]
     Style { path: PathBuf },
@@ -96,7 +97,7 @@ impl AverageError {
             AverageError::Style { .. } => Some("`herd convert --to hf` makes one"),
             AverageError::NotFinite { .. } => Some("leave this checkpoint out"),
             AverageError::Nothing | AverageError::Weight { .. } => None,
-            AverageError::Weights { .. } | AverageError::Tensor { .. } => None,
+            AverageError::Weights | AverageError::Tensor { .. } => None,
             AverageError::Read { .. } => None,
         }
     }
@@ -143,15 +144,12 @@ fn total_weight(parents: &[Parent<'_>]) -> Result<f64, AverageError> {
         return Err(AverageError::Nothing);
     }
     for Parent { path, weight } in parents {
-        if !(weight.is_finite() && *weight >= 0.0) {
+        if *weight != 0.0 && !(1e-100..=1e100).contains(weight) {
             return Err(AverageError::Weight { path: path.to_path_buf(), weight: *weight });
         }
     }
     let sum: f64 = parents.iter().map(|parent| parent.weight).sum();
-    match sum.is_finite() && sum > 0.0 {
-        true => Ok(sum),
-        false => Err(AverageError::Weights { sum }),
-    }
+    if sum > 0.0 { Ok(sum) } else { Err(AverageError::Weights) }
 }
 
 /// Whether `other` is the same model as `first`, but for its numbers.
@@ -197,9 +195,8 @@ fn check(first: &Checkpoint, other: &Checkpoint) -> Result<(), AverageError> {
 /// The error for two configs that differ: the first key that does, by name.
 fn other_config(first: &Checkpoint, other: &Checkpoint) -> AverageError {
     let fields = |config: &Config| -> Map<String, Value> {
-        let (style, generation) = (herd_model::hf::ConfigFile::new, Default::default());
-        let text = style(config.clone(), generation, None).write().unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
+        let file = ConfigFile::new(config.clone(), GenerationDefaults::default(), None);
+        serde_json::from_str(&file.write().unwrap_or_default()).unwrap_or_default()
     };
     let (a, b) = (fields(&first.config), fields(&other.config));
     let key = a.keys().chain(b.keys()).find(|key| a.get(*key) != b.get(*key));
@@ -364,19 +361,16 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_numbers_from_zero_that_sum_to_something() {
+    fn weights_are_zero_or_of_a_sensible_size_and_not_all_zero() {
         let parents = |weights: &[f64]| -> Vec<Parent<'static>> {
             weights.iter().map(|weight| Parent { path: Path::new("a"), weight: *weight }).collect()
         };
         assert_eq!(total_weight(&parents(&[1.0, 0.0, 2.0])).unwrap(), 3.0);
         assert!(matches!(total_weight(&[]), Err(AverageError::Nothing)));
-        for weight in [-1.0, f64::NAN, f64::INFINITY] {
+        for weight in [-1.0, 1e-320, 1e200, f64::NAN, f64::INFINITY] {
             let error = total_weight(&parents(&[1.0, weight])).unwrap_err();
             assert!(matches!(error, AverageError::Weight { .. }), "{error}");
         }
-        for weights in [&[0.0, 0.0], &[f64::MAX, f64::MAX]] {
-            let error = total_weight(&parents(weights)).unwrap_err();
-            assert!(matches!(error, AverageError::Weights { .. }), "{error}");
-        }
+        assert!(matches!(total_weight(&parents(&[0.0, 0.0])), Err(AverageError::Weights)));
     }
 }

@@ -64,9 +64,11 @@ fn run(paths: &[&Path], weights: &[f64], out: &Path) -> Result<(), AverageError>
 /// about it, since `half` does not see the low bits of an f64.
 fn nearest(format: Format, x: f64) -> f32 {
     let about = |bits: u16, value: fn(u16) -> f32| {
-        let around = [bits - 1, bits, bits + 1].map(|bits| (bits, value(bits)));
+        let around = [bits.saturating_sub(1), bits, bits + 1].map(|bits| (bits, value(bits)));
         let key = |(bits, value): &(u16, f32)| ((f64::from(*value) - x).abs(), bits & 1);
-        around.into_iter().min_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap().1
+        // Beside zero lies a NaN.
+        let numbers = around.into_iter().filter(|(_, value)| !value.is_nan());
+        numbers.min_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap().1
     };
     match format {
         _ if x == 0.0 => 0.0,
