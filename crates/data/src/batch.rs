@@ -42,8 +42,8 @@ pub struct Span {
 }
 
 impl Batch {
-    /// The lengths of all runs that see only themselves, in order: spans, and the padding at the end
-    /// of a row as a run of its own. Their sum is T.
+    /// The lengths of all runs that see only themselves, in order: spans, and the padding at the
+    /// end of a row as a run of its own. Their sum is T.
     pub fn lengths(&self) -> Vec<usize> {
         let mut lengths = Vec::with_capacity(self.spans.len() + self.rows);
         let mut spans = self.spans.iter().peekable();

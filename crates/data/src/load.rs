@@ -125,13 +125,13 @@ impl Loader {
     /// what training waits for data. After an error the same batch can be asked for again.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
         let next = match &mut self.inner {
-            Inner::Here(planner) => planner.next_batch(),
+            Inner::Here(planner) => planner.next_batch().map(Some),
             Inner::Ahead(ahead) => ahead.next_batch(),
         };
         match next {
             Ok(Some((batch, cursor))) => {
                 self.cursor = cursor;
-                Ok(Some(batch))
+                Ok(batch)
             }
             Ok(None) => Ok(None),
             Err(error) => {
@@ -227,11 +227,14 @@ impl Planner {
         (self.packer, self.ledger) = (packer, ledger);
     }
 
-    fn next_batch(&mut self) -> Result<Option<(Batch, Cursor)>, DataError> {
-        let Some(plan) = self.plan() else { return Ok(None) };
+    /// The next batch, and the place behind it. Behind the last one there may still be documents
+    /// that are drawn only to be dropped, so the cursor moves there as well.
+    fn next_batch(&mut self) -> Loaded {
+        let plan = self.plan();
         let sources = self.corpus.sources();
-        let batch = plan.read(&self.ends, |source| &sources[source as usize].train)?;
-        Ok(Some((batch, self.cursor())))
+        let documents = |source: u32| &sources[source as usize].train;
+        let batch = plan.map(|plan| plan.read(&self.ends, documents)).transpose()?;
+        Ok((batch, self.cursor()))
     }
 
     /// Fills rows; the last batch of all may have empty ones.
@@ -308,7 +311,7 @@ pub(crate) fn check_ends(ends: &Ends, corpus: &Corpus) -> Result<(), DataError> 
     }
 }
 
-type Loaded = Result<Option<(Batch, Cursor)>, DataError>;
+type Loaded = Result<(Option<Batch>, Cursor), DataError>;
 
 /// A thread that reads ahead.
 struct Ahead {
@@ -318,15 +321,16 @@ struct Ahead {
 
 impl Ahead {
     fn start(planner: Planner, batches: usize) -> Ahead {
-        let (to_loader, from_thread) = sync_channel(batches - 1); // one more is in the thread's hands
+        // One more is in the thread's hands.
+        let (to_loader, from_thread) = sync_channel(batches - 1);
         let thread = thread::spawn(move || read_ahead(planner, &to_loader));
         Ahead { batches: Some(from_thread), thread: Some(thread) }
     }
 
-    /// The thread ends behind the last batch, or an error.
-    fn next_batch(&mut self) -> Loaded {
+    /// None after the thread has ended, which it does behind the last batch or an error.
+    fn next_batch(&mut self) -> Result<Option<(Option<Batch>, Cursor)>, DataError> {
         match self.batches.as_ref().map(Receiver::recv) {
-            Some(Ok(next)) => next,
+            Some(Ok(next)) => next.map(Some),
             Some(Err(_)) => {
                 self.batches = None;
                 if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
@@ -351,7 +355,7 @@ impl Drop for Ahead {
 fn read_ahead(mut planner: Planner, to_loader: &SyncSender<Loaded>) {
     loop {
         let next = planner.next_batch();
-        let last = !matches!(next, Ok(Some(_)));
+        let last = !matches!(next, Ok((Some(_), _)));
         if to_loader.send(next).is_err() || last {
             return;
         }

@@ -114,8 +114,9 @@ struct Weights {
 const WEIGHT_ONE: f64 = (1u64 << 40) as f64;
 
 impl Mixer {
-    /// Errors: no phase, phases out of order, a name that is no source or given twice, a weight or number of epochs that is
-    /// negative or not finite, a source with a weight and no documents, no weight at all.
+    /// Errors: no phase, phases out of order, a name that is no source or given twice, a weight or
+    /// number of epochs that is negative or not finite, a source with a weight and no documents,
+    /// no weight at all.
     pub fn new(sizes: Vec<Size>, phases: &[Phase], seed: u64) -> Result<Mixer, DataError> {
         if phases.first().is_none_or(|phase| phase.from_tokens != 0) {
             let got = phases.first().map_or("missing".into(), |p| p.from_tokens.to_string());

@@ -2,15 +2,15 @@
 //!
 //! A document with its begin- and end-of-text tokens, d_0 ... d_n, is n predictions: from
 //! d_0 ... d_i to d_{i+1}. A row holds `seq_len` predictions (so it is made of pieces of
-//! `seq_len + 1` tokens where one document fills it): inputs d_i, targets d_{i+1}. A target never belongs to another
-//! document than its input, so none has to be masked between documents. Each token but the first
+//! `seq_len + 1` tokens where one document fills it): inputs d_i, targets d_{i+1}. A target never
+//! belongs to another document than its input, so none has to be masked. Each token but the first
 //! of its document is a target exactly once per epoch; where a document goes on in another row,
 //! only what came before in the first row is out of sight.
 //!
 //! | policy | rows | long documents | padding |
 //! |---|---|---|---|
 //! | `Cut` | filled to the last place | go on in the next row | the last row alone |
-//! | `Whole` | best fit among 64 open ones | split into full rows and a rest, or dropped | what is left |
+//! | `Whole` | best fit among 64 open ones | split into full rows and a rest, or left out | the rest |
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -65,7 +65,8 @@ pub struct Ledger {
     pub tokens: u64,
     /// Tokens that were targets in a row.
     pub kept: u64,
-    /// Of those, the ones in another row than the begin of their document, part of whose context is out of sight.
+    /// Of those, the ones in another row than the begin of their document, part of whose context
+    /// is out of sight.
     pub cut: u64,
     /// First tokens of documents: nothing predicts them.
     pub unpredicted: u64,

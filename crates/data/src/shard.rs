@@ -96,8 +96,8 @@ impl ShardBuilder {
 
     /// Appends a document of `text_bytes` bytes.
     ///
-    /// Panics if the document is empty, an id is outside the vocabulary, or the tokens of the shard no longer
-    /// fit 32 bits; the pipeline refuses such documents.
+    /// Panics if the document is empty, an id is outside the vocabulary, or the tokens of the shard
+    /// no longer fit 32 bits; the pipeline makes no such documents.
     pub fn push(&mut self, ids: &[u32], text_bytes: u32, row: &RowId) {
         assert!(!ids.is_empty(), "push: the document is empty");
         for &id in ids {

@@ -1,6 +1,8 @@
 //! The documents held out: the same ones in the same order at every step of every run.
 //!
-//!     bits per byte = loss in nats, summed over the predictions / (ln 2 * bytes of text)
+//! ```text
+//! bits per byte = loss in nats, summed over the predictions / (ln 2 * bytes of text)
+//! ```
 //!
 //! Documents follow one another as under [`Policy::Cut`]; the last row is padded. Of a source that
 //! has more than is wanted, documents are taken in a fixed shuffled order.

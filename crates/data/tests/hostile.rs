@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use herd_data::disk::RealDisk;
 use herd_data::read::RowId;
@@ -15,6 +16,12 @@ use proptest::prelude::*;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Tests that share a process take turns, so that each measures its own memory.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn vocabulary(size: u64) -> Vocabulary {
     Vocabulary { sha256: Hash::of(b"some tokenizer"), size }
@@ -45,6 +52,7 @@ fn small_shard(folder: &std::path::Path, size: u64) -> Vec<u8> {
 
 #[test]
 fn damaged_shards_are_told_and_take_no_memory() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.tok");
     for size in [900, 70_000] {
@@ -82,6 +90,7 @@ fn damaged_shards_are_told_and_take_no_memory() {
 
 #[test]
 fn a_token_outside_the_vocabulary_is_told_even_where_the_hash_is_right() {
+    let _alone = alone();
     use sha2::{Digest, Sha256};
     let folder = tempfile::tempdir().unwrap();
     let mut bytes = small_shard(folder.path(), 900);
@@ -98,6 +107,7 @@ fn a_token_outside_the_vocabulary_is_told_even_where_the_hash_is_right() {
 
 #[test]
 fn damaged_manifests_are_told() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     common::corpus(folder.path(), &[("a", common::texts(1, 30))]);
     let shards = folder.path().join("shards");
@@ -132,6 +142,7 @@ proptest! {
             0..20,
         ),
     ) {
+        let _alone = alone();
         let folder = tempfile::tempdir().unwrap();
         let size = if wide { 1 << 20 } else { 1 << 16 };
         let mut builder = ShardBuilder::new(vocabulary(size));

@@ -8,6 +8,7 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::testdata;
 use herd_data::read::{InputFile, ReadOptions, documents};
@@ -17,6 +18,12 @@ use proptest::prelude::*;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Tests that share a process take turns, so that each measures its own memory.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 type Read = Vec<Result<Document, DataError>>;
 
@@ -58,6 +65,7 @@ impl Folder {
 
 #[test]
 fn packed_lines_are_the_plain_ones_in_any_number_of_members() {
+    let _alone = alone();
     let folder = Folder::new();
     let all = common::texts(1, 300);
     let path = folder.0.path().join("a.jsonl");
@@ -84,6 +92,7 @@ fn packed_lines_are_the_plain_ones_in_any_number_of_members() {
 
 #[test]
 fn every_way_of_writing_parquet_gives_the_recorded_texts() {
+    let _alone = alone();
     let recorded = fs::read(testdata("parquet/texts.json")).unwrap();
     let recorded: Vec<Option<String>> = serde_json::from_slice(&recorded).unwrap();
     for name in ["plain", "dictionary", "zstd", "gzip", "delta"] {
@@ -107,6 +116,7 @@ fn every_way_of_writing_parquet_gives_the_recorded_texts() {
 
 #[test]
 fn a_column_is_found_by_its_path_or_the_others_are_named() {
+    let _alone = alone();
     let path = testdata("parquet/plain.parquet");
     let with = |field: &str| {
         read_with(&path, &ReadOptions { field: field.to_owned(), ..ReadOptions::new() })
@@ -120,6 +130,7 @@ fn a_column_is_found_by_its_path_or_the_others_are_named() {
 
 #[test]
 fn text_files_are_whole_or_cut_at_line_ends_and_nothing_is_lost() {
+    let _alone = alone();
     let folder = Folder::new();
     let text = "first\n\nthird line\r\nno end \u{e9}";
     let path = folder.write("a.txt", text.as_bytes());
@@ -148,6 +159,7 @@ fn text_files_are_whole_or_cut_at_line_ends_and_nothing_is_lost() {
 
 #[test]
 fn broken_records_are_named_by_row_and_the_next_ones_are_read() {
+    let _alone = alone();
     let folder = Folder::new();
     let lines: &[&[u8]] = &[
         b"\xef\xbb\xbf{\"text\": \"with a mark in front\"}",
@@ -182,6 +194,7 @@ fn broken_records_are_named_by_row_and_the_next_ones_are_read() {
 
 #[test]
 fn long_records_are_passed_over_without_being_held() {
+    let _alone = alone();
     let folder = Folder::new();
     let long = "x".repeat(30 << 20);
     let lines = format!("{{\"text\": \"a\"}}\n{{\"text\": \"{long}\"}}\n{{\"text\": \"b\"}}\n");
@@ -211,6 +224,7 @@ fn long_records_are_passed_over_without_being_held() {
 
 #[test]
 fn a_file_that_unpacks_beyond_reason_is_refused() {
+    let _alone = alone();
     let folder = Folder::new();
     let line = "{\"text\": \"a\"}\n".repeat(1 << 16);
     let mut packed = zstd::Encoder::new(Vec::new(), 3).unwrap();
@@ -229,6 +243,7 @@ fn a_file_that_unpacks_beyond_reason_is_refused() {
 
 #[test]
 fn damaged_files_give_errors_and_never_a_panic() {
+    let _alone = alone();
     let folder = Folder::new();
     let path = folder.0.path().join("a.jsonl");
     common::write_lines(&path, &common::texts(3, 60));
@@ -250,6 +265,7 @@ fn damaged_files_give_errors_and_never_a_panic() {
 
 #[test]
 fn damaged_parquet_gives_errors_and_bounded_memory() {
+    let _alone = alone();
     let folder = Folder::new();
     let mut seed = 5;
     for name in ["plain", "dictionary", "zstd", "gzip", "delta", "required"] {
@@ -289,6 +305,7 @@ proptest! {
 
     #[test]
     fn any_texts_come_back_from_json_lines(texts in prop::collection::vec(".{1,40}", 0..20)) {
+        let _alone = alone();
         let folder = Folder::new();
         let path = folder.0.path().join("a.jsonl");
         common::write_lines(&path, &texts);
@@ -297,6 +314,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_records_or_faults(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let _alone = alone();
         let folder = Folder::new();
         for name in ["a.jsonl", "a.txt", "a.jsonl.gz", "a.jsonl.zst"] {
             let _ = read_with(&folder.write(name, &bytes), &ReadOptions::new());
