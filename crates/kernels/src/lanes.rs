@@ -64,10 +64,6 @@ pub(crate) trait Lanes: Copy {
     ///
     /// `x` has no byte -128.
     unsafe fn dot4(acc: Self::I, w: Self::B, x: i32) -> Self::I;
-    /// The even bytes (of `ODD`, the odd ones) as sixteen-bit words, less `zero`.
-    unsafe fn words<const ODD: bool>(x: Self::B, zero: i16) -> Self::B;
-    /// Lane i gains w[2 i] * x[0] + w[2 i + 1] * x[1]: pairs of i16, the first in the low half. Exact.
-    unsafe fn dot2(acc: Self::I, w: Self::B, x: i32) -> Self::I;
     /// Lane i gains w[2 i] * x[0] + w[2 i + 1] * x[1]: pairs of bf16, the first in the low half.
     unsafe fn dot2_bf16(acc: Self::F, w: Self::B, x: i32) -> Self::F;
 }
@@ -198,23 +194,6 @@ impl Lanes for Plain {
         let x = x.to_le_bytes().map(|b| i32::from(b as i8));
         std::array::from_fn(|i| {
             acc[i] + (0..4).map(|j| i32::from(w[4 * i + j]) * x[j]).sum::<i32>()
-        })
-    }
-    #[inline(always)]
-    unsafe fn words<const ODD: bool>(x: [u8; 64], zero: i16) -> [u8; 64] {
-        let mut out = [0; 64];
-        for (out, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<2>().0) {
-            *out = (i16::from(x[usize::from(ODD)]) - zero).to_le_bytes();
-        }
-        out
-    }
-    #[inline(always)]
-    unsafe fn dot2(acc: [i32; 16], w: [u8; 64], x: i32) -> [i32; 16] {
-        let (x0, x1) = (i32::from(x as i16), x >> 16);
-        std::array::from_fn(|i| {
-            let w0 = i32::from(i16::from_le_bytes([w[4 * i], w[4 * i + 1]]));
-            let w1 = i32::from(i16::from_le_bytes([w[4 * i + 2], w[4 * i + 3]]));
-            acc[i].wrapping_add(w0 * x0 + w1 * x1)
         })
     }
     #[inline(always)]
@@ -389,22 +368,6 @@ mod x86 {
         unsafe fn dot4(acc: __m512i, w: __m512i, x: i32) -> __m512i {
             // SAFETY: the trait's contract.
             unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)) }
-        }
-        #[inline(always)]
-        unsafe fn words<const ODD: bool>(x: __m512i, zero: i16) -> __m512i {
-            // SAFETY: the trait's contract.
-            unsafe {
-                let words = match ODD {
-                    true => _mm512_srli_epi16::<8>(x),
-                    false => _mm512_and_si512(x, _mm512_set1_epi16(255)),
-                };
-                _mm512_sub_epi16(words, _mm512_set1_epi16(zero))
-            }
-        }
-        #[inline(always)]
-        unsafe fn dot2(acc: __m512i, w: __m512i, x: i32) -> __m512i {
-            // SAFETY: the trait's contract.
-            unsafe { _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(x)) }
         }
         #[inline(always)]
         unsafe fn dot2_bf16(acc: __m512, w: __m512i, x: i32) -> __m512 {
@@ -630,28 +593,6 @@ mod x86 {
                     _mm256_add_epi32(acc, _mm256_madd_epi16(back, _mm256_set1_epi16(2)))
                 };
                 both!(part, acc, w)
-            }
-        }
-        #[inline(always)]
-        unsafe fn words<const ODD: bool>(x: [__m256i; 2], zero: i16) -> [__m256i; 2] {
-            // SAFETY: the trait's contract.
-            unsafe {
-                let part = |x| {
-                    let words = match ODD {
-                        true => _mm256_srli_epi16::<8>(x),
-                        false => _mm256_and_si256(x, _mm256_set1_epi16(255)),
-                    };
-                    _mm256_sub_epi16(words, _mm256_set1_epi16(zero))
-                };
-                both!(part, x)
-            }
-        }
-        #[inline(always)]
-        unsafe fn dot2(acc: [__m256i; 2], w: [__m256i; 2], x: i32) -> [__m256i; 2] {
-            // SAFETY: the trait's contract.
-            unsafe {
-                let x = _mm256_set1_epi32(x);
-                both!(|acc, w| _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)), acc, w)
             }
         }
         #[inline(always)]

@@ -25,7 +25,7 @@ pub(super) trait Entry: Lanes {
         x: *const u32,
         blocks: usize,
     );
-    unsafe fn fill_panel<const F: u8, const WORDS: bool>(
+    unsafe fn fill_panel<const F: u8>(
         panel: *mut u8,
         stride: usize,
         w: *const u8,
@@ -84,7 +84,7 @@ macro_rules! entries {
                 unsafe { go::<F, G>(out, w, x, blocks) }
             }
 
-            unsafe fn fill_panel<const F: u8, const WORDS: bool>(
+            unsafe fn fill_panel<const F: u8>(
                 panel: *mut u8,
                 stride: usize,
                 w: *const u8,
@@ -92,7 +92,7 @@ macro_rules! entries {
                 blocks: usize,
             ) {
                 $(#[$enable])?
-                unsafe fn go<const F: u8, const WORDS: bool>(
+                unsafe fn go<const F: u8>(
                     panel: *mut u8,
                     stride: usize,
                     w: *const u8,
@@ -100,12 +100,10 @@ macro_rules! entries {
                     blocks: usize,
                 ) {
                     // SAFETY: the caller's contract.
-                    unsafe {
-                        kernels::fill_panel::<$lanes, F, WORDS>(panel, stride, w, from, blocks);
-                    }
+                    unsafe { kernels::fill_panel::<$lanes, F>(panel, stride, w, from, blocks) }
                 }
                 // SAFETY: the caller's contract.
-                unsafe { go::<F, WORDS>(panel, stride, w, from, blocks) }
+                unsafe { go::<F>(panel, stride, w, from, blocks) }
             }
 
             unsafe fn panel<const SUB16: bool, const MIN: bool, const T: usize>(

@@ -3,9 +3,7 @@
 //! Each output has one sum, over columns in ascending order, whatever the tile: that is what
 //! makes a row give the same bits alone and among a thousand.
 
-use super::activations::{BLOCK_WORDS, LOWER, PAIR_SCALE, PAIR_SUMS, PAIR_WORDS};
-use super::activations::{SCALE, STARTS, STRETCH, SUMS};
-use super::layout::BLOCK;
+use super::activations::{BLOCK_WORDS, LOWER, SCALE, STARTS, SUMS};
 use super::unpack::unpack;
 use crate::lanes::Lanes;
 
@@ -93,11 +91,7 @@ pub(super) unsafe fn dense<L: Lanes, const W: u8, const G: usize, const T: usize
         }
         let vector = if W == W_F16 { 32 } else { 64 };
         for k in 0..steps {
-            // bf16 pairs of a row lie sixteen together.
-            let (x, next) = match W {
-                W_BF16 => (x.add(k / 16 * T * 16 + k % 16), 16),
-                _ => (x.add(k * T), 1),
-            };
+            let x = x.add(k * T);
             if T == 1 {
                 for g in 0..G {
                     ask_ahead::<L>(w[g], k * vector, vector, steps * vector, G);
@@ -106,7 +100,7 @@ pub(super) unsafe fn dense<L: Lanes, const W: u8, const G: usize, const T: usize
             if W == W_BF16 {
                 let w: [L::B; G] = std::array::from_fn(|g| L::load_bytes(w[g].add(k * 64)));
                 for t in 0..T {
-                    let x = *x.add(t * next) as i32;
+                    let x = *x.add(t) as i32;
                     for g in 0..G {
                         sum[t][g] = L::dot2_bf16(sum[t][g], w[g], x);
                     }
@@ -171,18 +165,42 @@ pub(super) unsafe fn one_row<L: Lanes, const F: u8, const G: usize>(
     unsafe {
         let mut sum: [L::F; G] = std::array::from_fn(|g| out.start::<L>(0, g));
         let group = blocks * c.block_bytes + blocks / 8 * c.super_bytes;
-        for from in (0..blocks).step_by(STRETCH_BLOCKS) {
-            let scale = L::splat(f32::from_bits(*x.add(from * BLOCK_WORDS + SCALE)));
-            let mut part = [L::splat(0.0); G];
-            for b in from..blocks.min(from + STRETCH_BLOCKS) {
-                let x = x.add(b * BLOCK_WORDS);
-                for g in 0..G {
-                    ask_ahead::<L>(w[g], b * c.block_bytes, c.block_bytes, group, G);
-                    part[g] = one_block::<L, F>(part[g], w[g], b, x);
-                }
-            }
+        for b in 0..blocks {
+            let x = x.add(b * BLOCK_WORDS);
+            let word = |i: usize| *x.add(i) as i32;
+            let float = |i: usize| L::splat(f32::from_bits(*x.add(i)));
             for g in 0..G {
-                sum[g] = L::fma(part[g], scale, sum[g]);
+                ask_ahead::<L>(w[g], b * c.block_bytes, c.block_bytes, group, G);
+                let u = unpack::<L, F>(w[g], b);
+                // Two chains for each half of the codes, joined exactly.
+                let zero = L::splat_i(0);
+                let (mut upper, mut lower) = ([zero; 2], [zero; 2]);
+                for j in 0..4 {
+                    for h in 0..2 {
+                        upper[h] = L::dot4(upper[h], u.codes[4 * h + j], word(4 * h + j));
+                        lower[h] = L::dot4(lower[h], u.codes[4 * h + j], word(8 + 4 * h + j));
+                    }
+                }
+                let start = |h: usize| L::splat_i(word(STARTS + h));
+                let join = |up, low| L::add_i(L::shift_left::<LOWER>(up), low);
+                if c.sub16 {
+                    for h in 0..2 {
+                        let whole = L::add_i(join(upper[h], lower[h]), start(h));
+                        let scale = L::mul(u.scale[h], float(SCALE));
+                        sum[g] = L::fma(L::to_f(whole), scale, sum[g]);
+                    }
+                } else {
+                    let upper = L::add_i(upper[0], upper[1]);
+                    let lower = L::add_i(lower[0], lower[1]);
+                    let whole = L::add_i(join(upper, lower), start(0));
+                    sum[g] = L::fma(L::to_f(whole), L::mul(u.scale[0], float(SCALE)), sum[g]);
+                }
+                if c.min {
+                    sum[g] = L::fma(u.min[0], float(SUMS), sum[g]);
+                }
+                if c.min && c.sub16 {
+                    sum[g] = L::fma(u.min[1], float(SUMS + 1), sum[g]);
+                }
             }
         }
         for g in 0..G {
@@ -191,103 +209,40 @@ pub(super) unsafe fn one_row<L: Lanes, const F: u8, const G: usize>(
     }
 }
 
-/// `sum` and block `b` of the group at `w` times a block of one row, but for the row's scale.
-///
-/// # Safety
-///
-/// As `one_row`.
-#[inline(always)]
-unsafe fn one_block<L: Lanes, const F: u8>(
-    mut sum: L::F,
-    w: *const u8,
-    b: usize,
-    x: *const u32,
-) -> L::F {
-    let c = super::layout::codes(super::unpack::format::<F>()).expect("a block format");
-    // SAFETY: the caller's contract.
-    unsafe {
-        let word = |i: usize| *x.add(i) as i32;
-        let u = unpack::<L, F>(w, b);
-        // Two chains for each half of the codes, joined exactly.
-        let zero = L::splat_i(0);
-        let (mut upper, mut lower) = ([zero; 2], [zero; 2]);
-        for j in 0..4 {
-            for h in 0..2 {
-                upper[h] = L::dot4(upper[h], u.codes[4 * h + j], word(4 * h + j));
-                lower[h] = L::dot4(lower[h], u.codes[4 * h + j], word(8 + 4 * h + j));
-            }
-        }
-        let join = |up, low, h: usize| {
-            let whole = L::add_i(L::shift_left::<LOWER>(up), low);
-            // Codes with no zero start from none.
-            if c.zero == 0 { whole } else { L::add_i(whole, L::splat_i(word(STARTS + h))) }
-        };
-        if c.sub16 {
-            for h in 0..2 {
-                sum = L::fma(L::to_f(join(upper[h], lower[h], h)), u.scale[h], sum);
-            }
-        } else {
-            let (upper, lower) = (L::add_i(upper[0], upper[1]), L::add_i(lower[0], lower[1]));
-            sum = L::fma(L::to_f(join(upper, lower, 0)), u.scale[0], sum);
-        }
-        if c.min {
-            for h in 0..if c.sub16 { 2 } else { 1 } {
-                sum = L::fma(u.min[h], L::splat(f32::from_bits(*x.add(SUMS + h))), sum);
-            }
-        }
-        sum
-    }
-}
-
-/// Blocks that share a scale of activations.
-pub(super) const STRETCH_BLOCKS: usize = STRETCH / BLOCK;
-
 /// Bytes of one block of one group in a panel: eight vectors of codes, two of scales, two of minima.
 pub(super) const PANEL_BLOCK: usize = 12 * 64;
-/// The same where codes are words, less their zero: sixteen vectors of codes.
-pub(super) const WORDS_BLOCK: usize = 20 * 64;
 
-/// Unpacks `blocks` blocks of a group, from block `from`, to every `stride`-th block of a panel,
-/// the codes as bytes or as WORDS.
+/// Unpacks `blocks` blocks of a group, from block `from`, to every `stride`-th block of a panel.
 ///
 /// # Safety
 ///
 /// The contract of `Lanes`; the group holds the blocks; `panel` is writable at every `stride`-th
 /// block.
 #[inline(always)]
-pub(super) unsafe fn fill_panel<L: Lanes, const F: u8, const WORDS: bool>(
+pub(super) unsafe fn fill_panel<L: Lanes, const F: u8>(
     panel: *mut u8,
     stride: usize,
     w: *const u8,
     from: usize,
     blocks: usize,
 ) {
-    let c = super::layout::codes(super::unpack::format::<F>()).expect("a block format");
     for b in 0..blocks {
         // SAFETY: the caller's contract.
         unsafe {
             let u = unpack::<L, F>(w, from + b);
-            let p = panel.add(b * stride * if WORDS { WORDS_BLOCK } else { PANEL_BLOCK });
+            let p = panel.add(b * stride * PANEL_BLOCK);
             for j in 0..8 {
-                if WORDS {
-                    let zero = c.zero as i16;
-                    L::store_bytes(p.add(128 * j), L::words::<false>(u.codes[j], zero));
-                    L::store_bytes(p.add(128 * j + 64), L::words::<true>(u.codes[j], zero));
-                } else {
-                    L::store_bytes(p.add(64 * j), u.codes[j]);
-                }
+                L::store_bytes(p.add(64 * j), u.codes[j]);
             }
-            let p = p.add(if WORDS { 1024 } else { 512 });
             for s in 0..2 {
-                L::store(p.add(64 * s).cast(), u.scale[s]);
-                L::store(p.add(128 + 64 * s).cast(), u.min[s]);
+                L::store(p.add(512 + 64 * s).cast(), u.scale[s]);
+                L::store(p.add(640 + 64 * s).cast(), u.min[s]);
             }
         }
     }
 }
 
-/// G groups of an unpacked panel of words by T rows; `blocks` from the start of a stretch on. The
-/// sums wait in y, since registers hold the parts of a stretch and of one block.
+/// G groups of an unpacked panel by T rows.
 ///
 /// # Safety
 ///
@@ -306,85 +261,66 @@ pub(super) unsafe fn panel<
     x: *const u32,
     blocks: usize,
 ) {
-    let whole = out.width >= 16 * G && out.rows == T;
-    for from in (0..blocks).step_by(STRETCH_BLOCKS) {
-        let resume = out.resume || from > 0;
-        // SAFETY: the caller's contract.
-        unsafe {
-            let mut part = [[L::splat(0.0); G]; T];
-            for b in from..blocks.min(from + STRETCH_BLOCKS) {
-                let (p, x) = (panel.add(b * G * WORDS_BLOCK), x.add(b * T * PAIR_WORDS));
-                add_block::<L, SUB16, MIN, G, T>(&mut part, p, x);
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sum = [[L::splat(0.0); G]; T];
+        for t in 0..T {
+            for g in 0..G {
+                sum[t][g] = out.start::<L>(t, g);
             }
-            for t in 0..T {
-                let scale = *x.add(from * T * PAIR_WORDS + PAIR_SCALE * T + t);
-                let scale = L::splat(f32::from_bits(scale));
+        }
+        for b in 0..blocks {
+            let p = panel.add(b * G * PANEL_BLOCK);
+            let x = x.add(b * T * BLOCK_WORDS);
+            for half in 0..if SUB16 { 2 } else { 1 } {
+                let (first, last) = if SUB16 { (4 * half, 4 * half + 4) } else { (0, 8) };
+                let mut whole = [[L::splat_i(0); G]; T];
+                for part in 0..2 {
+                    for j in first..last {
+                        let w: [L::B; G] =
+                            std::array::from_fn(|g| L::load_bytes(p.add(g * PANEL_BLOCK + 64 * j)));
+                        for t in 0..T {
+                            let x = *x.add((8 * part + j) * T + t) as i32;
+                            for g in 0..G {
+                                whole[t][g] = L::dot4(whole[t][g], w[g], x);
+                            }
+                        }
+                    }
+                    if part == 0 {
+                        // The upper codes count 128 times; the rest is added to them.
+                        for t in 0..T {
+                            let start = L::splat_i(*x.add((STARTS + half) * T + t) as i32);
+                            for g in 0..G {
+                                let upper = L::shift_left::<LOWER>(whole[t][g]);
+                                whole[t][g] = L::add_i(upper, start);
+                            }
+                        }
+                    }
+                }
                 for g in 0..G {
-                    if whole {
-                        // The common case without the questions of `start` and `finish`.
-                        let y = out.y.add(t * out.stride + 16 * g);
-                        let sum = if resume { L::load(y) } else { L::splat(0.0) };
-                        L::store(y, L::fma(part[t][g], scale, sum));
-                    } else {
-                        let out = Out { resume, ..out };
-                        out.finish::<L>(t, g, L::fma(part[t][g], scale, out.start::<L>(t, g)));
+                    let q = p.add(g * PANEL_BLOCK + 512 + 64 * half);
+                    let scale = L::load(q.cast());
+                    for t in 0..T {
+                        let d = L::splat(f32::from_bits(*x.add(SCALE * T + t)));
+                        sum[t][g] = L::fma(L::to_f(whole[t][g]), L::mul(scale, d), sum[t][g]);
                     }
                 }
             }
-        }
-    }
-}
-
-/// Adds one block of a panel times one of T rows, but for the rows' scales.
-///
-/// # Safety
-///
-/// As `panel`.
-#[inline(always)]
-unsafe fn add_block<
-    L: Lanes,
-    const SUB16: bool,
-    const MIN: bool,
-    const G: usize,
-    const T: usize,
->(
-    part: &mut [[L::F; G]; T],
-    p: *const u8,
-    x: *const u32,
-) {
-    let halves = if SUB16 { 2 } else { 1 };
-    // SAFETY: the caller's contract.
-    unsafe {
-        for half in 0..halves {
-            let mut whole = [[L::splat_i(0); G]; T];
-            // In fours: the compiler unrolls so much, and not sixteen.
-            for j in (half * 8..half * 8 + 16 / halves).step_by(4) {
-                let (p, x) = (p.add(64 * j), x.add(j));
-                for i in 0..4 {
-                    let w: [L::B; G] =
-                        std::array::from_fn(|g| L::load_bytes(p.add(g * WORDS_BLOCK + 64 * i)));
-                    for t in 0..T {
-                        let x = *x.add(t * 16 + i) as i32;
-                        for g in 0..G {
-                            whole[t][g] = L::dot2(whole[t][g], w[g], x);
+            if MIN {
+                for half in 0..if SUB16 { 2 } else { 1 } {
+                    for g in 0..G {
+                        let min = L::load(p.add(g * PANEL_BLOCK + 640 + 64 * half).cast());
+                        for t in 0..T {
+                            let s = L::splat(f32::from_bits(*x.add((SUMS + half) * T + t)));
+                            sum[t][g] = L::fma(min, s, sum[t][g]);
                         }
                     }
                 }
             }
-            for g in 0..G {
-                let scale = L::load(p.add(g * WORDS_BLOCK + 1024 + 64 * half).cast());
-                for t in 0..T {
-                    part[t][g] = L::fma(L::to_f(whole[t][g]), scale, part[t][g]);
-                }
-            }
         }
-        for half in 0..if MIN { halves } else { 0 } {
-            for t in 0..T {
-                let s = L::splat(f32::from_bits(*x.add((PAIR_SUMS + half) * T + t)));
-                for g in 0..G {
-                    let min = L::load(p.add(g * WORDS_BLOCK + 1152 + 64 * half).cast());
-                    part[t][g] = L::fma(min, s, part[t][g]);
-                }
+        for t in 0..T {
+            for g in 0..G {
+                out.finish::<L>(t, g, sum[t][g]);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Products of activations with weights: y = x W^T, for plain floats and block formats.
 //!
-//! Weights are laid once in the order of `layout`. Block formats multiply 15-bit activations
-//! (each 256 columns of a row with their own scale) by codes, exactly, and add the scaled sums of
+//! Weights are laid once in the order of `layout`. Block formats multiply 8-bit activations
+//! (each 32 columns of a row with their own scale) by codes, exactly, and add the scaled sums of
 //! blocks in f32 in ascending order; bf16 multiplies activations rounded to bf16; f16 and f32
 //! multiply f32. One output has one chain of additions in every kernel, so its bits depend on its
 //! row and the class alone.
@@ -20,9 +20,9 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Parts};
 use crate::lanes::Plain;
 use crate::{Class, Format};
-use activations::{Kind, PAIR_WORDS, TILE_ROWS, words};
+use activations::{Kind, TILE_ROWS, words};
 use entry::Entry;
-use kernels::{Out, PANEL_BLOCK, STRETCH_BLOCKS, W_BF16, W_F16, W_F32, WORDS_BLOCK};
+use kernels::{Out, PANEL_BLOCK, W_BF16, W_F16, W_F32};
 use layout::GROUP;
 use std::cell::RefCell;
 
@@ -89,12 +89,9 @@ impl Packed {
         self.data.bytes()[g * bytes..][..bytes].as_ptr()
     }
 
-    /// What `rows` rows of activations are laid as.
-    fn kind(&self, class: Class, rows: usize) -> Kind {
-        let bytes = rows == 1 || class == Class::Amx && rows > amx::VECTOR_ROWS;
+    fn kind(&self, class: Class) -> Kind {
         match (self.format, layout::codes(self.format)) {
-            (_, Some(c)) if bytes => Kind::Bytes { zero: c.zero, sub16: c.sub16 },
-            (_, Some(c)) => Kind::Words { sub16: c.sub16 },
+            (_, Some(c)) => Kind::Codes { zero: c.zero, sub16: c.sub16 },
             (Format::BF16 | Format::F16, None) if class == Class::Amx => Kind::PairTiles,
             (Format::BF16, None) => Kind::Pairs,
             (_, None) => Kind::Floats,
@@ -169,7 +166,7 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
     let mut places = [0; 8];
     let mut end = 0;
     for p in products.iter() {
-        let kind = p.w.kind(cpu.class, rows);
+        let kind = p.w.kind(cpu.class);
         let slot = kinds.iter().position(|k| k.is_none_or(|k| k == kind)).expect("eight kinds");
         if kinds[slot].is_none() {
             (kinds[slot], places[slot]) = (Some(kind), end);
@@ -190,7 +187,7 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
     assert!(products.len() <= 8, "matmul: more than eight products");
     let mut jobs: [Option<Job>; 8] = [const { None }; 8];
     for (job, p) in jobs.iter_mut().zip(products.iter_mut()) {
-        let kind = p.w.kind(cpu.class, rows);
+        let kind = p.w.kind(cpu.class);
         let slot = kinds.iter().position(|k| *k == Some(kind)).expect("laid above");
         *job = Some(Job::new(p, &scratch[places[slot]..], rows, cpu.pool.threads()));
     }
@@ -200,7 +197,7 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
             if task < job.tasks {
                 // SAFETY: `Cpu` checked the class; tasks write disjoint columns of y.
                 unsafe {
-                    if tiles(cpu.class, job.w.kind(cpu.class, rows), rows) == [TILE_ROWS] {
+                    if tiles(cpu.class, job.w.kind(cpu.class), rows) == [TILE_ROWS] {
                         amx::run_task(cpu, job, task);
                     } else {
                         by_class!(cpu.lanes(), run_task(cpu.class, job, task));
@@ -213,36 +210,26 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
     });
 }
 
-/// Tiles of activations that have a kernel, by rows, ascending.
+/// Tiles of activations that have a kernel, by rows, ascending. A few rows less fill one with
+/// rows that are computed and not stored.
 fn tiles(class: Class, kind: Kind, rows: usize) -> &'static [usize] {
     // 32 registers of 16 lanes: 2 x 12 sums and the operands; block sums need two of each.
     // 16 registers of 8 lanes: 2 x 3 sums of two registers, or half of that.
     match (class, kind) {
         (_, Kind::PairTiles) => &[TILE_ROWS],
-        (_, Kind::Bytes { .. }) if rows == 1 => &[1],
-        (_, Kind::Bytes { .. }) => &[TILE_ROWS],
-        (Class::Avx512 | Class::Amx, Kind::Words { .. }) => &[1, 2, 3, 4, 5, 6],
+        (Class::Amx, Kind::Codes { .. }) if rows > amx::VECTOR_ROWS => &[TILE_ROWS],
+        (Class::Avx512 | Class::Amx, Kind::Codes { .. }) => &[1, 2, 6],
         (Class::Avx512 | Class::Amx, _) => &[1, 4, 12],
-        (Class::Avx2 | Class::Portable, Kind::Words { .. }) => &[1, 2],
+        (Class::Avx2 | Class::Portable, Kind::Codes { .. }) => &[1, 2],
         (Class::Avx2 | Class::Portable, _) => &[1, 3],
     }
 }
 
-/// The tiles that `rows` rows are cut into: first row, rows, and rows of the kernel. Where each
-/// number of rows has a kernel they differ by one row at most; else the last fills one with rows
-/// that are computed and not stored.
-fn cut(
-    tiles: &'static [usize],
-    rows: usize,
-) -> impl ExactSizeIterator<Item = (usize, usize, usize)> {
+/// The tiles that `rows` rows are cut into: first row, rows, and rows of the kernel.
+fn cut(tiles: &'static [usize], rows: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     let largest = tiles[tiles.len() - 1];
-    let count = rows.div_ceil(largest);
-    (0..count).map(move |i| {
-        if largest == tiles.len() {
-            let (t, end) = (rows * i / count, rows * (i + 1) / count);
-            return (t, end - t, end - t);
-        }
-        let (t, n) = (i * largest, largest.min(rows - i * largest));
+    (0..rows).step_by(largest).map(move |t| {
+        let n = largest.min(rows - t);
         let tile = tiles.iter().find(|&&tile| tile >= n).expect("n is at most the largest");
         (t, n, *tile)
     })
@@ -250,21 +237,22 @@ fn cut(
 
 /// Words of `rows` rows cut into tiles.
 fn laid_words(class: Class, kind: Kind, rows: usize, cols: usize) -> usize {
-    let last = cut(tiles(class, kind, rows), rows).last();
-    last.map_or(0, |(t, _, tile)| t + tile) * words(kind, cols)
+    let tiles = tiles(class, kind, rows);
+    rows.next_multiple_of(tiles[tiles.len() - 1]) * words(kind, cols)
 }
 
 /// Lays all of x, tile after tile.
 fn lay_all(cpu: &Cpu, out: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: Kind) {
-    let cut = || cut(tiles(cpu.class, kind, rows), rows);
+    let tiles = tiles(cpu.class, kind, rows);
+    let largest = tiles[tiles.len() - 1];
     let words = words(kind, cols);
     let parts = Parts::new(out);
-    cpu.pool.run_ranges(cut().len(), 1, |a, b| {
-        for (t, n, tile) in cut().skip(a).take(b - a) {
-            let x = &x[t * cols..(t + n) * cols];
+    cpu.pool.run_ranges(rows, largest, |a, b| {
+        for (t, n, tile) in cut(tiles, b - a) {
+            let x = &x[(a + t) * cols..(a + t + n) * cols];
             // SAFETY: each tile is laid by one task; `Cpu` checked the class.
             unsafe {
-                let out = parts.part(t * words, tile * words);
+                let out = parts.part((a + t) * words, tile * words);
                 by_class!(cpu.lanes(), lay(out, x, tile, cols, kind));
             }
         }
@@ -293,19 +281,12 @@ impl<'a> Job<'a> {
 }
 
 thread_local! {
-    /// A thread's panel of unpacked weights: two groups by some stretches.
+    /// A thread's panel of unpacked weights: grows to the largest, then stays.
     static PANEL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Blocks in a panel. Of few rows one stretch, 20 KiB in the first cache; of many eight, 160 KiB in
-/// the second, since walking over all of y for each stretch costs more (7 % at 512 rows), while at
-/// 32 rows the short panel is 5 % faster. Asking ahead for the next panel's weights was 6 % slower.
-fn panel_blocks(rows: usize) -> usize {
-    if rows <= 64 { STRETCH_BLOCKS } else { PANEL_STRETCHES * STRETCH_BLOCKS }
-}
-
-/// Stretches in the largest panel.
-const PANEL_STRETCHES: usize = 8;
+/// Blocks of 32 columns in a panel: two groups of 768 bytes each stay within the second cache.
+const PANEL_BLOCKS: usize = 64;
 
 /// # Safety
 ///
@@ -363,7 +344,7 @@ impl Job<'_> {
 ///
 /// As `run_task`.
 unsafe fn dense_groups<L: Entry, const W: u8>(class: Class, job: &Job<'_>, g: usize, n: usize) {
-    let kind = job.w.kind(class, job.rows);
+    let kind = job.w.kind(class);
     let steps = words(kind, job.w.cols);
     // SAFETY: the caller's contract; tiles were laid with these sizes.
     unsafe {
@@ -405,14 +386,13 @@ unsafe fn groups<L: Entry, const F: u8>(class: Class, job: &Job<'_>, g: usize, n
         }
         PANEL.with_borrow_mut(|panel| {
             if panel.is_empty() {
-                panel.resize(2 * PANEL_STRETCHES * STRETCH_BLOCKS * WORDS_BLOCK, 0);
+                panel.resize(2 * PANEL_BLOCKS * PANEL_BLOCK, 0);
             }
-            let most = panel_blocks(job.rows);
-            for from in (0..blocks).step_by(most) {
-                let count = most.min(blocks - from);
+            for from in (0..blocks).step_by(PANEL_BLOCKS) {
+                let count = PANEL_BLOCKS.min(blocks - from);
                 for i in 0..2 {
-                    let p = panel.as_mut_ptr().add(i * WORDS_BLOCK);
-                    L::fill_panel::<F, true>(p, 2, job.group(g + i), from, count);
+                    let p = panel.as_mut_ptr().add(i * PANEL_BLOCK);
+                    L::fill_panel::<F>(p, 2, job.group(g + i), from, count);
                 }
                 panel_rows::<L>(class, job, (g, n), panel, (from, count));
             }
@@ -432,33 +412,28 @@ unsafe fn panel_rows<L: Entry>(
     panel: &[u8],
     blocks: (usize, usize),
 ) {
-    let kind = job.w.kind(class, job.rows);
+    let kind = job.w.kind(class);
     let c = layout::codes(job.w.format).expect("a block format");
     let words = words(kind, job.w.cols);
-    let tiles = cut(tiles(class, kind, job.rows), job.rows);
-    for (t, rows, tile) in tiles {
+    for (t, rows, tile) in cut(tiles(class, kind, job.rows), job.rows) {
         // SAFETY: the caller's contract.
         unsafe {
             let out = Out { resume: blocks.0 > 0, ..job.out(t, rows, groups.0, groups.1) };
-            let x = job.x[t * words + blocks.0 * tile * PAIR_WORDS..].as_ptr();
+            let x = job.x[t * words + blocks.0 * tile * activations::BLOCK_WORDS..].as_ptr();
             let (panel, n) = (panel.as_ptr(), blocks.1);
-            macro_rules! by_rows {
-                ($sub16:literal, $min:literal) => {
-                    match tile {
-                        1 => L::panel::<$sub16, $min, 1>(out, panel, x, n),
-                        2 => L::panel::<$sub16, $min, 2>(out, panel, x, n),
-                        3 => L::panel::<$sub16, $min, 3>(out, panel, x, n),
-                        4 => L::panel::<$sub16, $min, 4>(out, panel, x, n),
-                        5 => L::panel::<$sub16, $min, 5>(out, panel, x, n),
-                        _ => L::panel::<$sub16, $min, 6>(out, panel, x, n),
-                    }
-                };
-            }
-            match (c.sub16, c.min) {
-                (false, false) => by_rows!(false, false),
-                (false, true) => by_rows!(false, true),
-                (true, false) => by_rows!(true, false),
-                (true, true) => by_rows!(true, true),
+            match (c.sub16, c.min, tile) {
+                (false, false, 6) => L::panel::<false, false, 6>(out, panel, x, n),
+                (false, true, 6) => L::panel::<false, true, 6>(out, panel, x, n),
+                (true, false, 6) => L::panel::<true, false, 6>(out, panel, x, n),
+                (true, true, 6) => L::panel::<true, true, 6>(out, panel, x, n),
+                (false, false, 2) => L::panel::<false, false, 2>(out, panel, x, n),
+                (false, true, 2) => L::panel::<false, true, 2>(out, panel, x, n),
+                (true, false, 2) => L::panel::<true, false, 2>(out, panel, x, n),
+                (true, true, 2) => L::panel::<true, true, 2>(out, panel, x, n),
+                (false, false, _) => L::panel::<false, false, 1>(out, panel, x, n),
+                (false, true, _) => L::panel::<false, true, 1>(out, panel, x, n),
+                (true, false, _) => L::panel::<true, false, 1>(out, panel, x, n),
+                (true, true, _) => L::panel::<true, true, 1>(out, panel, x, n),
             }
         }
     }
@@ -484,7 +459,7 @@ unsafe fn fill_blocks<L: Entry>(
                 Format::F32 | Format::F16 | Format::BF16 => {}
                 $(Format::$f => {
                     // SAFETY: the caller's contract.
-                    unsafe { L::fill_panel::<{ Format::$f as u8 }, false>(panel, 1, group, from, blocks) }
+                    unsafe { L::fill_panel::<{ Format::$f as u8 }>(panel, 1, group, from, blocks) }
                 })+
             }
         };

@@ -1,6 +1,6 @@
 //! Products of block formats: exact on tiles of bytes, scaled and added by vectors.
 
-use super::super::activations::{BLOCK_WORDS, LOWER, SCALE, STRETCH, SUMS, TILE_ROWS};
+use super::super::activations::{BLOCK_WORDS, LOWER, SCALE, SUMS, TILE_ROWS};
 use super::super::entry::Entry;
 use super::super::kernels::{Out, PANEL_BLOCK};
 use super::super::layout::{BLOCK, Codes, GROUP};
@@ -115,7 +115,6 @@ unsafe fn scaled<L: Lanes, U: Tiles, const SUB16: bool, const MIN: bool, const T
     unsafe {
         unit.configure(&block_shape(out.rows, SUB16));
         let mut sum = [[L::splat(0.0); 8]; 2];
-        let mut part = [[L::splat(0.0); 8]; 2];
         for t in 0..T {
             sum[t / 8][t % 8] = out.start::<L>(t, 0);
         }
@@ -129,16 +128,9 @@ unsafe fn scaled<L: Lanes, U: Tiles, const SUB16: bool, const MIN: bool, const T
             let q = panel.add(b * PANEL_BLOCK + BLOCK * GROUP).cast::<f32>();
             let x = x.add(b * TILE_ROWS * BLOCK_WORDS).cast::<f32>();
             let c = ring.add(b % RING * RING_BLOCK);
-            scale_eight::<L, SUB16, MIN>(&mut part[0], q, x, c);
+            scale_eight::<L, SUB16, MIN>(&mut sum[0], q, x, c);
             if T > 8 {
-                scale_eight::<L, SUB16, MIN>(&mut part[1], q, x.add(8), c.add(8 * GROUP));
-            }
-            if (b + 1).is_multiple_of(STRETCH / BLOCK) || b + 1 == blocks {
-                for t in 0..T {
-                    let scale = L::splat(*x.add(SCALE * TILE_ROWS + t));
-                    sum[t / 8][t % 8] = L::fma(part[t / 8][t % 8], scale, sum[t / 8][t % 8]);
-                }
-                part = [[L::splat(0.0); 8]; 2];
+                scale_eight::<L, SUB16, MIN>(&mut sum[1], q, x.add(8), c.add(8 * GROUP));
             }
         }
         for t in 0..T {
@@ -147,7 +139,8 @@ unsafe fn scaled<L: Lanes, U: Tiles, const SUB16: bool, const MIN: bool, const T
     }
 }
 
-/// Adds the products `c` of a block to the sums of eight rows, times the scales at `q`. Eight, so that the compiler unrolls the loop and keeps the sums in registers.
+/// Adds the products `c` of a block to the sums of eight rows, times the scales at `q` and those
+/// of the rows. Eight, so that the compiler unrolls the loop and keeps the sums in registers.
 ///
 /// # Safety
 ///
@@ -171,7 +164,7 @@ unsafe fn scale_eight<L: Lanes, const SUB16: bool, const MIN: bool>(
                 let c = c.add(2 * half * TILE + t * GROUP);
                 let upper = L::shift_left::<LOWER>(L::load_i(c));
                 let whole = L::add_i(upper, L::load_i(c.add(TILE)));
-                sum[t] = L::fma(L::to_f(whole), scale[half], sum[t]);
+                sum[t] = L::fma(L::to_f(whole), L::mul(scale[half], word(SCALE)), sum[t]);
             }
             for half in 0..if MIN { halves } else { 0 } {
                 sum[t] = L::fma(min[half], word(SUMS + half), sum[t]);
