@@ -94,7 +94,7 @@ fn visit() -> impl Strategy<Value = Visit> {
 }
 
 fn schedule() -> impl Strategy<Value = Schedule> {
-    let kv = prop_oneof![Just(KvFormat::F16), Just(KvFormat::F32)];
+    let kv = prop_oneof![Just(KvFormat::I16), Just(KvFormat::F16), Just(KvFormat::F32)];
     let page_len = prop::sample::select(vec![16usize, 32, 48, 64, 256]);
     let batch = prop_oneof![1usize..8, 8usize..90, Just(400usize)];
     let visits = prop::collection::vec(visit(), 1..6);

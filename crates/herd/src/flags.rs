@@ -67,7 +67,7 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Error> {
 /// How keys and values are stored.
 #[derive(Debug, clap::Args)]
 pub struct KvFlag {
-    /// Store keys and values as f32 or f16 [default: f32 for f32 weights, else f16]
+    /// Store keys and values as f32, f16 or i16 [default: f32 for f32 weights, else f16]
     #[arg(long, visible_alias = "cache-type", value_name = "TYPE")]
     pub kv: Option<String>,
 }
@@ -78,8 +78,9 @@ impl KvFlag {
         match self.kv.as_deref() {
             Some("f32") => Ok(KvFormat::F32),
             Some("f16") => Ok(KvFormat::F16),
+            Some("i16") => Ok(KvFormat::I16),
             Some(other) => {
-                let expected = "f32 or f16".to_owned();
+                let expected = "f32, f16 or i16".to_owned();
                 Err(Error::Value { what: "--kv", got: other.to_owned(), expected })
             }
             None if format == Format::F32 => Ok(KvFormat::F32),

@@ -225,7 +225,7 @@ fn measure(
     let config = model.config();
     // A step of an answer reads the weights once, and each sequence's keys and values.
     let steps_per_s = mean / test.parallel as f64;
-    let kv_bytes = 2 * config.layers * config.kv_heads * config.head_dim * kv.bytes();
+    let kv_bytes = 2 * config.layers * config.kv_heads * kv.vector_bytes(config.head_dim);
     let cached = (test.depth + test.generate / 2) * kv_bytes * test.parallel;
     let bytes = read_bytes(model) + cached;
     let flops = mean * flops_per_token(config, test);
