@@ -155,6 +155,7 @@ struct Play<'a> {
 }
 
 /// What a block keeps for its gradient.
+#[derive(Clone, Copy)]
 struct Kept {
     x: Lent,
     normed: Lent,
@@ -166,6 +167,21 @@ struct Kept {
     gate: Lent,
     up: Lent,
     product: Lent,
+}
+
+impl Kept {
+    const NONE: Kept = Kept {
+        x: 0,
+        normed: 0,
+        qkv: [0; 3],
+        out: 0,
+        lse: 0,
+        h: 0,
+        normed_h: 0,
+        gate: 0,
+        up: 0,
+        product: 0,
+    };
 }
 
 impl Play<'_> {
@@ -199,17 +215,18 @@ impl Play<'_> {
         let mut x = self.take(d);
         let mut kept = Vec::new();
         for _ in 0..self.shape.layers {
-            let (block, y) = self.forward(x);
-            match recompute {
-                false => kept.push(block),
+            x = match recompute {
                 true => {
-                    let Kept { normed, qkv, out, lse, h, normed_h, gate, up, product, .. } = block;
-                    self.give(qkv);
-                    self.give([normed, out, lse, h, normed_h, gate, up, product]);
-                    kept.push(Kept { x, ..block });
+                    let y = self.forward_paused();
+                    kept.push(Kept { x, ..Kept::NONE });
+                    y
                 }
-            }
-            x = y;
+                false => {
+                    let (block, y) = self.forward(x);
+                    kept.push(block);
+                    y
+                }
+            };
         }
         let normed = self.take(d);
         let mut dy = self.take(d);
@@ -232,6 +249,26 @@ impl Play<'_> {
             self.backward(block, dy);
         }
         self.give([dy, normed]);
+    }
+
+    /// The result of a block that keeps nothing: what it needs goes as soon as it was used.
+    fn forward_paused(&mut self) -> Lent {
+        let Config { width: d, heads, kv_heads, head_dim, ffn_width: f, .. } = *self.shape;
+        let normed = self.take(d);
+        let qkv = [heads, kv_heads, kv_heads].map(|n| self.take(n * head_dim));
+        let lse = self.take(heads);
+        let out = self.take(heads * head_dim);
+        self.give([lse]);
+        let attended = self.take(d);
+        self.give(qkv);
+        self.give([out, normed]);
+        let h = self.take(d);
+        let normed_h = self.take(d);
+        let (gate, up) = (self.take(f), self.take(f));
+        let product = self.take(f);
+        let fed = self.take(d);
+        self.give([normed_h, gate, up, product, attended, fed]);
+        h
     }
 
     /// What a block keeps, and its result.
