@@ -27,5 +27,5 @@ pub use init::{lora as first_lora, numbers as first_numbers};
 pub use optimizer::{Optimizer, OptimizerConfig};
 pub use pretrain::pretrain;
 pub use step::{Micro, Sums, accumulate};
-pub use trainer::{Event, Inputs, Trainer};
+pub use trainer::{Event, Inputs, Trainer, network};
 pub use words::Words;

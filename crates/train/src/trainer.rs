@@ -475,6 +475,16 @@ fn shape(config: &RunConfig, words: &Words) -> Result<Config, TrainError> {
     Ok(shape)
 }
 
+/// The shape of the network that a run trains.
+///
+/// Errors: the shape is impossible, or the checkpoint that it starts from cannot be opened.
+pub fn network(config: &RunConfig, words: &Words) -> Result<Config, TrainError> {
+    match &config.model.init {
+        None => shape(config, words),
+        Some(path) => Ok(Checkpoint::open(path)?.config),
+    }
+}
+
 fn build(
     config: &RunConfig,
     words: &Words,

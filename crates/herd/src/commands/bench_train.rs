@@ -10,7 +10,8 @@ use herd_model::llama::{Llama, Training};
 use herd_model::{Config, RopeScaling};
 use herd_tensor::ops::{Documents, Targets};
 use herd_tensor::{Device, Format, Tape, blocks_of};
-use herd_train::{Optimizer, OptimizerConfig, first_numbers, presets};
+use herd_train::config::Precision;
+use herd_train::{Optimizer, OptimizerConfig, RunConfig, first_numbers, presets};
 use serde_json::json;
 
 use crate::console::{Console, Verdict, bytes};
@@ -103,6 +104,34 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     }
     let seconds = medians(&seconds[1..]);
     report(&shape, &device, format, (tokens, seq_len), &seconds, console)
+}
+
+/// Seconds a token of a run, foretold from one step of a network of the same width with at most two
+/// layers and a small vocabulary, by the arithmetic that each has.
+pub fn seconds_a_token(run: &RunConfig, shape: &Config, device: &Device) -> f64 {
+    let small =
+        Config { layers: shape.layers.min(2), vocab: shape.vocab.min(4096), ..shape.clone() };
+    let seq_len = run.batch.seq_len;
+    let format = match run.precision.weights {
+        Precision::Bf16 => Format::BF16,
+        Precision::F32 => Format::F32,
+    };
+    let tape = Arc::new(Tape::default());
+    let recompute = run.precision.recompute;
+    let training = Training { tape: Arc::clone(&tape), format, recompute };
+    let numbers = |part| Ok::<_, Infallible>(first_numbers(&small, part, 0.02, 1));
+    let Ok(model) = Llama::trainable(&small, device, seq_len, &training, numbers);
+    let mut optimizer = Optimizer::new(&model, OptimizerConfig::LLAMA);
+    let tokens = 1024usize.next_multiple_of(seq_len);
+    let batch = Random { tokens, micro: tokens, seq_len, vocab: small.vocab as u32 };
+    let _ = step(&model, &tape, &mut optimizer, &batch); // the first allocates
+    let seconds = step(&model, &tape, &mut optimizer, &batch);
+    let work = |shape: &Config| flops_a_token(shape, seq_len).values().sum::<f64>();
+    let passing = seconds.forward + seconds.loss + seconds.backward;
+    // The optimiser's time goes with the parameters, and its step with the tokens of a batch.
+    let per_param = seconds.optimizer / small.params() as f64;
+    passing / tokens as f64 / work(&small) * work(shape)
+        + per_param * shape.params() as f64 / run.batch.tokens as f64
 }
 
 struct Random {
