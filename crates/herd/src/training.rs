@@ -10,6 +10,7 @@ use std::time::Instant;
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
 use herd_data::{Ends, TokenizeOptions, tokenize};
+use herd_kernels::probe;
 use herd_model::GenerationDefaults;
 use herd_tensor::Device;
 use herd_train::config::Precision;
@@ -192,10 +193,10 @@ impl<'a> Teller<'a> {
     fn peak_flops(&mut self) -> Option<f64> {
         const AFTER_S: f64 = 5.0;
         if self.peak_flops.is_none() && self.begun.elapsed().as_secs_f64() > AFTER_S {
-            let peaks = herd_kernels::probe::peaks(self.device.kernels());
+            let cpu = self.device.kernels();
             self.peak_flops = Some(match self.config.precision.weights {
-                Precision::Bf16 => peaks.bf16_flops.max(peaks.f32_flops),
-                Precision::F32 => peaks.f32_flops,
+                Precision::Bf16 => probe::product_flops(cpu),
+                Precision::F32 => probe::f32_flops(cpu),
             });
         }
         self.peak_flops

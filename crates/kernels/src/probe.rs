@@ -40,6 +40,17 @@ pub fn peaks(cpu: &Cpu) -> Peaks {
     }
 }
 
+/// Operations a second of multiply-adds alone, of bf16 where the class has them fast, else of f32;
+/// takes no memory to speak of.
+pub fn product_flops(cpu: &Cpu) -> f64 {
+    operations_per_s(cpu, Work::Bf16).max(f32_flops(cpu))
+}
+
+/// The same of f32.
+pub fn f32_flops(cpu: &Cpu) -> f64 {
+    operations_per_s(cpu, Work::F32)
+}
+
 /// Calls `f::<L>(args)`, compiled for the vector instructions of a class that runs here.
 macro_rules! by_lanes {
     ($class:expr, $f:ident($($name:ident: $type:ty),*)) => {{

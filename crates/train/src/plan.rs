@@ -127,7 +127,7 @@ pub fn savings(run: &RunConfig, shape: &Config, threads: usize) -> Vec<(String, 
 }
 
 /// The program itself, stacks, allocator.
-const PROGRAM: u64 = 12 << 20;
+const PROGRAM: u64 = 15 << 20;
 
 /// Bytes a token of the vocabulary takes in the tokenizer.
 const TOKEN: u64 = 400;
