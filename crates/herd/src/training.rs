@@ -52,11 +52,11 @@ type Stage = fn(&mut Trainer<'_>) -> Result<(), TrainError>;
 /// Runs a stage to its end, and tells how it goes.
 pub fn run(
     flags: &RunFlags,
+    config: RunConfig,
     name: &'static str,
     stage: Stage,
     console: &Console,
 ) -> Result<(), Error> {
-    let config = RunConfig::read(&flags.config, &flags.set)?;
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let words = words(&config.tokenizer)?;
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
@@ -254,6 +254,10 @@ impl<'a> Teller<'a> {
             Event::Line(Line::Validation { loss, bpb, .. }) => {
                 self.bpb = Some(*bpb);
                 self.console.note(format!("validation: loss {loss:.4}, {bpb:.4} bits per byte"));
+            }
+            Event::Line(Line::Average { of, loss, bpb, .. }) => {
+                let n = of.len();
+                self.console.note(format!("mean of {n}: loss {loss:.4}, {bpb:.4} bits per byte"));
             }
             Event::Line(Line::Sample { text, .. }) => {
                 self.console.note(format!("sample: {}", crate::console::visible(text)));

@@ -66,9 +66,15 @@ every = 6
 tokens = 8
 "#;
 
-fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
+fn stage(folder: &Path, verb: &str, config: &str, out: &str) -> Command {
     let mut command = herd(folder);
-    command.args(["pretrain", "--config", "run.toml", "--out", out, "-t", "1"]).args(more);
+    command.args([verb, "--config", config, "--out", out, "-t", "1"]);
+    command
+}
+
+fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
+    let mut command = stage(folder, "pretrain", "run.toml", out);
+    command.args(more);
     command
 }
 
@@ -101,16 +107,20 @@ fn expect_same(a: &Path, b: &Path) {
 #[test]
 fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     let folder = begin();
+    expect_unbreakable(folder.path(), 120, |out| pretrain(folder.path(), out, &[]));
+}
+
+/// Kills a run at random moments, at least `enough` times, and takes it up until it is done.
+fn expect_unbreakable(folder: &Path, enough: usize, command: impl Fn(&str) -> Command) {
     let begun = Instant::now();
-    done(&mut pretrain(folder.path(), "whole", &[]));
+    done(&mut command("whole"));
     let whole = begun.elapsed();
     let mut random = 12_345u64;
     let mut kills = 0;
     for round in 0.. {
         let out = format!("killed-{round}");
         loop {
-            let mut child =
-                pretrain(folder.path(), &out, &[]).stderr(Stdio::null()).spawn().unwrap();
+            let mut child = command(&out).stderr(Stdio::null()).spawn().unwrap();
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let wait = whole.as_secs_f64() * ((random >> 33) as f64 / (1u64 << 31) as f64);
             std::thread::sleep(Duration::from_secs_f64(wait));
@@ -120,12 +130,37 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
             }
             kills += 1;
         }
-        expect_same(&folder.path().join("whole"), &folder.path().join(&out));
-        fs::remove_dir_all(folder.path().join(&out)).unwrap();
-        if kills >= 120 {
+        expect_same(&folder.join("whole"), &folder.join(&out));
+        fs::remove_dir_all(folder.join(&out)).unwrap();
+        if kills >= enough {
             break;
         }
     }
+}
+
+#[test]
+fn annealing_ends_with_the_mean_of_its_checkpoints_however_often_it_is_killed() {
+    let folder = begin();
+    done(&mut pretrain(folder.path(), "base", &[]));
+    let init = "[model]\ninit = \"base/checkpoints/step-12\"\n";
+    let text = SETTINGS.replace("[model]\n", init).replace("warmup_steps = 3\n", "");
+    fs::write(folder.path().join("anneal.toml"), text).unwrap();
+    let anneal = |out: &str| stage(folder.path(), "anneal", "anneal.toml", out);
+    expect_unbreakable(folder.path(), 25, anneal);
+    let steps = [3, 6, 9, 12].map(|step| format!("whole/checkpoints/step-{step}"));
+    done(herd(folder.path()).arg("average").args(steps).args(["-o", "mean"]));
+    let weights = |path: &str| fs::read(folder.path().join(path)).unwrap();
+    assert!(weights("whole/model/model.safetensors") == weights("mean/model.safetensors"));
+    let metrics = fs::read_to_string(folder.path().join("whole/metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert_eq!(last["kind"], "average");
+    assert_eq!(last["of"], serde_json::json!([3, 6, 9, 12]));
+    let rates: Vec<f64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter_map(|line| line["lr"].as_f64())
+        .collect();
+    assert!(rates.is_sorted_by(|a, b| a > b) && rates.last() == Some(&0.0), "{rates:?}");
 }
 
 #[test]

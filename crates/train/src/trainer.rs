@@ -72,7 +72,8 @@ pub struct Trainer<'a> {
     progress: Progress,
     metrics: Metrics,
     provenance: Provenance,
-    checkpoints: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) checkpoints: PathBuf,
     saved: Option<u64>,
     stop: &'a AtomicBool,
     watch: &'a mut dyn FnMut(Event<'_>),
@@ -145,6 +146,7 @@ impl<'a> Trainer<'a> {
             progress,
             metrics,
             provenance,
+            folder: out.to_owned(),
             checkpoints,
             saved,
             stop,
@@ -330,7 +332,7 @@ impl<'a> Trainer<'a> {
         step == self.config.optim.steps || (every > 0 && step.is_multiple_of(every))
     }
 
-    fn write(&mut self, line: &Line) -> Result<(), TrainError> {
+    pub(crate) fn write(&mut self, line: &Line) -> Result<(), TrainError> {
         self.metrics.write(line)?;
         (self.watch)(Event::Line(line));
         Ok(())
@@ -349,7 +351,7 @@ impl SampleDue {
 }
 
 /// What `f` gives, or the line that says why it failed; a panic is a failure too.
-fn guarded(
+pub(crate) fn guarded(
     step: u64,
     what: &str,
     f: impl FnOnce() -> Result<Option<Line>, TrainError>,
@@ -494,7 +496,7 @@ fn build(
         Some(path) => {
             let checkpoint = Checkpoint::open(path)?;
             let mut shape = checkpoint.config.clone();
-            shape.rope_theta = config.model.rope_theta;
+            shape.rope_theta = config.model.init_rope_theta.unwrap_or(shape.rope_theta);
             shape.context = shape.context.max(config.batch.seq_len);
             Llama::trainable(&shape, device, shape.context, &training, |part| {
                 state::first_numbers(&checkpoint, part)
