@@ -57,6 +57,24 @@ pub fn run(
     stage: Stage,
     console: &Console,
 ) -> Result<(), Error> {
+    with_inputs(flags, config, name, console, |inputs, watch| {
+        let mut trainer = Trainer::open(inputs, watch)?;
+        stage(&mut trainer)?;
+        if let Some(path) = trainer.last_checkpoint() {
+            console.note(format!("the model stands in {}", path.display()));
+        }
+        Ok(())
+    })
+}
+
+/// Makes ready what a stage needs and gives it to `f`, with the one who tells how it goes.
+pub fn with_inputs<T>(
+    flags: &RunFlags,
+    config: RunConfig,
+    name: &'static str,
+    console: &Console,
+    f: impl FnOnce(Inputs<'_>, &mut dyn FnMut(Event<'_>)) -> Result<T, TrainError>,
+) -> Result<T, Error> {
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let words = words(&config.tokenizer)?;
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
@@ -68,12 +86,7 @@ pub fn run(
     let inputs =
         Inputs { stage: name, config, words, out, shards: &shards, device: &device, stop: &stop };
     let mut watch = |event: Event<'_>| teller.tell(&event);
-    let mut trainer = Trainer::open(inputs, &mut watch)?;
-    stage(&mut trainer)?;
-    if let Some(path) = trainer.last_checkpoint() {
-        console.note(format!("the model stands in {}", path.display()));
-    }
-    Ok(())
+    Ok(f(inputs, &mut watch)?)
 }
 
 /// The tokenizer at `path`, its files, and what begins and ends documents.
@@ -202,7 +215,8 @@ impl<'a> Teller<'a> {
 
     fn tell(&mut self, event: &Event<'_>) {
         match event {
-            Event::Begin { step, tokens, shape } => {
+            Event::Begin { step, tokens, shape, config } => {
+                self.config = (*config).clone();
                 let params = shape.params() as f64;
                 let (layers, width) = (shape.layers as f64, shape.width as f64);
                 self.flops_a_token =
@@ -268,6 +282,18 @@ impl<'a> Teller<'a> {
             }
             Event::Line(Line::Failure { what, error, .. }) => {
                 self.console.note(format!("{what} failed: {error}"));
+            }
+            Event::Judged(verdict) => {
+                let what = if verdict.passed() { "passed" } else { "did not pass" };
+                let failed = verdict.failed.iter().map(|why| format!("; {why}"));
+                self.console.note(format!(
+                    "stage {} ({} tokens), round {}: {what}{}",
+                    verdict.stage,
+                    verdict.seq_len,
+                    verdict.round,
+                    failed.collect::<String>()
+                ));
+                self.step_begun = Instant::now();
             }
             Event::Saved(path) => {
                 self.console.note(format!("saved {}", path.display()));

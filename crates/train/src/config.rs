@@ -325,6 +325,8 @@ pub struct NeedleConfig {
     pub question: String,
     /// What the model must go on with, with `{value}`.
     pub answer: String,
+    /// Sources whose held-out text is the haystack; none: all.
+    pub haystack: Vec<String>,
     /// The keys that are drawn from.
     pub keys: Vec<String>,
     /// Digits of a value.

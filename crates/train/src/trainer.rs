@@ -2,6 +2,7 @@
 
 use crate::config::{Packing, Precision, RunConfig, SpikePolicy};
 use crate::error::TrainError;
+use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::spikes::{Spike, Watch};
@@ -32,6 +33,8 @@ pub enum Event<'a> {
         tokens: u64,
         /// The network.
         shape: &'a Config,
+        /// The settings.
+        config: &'a RunConfig,
     },
     /// A batch has been read; computing begins.
     Batch,
@@ -39,6 +42,8 @@ pub enum Event<'a> {
     Line(&'a Line),
     /// A checkpoint stands at this path.
     Saved(&'a Path),
+    /// A round of a stage of `extend-context` was judged.
+    Judged(&'a Verdict),
 }
 
 /// What a stage needs from outside.
@@ -127,14 +132,14 @@ impl<'a> Trainer<'a> {
         let provenance = Provenance {
             stage: stage.to_owned(),
             step: progress.step,
-            parent: config.model.init.as_ref().map(|path| path.display().to_string()),
+            parent: told(&config, out).model.init.as_ref().map(|path| path.display().to_string()),
             data: corpus.hash().to_string(),
-            config: config.write(),
+            config: told(&config, out).write(),
             class: device.class().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let Progress { step, tokens, .. } = progress;
-        watch(Event::Begin { step, tokens, shape: model.config() });
+        watch(Event::Begin { step, tokens, shape: model.config(), config: &config });
         Ok(Trainer {
             config,
             model: Arc::new(model),
@@ -369,7 +374,7 @@ pub(crate) fn guarded(
 }
 
 /// One run in a folder at a time.
-fn take_lock(out: &Path) -> Result<File, TrainError> {
+pub(crate) fn take_lock(out: &Path) -> Result<File, TrainError> {
     let path = out.join(".lock");
     let file = File::create(&path).map_err(|e| TrainError::io("make", &path, e))?;
     match file.try_lock() {
@@ -379,9 +384,9 @@ fn take_lock(out: &Path) -> Result<File, TrainError> {
 }
 
 /// Writes the resolved config into a new folder; in an old one it must be the same.
-fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
+pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
     let path = out.join("config.toml");
-    let text = config.write();
+    let text = told(config, out).write();
     let was = match fs::read_to_string(&path) {
         Ok(was) => was,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -400,6 +405,19 @@ fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
     };
     let (was, is) = (of(&was), of(&is));
     Err(TrainError::OtherConfig { folder: out.to_owned(), key, was, is })
+}
+
+/// The settings as files tell of them: a checkpoint that lies beside the run's folder by its way
+/// from there, so that folders that move together keep their bytes.
+fn told(config: &RunConfig, out: &Path) -> RunConfig {
+    let mut config = config.clone();
+    let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let (Some(init), Some(beside)) = (&config.model.init, beside)
+        && let Ok(inside) = init.strip_prefix(beside)
+    {
+        config.model.init = Some(Path::new("..").join(inside));
+    }
+    config
 }
 
 /// A TOML text as dotted keys and their values.

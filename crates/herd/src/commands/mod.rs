@@ -11,6 +11,7 @@ mod convert;
 mod data;
 mod detokenize;
 mod doctor;
+mod extend_context;
 mod inspect;
 mod logits;
 mod ls;
@@ -68,6 +69,8 @@ pub enum Command {
     Verify(verify::Flags),
     /// Train a model on text, or go on where it stopped
     Pretrain(pretrain::Flags),
+    /// Teach a model longer texts, stage by stage, each of which must pass
+    ExtendContext(extend_context::Flags),
     /// Take a model's learning rate to nothing on its last texts, and average its checkpoints
     Anneal(anneal::Flags),
     /// Write the mean of checkpoints of one model
@@ -105,6 +108,7 @@ impl Command {
             Command::Quantize(flags) => quantize::run(flags, console),
             Command::Verify(flags) => verify::run(flags, console),
             Command::Pretrain(flags) => pretrain::run(flags, console),
+            Command::ExtendContext(flags) => extend_context::run(flags, console),
             Command::Anneal(flags) => anneal::run(flags, console),
             Command::Average(flags) => average::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
