@@ -440,6 +440,13 @@ impl RunConfig {
             let value = format!("{heads} for a width of {width}");
             return no("model.heads", value, "a divisor of model.width");
         }
+        if self.model.lora.is_some() && self.model.init.is_none() {
+            return no(
+                "model.init",
+                "nothing".into(),
+                "the checkpoint that model.lora stands beside",
+            );
+        }
         if !self.batch.ramp.is_sorted_by_key(|r| r.from_tokens) {
             return no("batch.ramp", "unsorted".into(), "from_tokens ascending");
         }

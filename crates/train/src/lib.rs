@@ -1,5 +1,6 @@
 //! The stages that change weights.
 
+pub mod adapter;
 pub mod anneal;
 pub mod average;
 pub mod config;

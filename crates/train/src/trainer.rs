@@ -9,7 +9,7 @@ use crate::spikes::{Spike, Watch};
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Micro, Sums, accumulate};
 use crate::words::Words;
-use crate::{init, sample, schedule, validate};
+use crate::{adapter, init, sample, schedule, validate};
 use herd_data::{
     Batch, Check, Corpus, Hash, Loader, LoaderConfig, LongDocuments, MixSource, Mixture, Phase,
     Policy, Ramp,
@@ -305,8 +305,10 @@ impl<'a> Trainer<'a> {
         self.progress.metrics_bytes = self.metrics.bytes();
         let step = self.progress.step;
         let path = state::step_folder(&self.checkpoints, step);
+        let base = self.provenance.parent.as_deref().unwrap_or_default();
         let snapshot = Snapshot {
             model: &self.model,
+            adapter: self.config.model.lora.as_ref().map(|lora| (lora, base)),
             format: format(&self.config),
             optimizer: &self.optimizer,
             progress: &self.progress,
@@ -512,10 +514,14 @@ fn build(
             })
         }
         Some(path) => {
-            let checkpoint = Checkpoint::open(path)?;
+            let mut checkpoint = Checkpoint::open(path)?;
             let mut shape = checkpoint.config.clone();
             shape.rope_theta = config.model.init_rope_theta.unwrap_or(shape.rope_theta);
             shape.context = shape.context.max(config.batch.seq_len);
+            if let Some(lora) = &config.model.lora {
+                checkpoint.config = shape;
+                return adapter::build(config, lora, &checkpoint, device, &training);
+            }
             Llama::trainable(&shape, device, shape.context, &training, |part| {
                 state::first_numbers(&checkpoint, part)
             })
@@ -527,9 +533,15 @@ fn build(
 fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
     let checkpoint = config.model.init.as_ref().map(Checkpoint::open).transpose()?;
     for named in model.params() {
-        let numbers = match &checkpoint {
-            None => init::numbers(model.config(), named.part, config.model.init_std, config.seed),
-            Some(checkpoint) => state::first_numbers(checkpoint, named.part)?,
+        let len = named.param.rows() * named.param.cols();
+        let numbers = match (&checkpoint, &config.model.lora) {
+            (_, Some(lora)) => {
+                init::lora(model.config(), named.part, named.piece, lora.rank, len, config.seed)
+            }
+            (None, None) => {
+                init::numbers(model.config(), named.part, config.model.init_std, config.seed)
+            }
+            (Some(checkpoint), None) => state::first_numbers(checkpoint, named.part)?,
         };
         named.param.set_master(&numbers);
     }
