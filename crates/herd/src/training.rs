@@ -54,11 +54,29 @@ type Stage = fn(&mut Trainer<'_>) -> Result<(), TrainError>;
 /// Runs a stage to its end, and tells how it goes.
 pub fn run(
     flags: &RunFlags,
+    config: RunConfig,
     name: &'static str,
     stage: Stage,
     console: &Console,
 ) -> Result<(), Error> {
-    let config = RunConfig::read(&flags.config, &flags.set)?;
+    with_inputs(flags, config, name, console, |inputs, watch| {
+        let mut trainer = Trainer::open(inputs, watch)?;
+        stage(&mut trainer)?;
+        if let Some(path) = trainer.last_checkpoint() {
+            console.note(format!("the model stands in {}", path.display()));
+        }
+        Ok(())
+    })
+}
+
+/// Makes ready what a stage needs and gives it to `f`, with the one who tells how it goes.
+pub fn with_inputs<T>(
+    flags: &RunFlags,
+    config: RunConfig,
+    name: &'static str,
+    console: &Console,
+    f: impl FnOnce(Inputs<'_>, &mut dyn FnMut(Event<'_>)) -> Result<T, TrainError>,
+) -> Result<T, Error> {
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let words = words(&config.tokenizer)?;
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
@@ -70,12 +88,7 @@ pub fn run(
     let inputs =
         Inputs { stage: name, config, words, out, shards: &shards, device: &device, stop: &stop };
     let mut watch = |event: Event<'_>| teller.tell(&event);
-    let mut trainer = Trainer::open(inputs, &mut watch)?;
-    stage(&mut trainer)?;
-    if let Some(path) = trainer.last_checkpoint() {
-        console.note(format!("the model stands in {}", path.display()));
-    }
-    Ok(())
+    Ok(f(inputs, &mut watch)?)
 }
 
 /// The tokenizer at `path`, its files, and what begins and ends documents.
@@ -204,7 +217,8 @@ impl<'a> Teller<'a> {
 
     fn tell(&mut self, event: &Event<'_>) {
         match event {
-            Event::Begin { step, tokens, shape } => {
+            Event::Begin { step, tokens, shape, config } => {
+                self.config = (*config).clone();
                 let params = shape.params() as f64;
                 let (layers, width) = (shape.layers as f64, shape.width as f64);
                 self.flops_a_token =
@@ -225,6 +239,10 @@ impl<'a> Teller<'a> {
                 self.bpb = Some(*bpb);
                 self.console.note(format!("validation: loss {loss:.4}, {bpb:.4} bits per byte"));
             }
+            Event::Line(Line::Average { of, loss, bpb, .. }) => {
+                let n = of.len();
+                self.console.note(format!("mean of {n}: loss {loss:.4}, {bpb:.4} bits per byte"));
+            }
             Event::Line(Line::Sample { text, .. }) => {
                 self.console.note(format!("sample: {}", crate::console::visible(text)));
             }
@@ -234,6 +252,18 @@ impl<'a> Teller<'a> {
             }
             Event::Line(Line::Failure { what, error, .. }) => {
                 self.console.note(format!("{what} failed: {error}"));
+            }
+            Event::Judged(verdict) => {
+                let what = if verdict.passed() { "passed" } else { "did not pass" };
+                let failed = verdict.failed.iter().map(|why| format!("; {why}"));
+                self.console.note(format!(
+                    "stage {} ({} tokens), round {}: {what}{}",
+                    verdict.stage,
+                    verdict.seq_len,
+                    verdict.round,
+                    failed.collect::<String>()
+                ));
+                self.step_begun = Instant::now();
             }
             Event::Saved(path) => {
                 self.console.note(format!("saved {}", path.display()));

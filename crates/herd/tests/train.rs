@@ -66,9 +66,15 @@ every = 6
 tokens = 8
 "#;
 
-fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
+fn stage(folder: &Path, verb: &str, config: &str, out: &str) -> Command {
     let mut command = herd(folder);
-    command.args(["pretrain", "--config", "run.toml", "--out", out, "-t", "1"]).args(more);
+    command.args([verb, "--config", config, "--out", out, "-t", "1"]);
+    command
+}
+
+fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
+    let mut command = stage(folder, "pretrain", "run.toml", out);
+    command.args(more);
     command
 }
 
@@ -101,16 +107,20 @@ fn expect_same(a: &Path, b: &Path) {
 #[test]
 fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     let folder = begin();
+    expect_unbreakable(folder.path(), 120, |out| pretrain(folder.path(), out, &[]));
+}
+
+/// Kills a run at random moments, at least `enough` times, and takes it up until it is done.
+fn expect_unbreakable(folder: &Path, enough: usize, command: impl Fn(&str) -> Command) {
     let begun = Instant::now();
-    done(&mut pretrain(folder.path(), "whole", &[]));
+    done(&mut command("whole"));
     let whole = begun.elapsed();
     let mut random = 12_345u64;
     let mut kills = 0;
     for round in 0.. {
         let out = format!("killed-{round}");
         loop {
-            let mut child =
-                pretrain(folder.path(), &out, &[]).stderr(Stdio::null()).spawn().unwrap();
+            let mut child = command(&out).stderr(Stdio::null()).spawn().unwrap();
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let wait = whole.as_secs_f64() * ((random >> 33) as f64 / (1u64 << 31) as f64);
             std::thread::sleep(Duration::from_secs_f64(wait));
@@ -120,11 +130,128 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
             }
             kills += 1;
         }
-        expect_same(&folder.path().join("whole"), &folder.path().join(&out));
-        fs::remove_dir_all(folder.path().join(&out)).unwrap();
-        if kills >= 120 {
+        expect_same(&folder.join("whole"), &folder.join(&out));
+        fs::remove_dir_all(folder.join(&out)).unwrap();
+        if kills >= enough {
             break;
         }
+    }
+}
+
+#[test]
+fn annealing_ends_with_the_mean_of_its_checkpoints_however_often_it_is_killed() {
+    let folder = begin();
+    done(&mut pretrain(folder.path(), "base", &[]));
+    let init = "[model]\ninit = \"base/checkpoints/step-12\"\n";
+    let text = SETTINGS.replace("[model]\n", init).replace("warmup_steps = 3\n", "");
+    fs::write(folder.path().join("anneal.toml"), text).unwrap();
+    let anneal = |out: &str| stage(folder.path(), "anneal", "anneal.toml", out);
+    expect_unbreakable(folder.path(), 25, anneal);
+    let steps = [3, 6, 9, 12].map(|step| format!("whole/checkpoints/step-{step}"));
+    done(herd(folder.path()).arg("average").args(steps).args(["-o", "mean"]));
+    let weights = |path: &str| fs::read(folder.path().join(path)).unwrap();
+    assert!(weights("whole/model/model.safetensors") == weights("mean/model.safetensors"));
+    let metrics = fs::read_to_string(folder.path().join("whole/metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert_eq!(last["kind"], "average");
+    assert_eq!(last["of"], serde_json::json!([3, 6, 9, 12]));
+    let rates: Vec<f64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter_map(|line| line["lr"].as_f64())
+        .collect();
+    assert!(rates.is_sorted_by(|a, b| a > b) && rates.last() == Some(&0.0), "{rates:?}");
+}
+
+#[test]
+fn extending_judges_each_stage_and_ends_with_the_same_bytes_however_often_it_is_killed() {
+    let folder = begin();
+    done(&mut pretrain(folder.path(), "base", &[]));
+    let init = "[model]\ninit = \"base/checkpoints/step-12\"\n";
+    let text = SETTINGS.replace("[model]\n", init) + EXTENSION;
+    fs::write(folder.path().join("longer.toml"), &text).unwrap();
+    let extend = |out: &str| stage(folder.path(), "extend-context", "longer.toml", out);
+    expect_unbreakable(folder.path(), 25, extend);
+    let json = |path: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(folder.path().join(path)).unwrap()).unwrap()
+    };
+    let config = json("whole/stage-2/checkpoints/step-4/config.json");
+    assert_eq!(config["max_position_embeddings"], 256);
+    assert_eq!(config["rope_theta"], 60_000.0);
+    let verdict = json("whole/stage-2/verdict.json");
+    assert_eq!(verdict["failed"], serde_json::json!([]));
+    let lengths: Vec<_> =
+        verdict["needles"].as_array().unwrap().iter().map(|n| &n["length"]).collect();
+    assert_eq!(lengths, [64, 64, 128, 128, 256, 256]);
+    let told = fs::read_to_string(folder.path().join("whole/stage-2/config.toml")).unwrap();
+    assert!(told.contains("init = \"../stage-1/checkpoints/step-4\""), "{told}");
+    // A model that finds nothing does not pass, and the command says so.
+    fs::write(folder.path().join("hard.toml"), text.replace("needle_rate = 0", "needle_rate = 1"))
+        .unwrap();
+    let output = stage(folder.path(), "extend-context", "hard.toml", "hard").output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("needles at 128 tokens"), "{err}");
+    assert!(folder.path().join("hard/stage-1.2/verdict.json").is_file());
+    assert!(!folder.path().join("hard/stage-2").exists());
+}
+
+const EXTENSION: &str = r#"
+[context]
+loss_tolerance = 10
+needle_rate = 0
+rounds_max = 2
+[context.needle]
+sentence = "{key}{value}"
+question = "{key}"
+digits = 1
+depths = [0, 1]
+samples = 1
+[[context.stage]]
+seq_len = 128
+rope_theta = 30000
+steps = 4
+[[context.stage]]
+seq_len = 256
+rope_theta = 60000
+steps = 4
+"#;
+
+#[test]
+fn lora_learns_beside_frozen_weights_of_any_format_and_a_killed_run_has_the_same_bytes() {
+    let folder = begin();
+    done(&mut pretrain(folder.path(), "base", &["--set", "optim.steps=24"]));
+    for args in [
+        "convert -m base/checkpoints/step-24 -o base.gguf",
+        "quantize -m base.gguf --type q8_0 --no-measure -o small.gguf",
+    ] {
+        done(herd(folder.path()).args(args.split(' ')));
+    }
+    for (name, init, kills) in
+        [("full", "base/checkpoints/step-24", 25), ("small", "small.gguf", 3)]
+    {
+        let lora = "\n[model.lora]\nrank = 4\nalpha = 8\ntargets = [\"q\", \"k\", \"down\"]\n";
+        let head = format!("[model]\ninit = {init:?}\n");
+        let text = SETTINGS.replace("[model]\n", &head) + lora;
+        fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
+        let run = |out: &str| stage(folder.path(), "pretrain", &format!("{name}.toml"), out);
+        expect_unbreakable(folder.path(), kills, run);
+        fs::rename(folder.path().join("whole"), folder.path().join(name)).unwrap();
+        let metrics = fs::read_to_string(folder.path().join(name).join("metrics.jsonl")).unwrap();
+        let losses: Vec<f64> = metrics
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .filter(|line| line["kind"] == "validation")
+            .filter_map(|line| line["loss"].as_f64())
+            .collect();
+        assert!(losses.first() > losses.last(), "{name}: {losses:?}");
+        let step = folder.path().join(name).join("checkpoints/step-12");
+        assert!(!step.join("model.safetensors").exists());
+        let adapter = fs::read(step.join("adapter_model.safetensors")).unwrap();
+        let header = u64::from_le_bytes(adapter[..8].try_into().unwrap()) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&adapter[8..8 + header]).unwrap();
+        let b = &header["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"];
+        assert_eq!(b["shape"], serde_json::json!([32, 4]));
     }
 }
 

@@ -34,6 +34,12 @@ pub struct RunConfig {
     pub samples: SampleConfig,
     /// What happens when the loss leaps.
     pub spikes: SpikeConfig,
+    /// Of `anneal`: whose mean the model is in the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageConfig>,
+    /// Of `extend-context`: its stages, and what each must pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextConfig>,
 }
 
 /// The network: from numbers, or from a checkpoint.
@@ -43,6 +49,9 @@ pub struct ModelConfig {
     /// A checkpoint whose weights and shape the run starts from; the shape below is not read then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+    /// Base of the RoPE frequencies instead of the checkpoint's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_rope_theta: Option<f64>,
     /// L.
     pub layers: usize,
     /// D.
@@ -270,9 +279,77 @@ pub enum SpikePolicy {
     Rewind,
 }
 
+/// Whose mean the model of `anneal` is in the end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AverageConfig {
+    /// Checkpoints whose step is a multiple of this, and the last; 0: all of them.
+    pub every: u64,
+}
+
+/// The stages of `extend-context`, and what each must pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextConfig {
+    /// The loss at `batch.seq_len` may be greater by this share than before the first stage.
+    pub loss_tolerance: f64,
+    /// The share of needles that must be found at each length up to the new one.
+    pub needle_rate: f64,
+    /// A stage that did not pass goes on, so many rounds in all.
+    pub rounds_max: u64,
+    /// How needles are hidden and asked for.
+    pub needle: NeedleConfig,
+    /// The stages; none: the paper's six, from `batch.seq_len` to 16 times that.
+    pub stage: Vec<ContextStage>,
+}
+
+/// A length to learn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextStage {
+    /// Tokens a row, and the model's new context.
+    pub seq_len: usize,
+    /// Base of the RoPE frequencies.
+    pub rope_theta: f64,
+    /// Steps of a round.
+    pub steps: u64,
+}
+
+/// How needles are hidden and asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeedleConfig {
+    /// The sentence that is hidden, with `{key}` and `{value}`.
+    pub sentence: String,
+    /// What stands at the end, with `{key}`.
+    pub question: String,
+    /// What the model must go on with, with `{value}`.
+    pub answer: String,
+    /// Sources whose held-out text is the haystack; none: all.
+    pub haystack: Vec<String>,
+    /// The keys that are drawn from.
+    pub keys: Vec<String>,
+    /// Digits of a value.
+    pub digits: usize,
+    /// Where needles lie, as shares of the haystack.
+    pub depths: Vec<f64>,
+    /// Needles at each length and depth.
+    pub samples: usize,
+}
+
 /// Keys that a file may have and a preset need not.
-const OPTIONAL: [&str; 6] =
-    ["model.init", "model.lora", "data.shards", "data.input", "data.changes", "batch.ramp"];
+const OPTIONAL: [&str; 7] = [
+    "model.init",
+    "model.init_rope_theta",
+    "model.lora",
+    "data.shards",
+    "data.input",
+    "data.changes",
+    "batch.ramp",
+];
+
+/// What a stage changes in the preset before the file is laid over it.
+pub type Base = fn(RunConfig) -> RunConfig;
 
 impl RunConfig {
     /// Reads a file and the `--set` overrides over it; paths in the file are relative to it.
@@ -281,14 +358,32 @@ impl RunConfig {
     /// Errors: the file cannot be read, is no TOML, has a key that does not exist (the nearest is
     /// named), or a value of the wrong type or out of bounds.
     pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, TrainError> {
+        RunConfig::read_over(path, overrides, |preset| preset)
+    }
+
+    /// The same over a preset that a stage has changed.
+    pub fn read_over(
+        path: &Path,
+        overrides: &[(String, String)],
+        base: Base,
+    ) -> Result<RunConfig, TrainError> {
         let text = std::fs::read_to_string(path).map_err(|e| TrainError::io("read", path, e))?;
-        let config = RunConfig::parse(&text, overrides)
+        let config = RunConfig::parse_over(&text, overrides, base)
             .map_err(|e| TrainError::InFile { path: path.into(), source: Box::new(e) })?;
         Ok(config.relative_to(path.parent().unwrap_or(Path::new("."))))
     }
 
     /// The same of a text.
     pub fn parse(text: &str, overrides: &[(String, String)]) -> Result<RunConfig, TrainError> {
+        RunConfig::parse_over(text, overrides, |preset| preset)
+    }
+
+    /// The same of a text, over a preset that a stage has changed.
+    pub fn parse_over(
+        text: &str,
+        overrides: &[(String, String)],
+        base: Base,
+    ) -> Result<RunConfig, TrainError> {
         let mut given: Table =
             text.parse().map_err(|e: toml::de::Error| TrainError::Toml { source: Box::new(e) })?;
         for (key, value) in overrides {
@@ -299,7 +394,7 @@ impl RunConfig {
             Some(Value::String(name)) => name,
             Some(other) => return Err(TrainError::value("preset", &other, "a name")),
         };
-        let base = presets::named(&preset)?;
+        let base = base(presets::named(&preset)?);
         let mut table = Table::try_from(&base).expect("a config is a table");
         lay(&mut table, given, "")?;
         let config: RunConfig = table
@@ -344,6 +439,13 @@ impl RunConfig {
         if heads == 0 || width % heads != 0 {
             let value = format!("{heads} for a width of {width}");
             return no("model.heads", value, "a divisor of model.width");
+        }
+        if self.model.lora.is_some() && self.model.init.is_none() {
+            return no(
+                "model.init",
+                "nothing".into(),
+                "the checkpoint that model.lora stands beside",
+            );
         }
         if !self.batch.ramp.is_sorted_by_key(|r| r.from_tokens) {
             return no("batch.ramp", "unsorted".into(), "from_tokens ascending");

@@ -1,5 +1,6 @@
 //! Why a stage could not run.
 
+use crate::average::AverageError;
 use herd_data::DataError;
 use herd_model::{CheckpointError, ConfigError};
 use herd_tensor::files::FileError;
@@ -63,9 +64,24 @@ pub enum TrainError {
 
     #[error(transparent)]
     File(#[from] FileError),
+
+    #[error(transparent)]
+    Average(Box<AverageError>),
+}
+
+impl From<AverageError> for TrainError {
+    fn from(error: AverageError) -> TrainError {
+        TrainError::Average(Box::new(error))
+    }
 }
 
 impl TrainError {
+    /// The error of a value that a config must not have.
+    pub(crate) fn no(key: &str, value: impl ToString, expected: &str) -> TrainError {
+        let (key, value) = (key.to_owned(), value.to_string());
+        TrainError::Value { key, value, expected: expected.to_owned() }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> TrainError {
         TrainError::Io { action, path: path.to_owned(), source }
     }
@@ -96,6 +112,7 @@ impl TrainError {
             TrainError::Checkpoint(error) => error.hint().map(str::to_owned),
             TrainError::Config(error) => error.hint().map(str::to_owned),
             TrainError::File(error) => error.hint().map(str::to_owned),
+            TrainError::Average(error) => error.hint().map(str::to_owned),
             TrainError::Io { .. } | TrainError::Toml { .. } | TrainError::Value { .. } => None,
             TrainError::Spikes { .. } | TrainError::Busy { .. } | TrainError::Sample { .. } => None,
         }

@@ -1,10 +1,14 @@
 //! The stages that change weights.
 
+pub mod adapter;
+pub mod anneal;
 pub mod average;
 pub mod config;
 mod error;
+pub mod extend_context;
 mod init;
 pub mod metrics;
+pub mod needle;
 pub mod optimizer;
 pub mod plan;
 pub mod presets;

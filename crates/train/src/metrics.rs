@@ -25,6 +25,19 @@ pub enum Line {
         /// The same for each.
         by_source: BTreeMap<String, Measured>,
     },
+    /// The mean of checkpoints was measured on held-out text.
+    Average {
+        /// Steps done.
+        step: u64,
+        /// The steps of the checkpoints.
+        of: Vec<u64>,
+        /// Nats a token over all sources.
+        loss: f64,
+        /// Bits per byte over all sources.
+        bpb: f64,
+        /// The same for each.
+        by_source: BTreeMap<String, Measured>,
+    },
     /// The model wrote something.
     Sample {
         /// Steps done.

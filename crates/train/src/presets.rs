@@ -61,6 +61,7 @@ pub fn tiny() -> RunConfig {
         tokenizer: "tokenizer".into(),
         model: ModelConfig {
             init: None,
+            init_rope_theta: None,
             layers: 4,
             width: 128,
             heads: 4,
@@ -110,6 +111,8 @@ pub fn tiny() -> RunConfig {
             window: 100,
             rewinds_max: 10,
         },
+        average: None,
+        context: None,
     }
 }
 

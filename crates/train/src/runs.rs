@@ -86,6 +86,8 @@ pub struct Run {
     pub steps: Vec<StepLine>,
     /// The validations that stand.
     pub validations: Vec<Validation>,
+    /// The mean of checkpoints, measured at the end of annealing.
+    pub average: Option<Validation>,
     /// All samples.
     pub samples: Vec<Sample>,
     /// All spikes.
@@ -181,6 +183,7 @@ impl Run {
             config: config(path)?,
             steps: Vec::new(),
             validations: Vec::new(),
+            average: None,
             samples: Vec::new(),
             spikes: Vec::new(),
             failures: Vec::new(),
@@ -207,6 +210,9 @@ impl Run {
             }
             Line::Validation { step, loss, bpb, by_source } => {
                 self.validations.push(Validation { step, loss, bpb, by_source });
+            }
+            Line::Average { step, of: _, loss, bpb, by_source } => {
+                self.average = Some(Validation { step, loss, bpb, by_source });
             }
             Line::Sample { step, prompt, text } => self.samples.push(Sample { step, prompt, text }),
             Line::Spike { step, loss, expected, rows, action } => {

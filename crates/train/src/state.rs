@@ -4,6 +4,8 @@
 //! optimiser, exactly, and everything else that decides the next step. It appears whole or not at
 //! all, and taking it up gives the bits of a run that never stopped.
 
+use crate::adapter;
+use crate::config::LoraConfig;
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
 use crate::spikes::Watch;
@@ -63,6 +65,8 @@ pub struct Snapshot<'a> {
     pub model: &'a Llama,
     /// How they are stored for others.
     pub format: Format,
+    /// Where LoRA is trained: its settings, and the checkpoint it stands beside.
+    pub adapter: Option<(&'a LoraConfig, &'a str)>,
     /// Its moments.
     pub optimizer: &'a Optimizer,
     /// The rest.
@@ -113,13 +117,17 @@ pub fn remove(checkpoints: &Path, step: u64) -> Result<(), TrainError> {
 
 /// Writes a checkpoint. Errors: the disk; what was there before is untouched.
 pub fn save(path: &Path, snapshot: &Snapshot<'_>) -> Result<(), TrainError> {
-    let Snapshot { model, format, optimizer, progress, words, provenance } = snapshot;
+    let Snapshot { model, format, adapter, optimizer, progress, words, provenance } = snapshot;
     let folder = NewFolder::create(path)?;
-    write_folder(&folder, model.config(), &words.generation, *format, |part| {
-        let whole = model.params().into_iter().find(|p| (p.part, p.piece) == (part, Piece::Whole));
-        let whole = whole.unwrap_or_else(|| panic!("{part:?} is not trained"));
-        whole.param.with_master(<[f32]>::to_vec)
-    })?;
+    match adapter {
+        Some((lora, base)) => adapter::write(&folder, model, lora, base)?,
+        None => write_folder(&folder, model.config(), &words.generation, *format, |part| {
+            let named = model.params().into_iter();
+            let whole = named.into_iter().find(|p| (p.part, p.piece) == (part, Piece::Whole));
+            let whole = whole.unwrap_or_else(|| panic!("{part:?} is not trained"));
+            whole.param.with_master(<[f32]>::to_vec)
+        })?,
+    }
     for (name, bytes) in &words.files {
         folder.write(name, bytes)?;
     }

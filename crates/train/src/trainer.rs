@@ -2,13 +2,14 @@
 
 use crate::config::{Packing, Precision, RunConfig, SpikePolicy};
 use crate::error::TrainError;
+use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::spikes::{Spike, Watch};
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Micro, Sums, accumulate};
 use crate::words::Words;
-use crate::{init, sample, schedule, validate};
+use crate::{adapter, init, sample, schedule, validate};
 use herd_data::{
     Batch, Check, Corpus, Hash, Loader, LoaderConfig, LongDocuments, MixSource, Mixture, Phase,
     Policy, Ramp,
@@ -32,6 +33,8 @@ pub enum Event<'a> {
         tokens: u64,
         /// The network.
         shape: &'a Config,
+        /// The settings.
+        config: &'a RunConfig,
     },
     /// A batch has been read; computing begins.
     Batch,
@@ -39,6 +42,8 @@ pub enum Event<'a> {
     Line(&'a Line),
     /// A checkpoint stands at this path.
     Saved(&'a Path),
+    /// A round of a stage of `extend-context` was judged.
+    Judged(&'a Verdict),
 }
 
 /// What a stage needs from outside.
@@ -72,7 +77,8 @@ pub struct Trainer<'a> {
     progress: Progress,
     metrics: Metrics,
     provenance: Provenance,
-    checkpoints: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) checkpoints: PathBuf,
     saved: Option<u64>,
     stop: &'a AtomicBool,
     watch: &'a mut dyn FnMut(Event<'_>),
@@ -126,14 +132,14 @@ impl<'a> Trainer<'a> {
         let provenance = Provenance {
             stage: stage.to_owned(),
             step: progress.step,
-            parent: config.model.init.as_ref().map(|path| path.display().to_string()),
+            parent: told(&config, out).model.init.as_ref().map(|path| path.display().to_string()),
             data: corpus.hash().to_string(),
-            config: config.write(),
+            config: told(&config, out).write(),
             class: device.class().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let Progress { step, tokens, .. } = progress;
-        watch(Event::Begin { step, tokens, shape: model.config() });
+        watch(Event::Begin { step, tokens, shape: model.config(), config: &config });
         Ok(Trainer {
             config,
             model: Arc::new(model),
@@ -145,6 +151,7 @@ impl<'a> Trainer<'a> {
             progress,
             metrics,
             provenance,
+            folder: out.to_owned(),
             checkpoints,
             saved,
             stop,
@@ -298,8 +305,10 @@ impl<'a> Trainer<'a> {
         self.progress.metrics_bytes = self.metrics.bytes();
         let step = self.progress.step;
         let path = state::step_folder(&self.checkpoints, step);
+        let base = self.provenance.parent.as_deref().unwrap_or_default();
         let snapshot = Snapshot {
             model: &self.model,
+            adapter: self.config.model.lora.as_ref().map(|lora| (lora, base)),
             format: format(&self.config),
             optimizer: &self.optimizer,
             progress: &self.progress,
@@ -330,7 +339,7 @@ impl<'a> Trainer<'a> {
         step == self.config.optim.steps || (every > 0 && step.is_multiple_of(every))
     }
 
-    fn write(&mut self, line: &Line) -> Result<(), TrainError> {
+    pub(crate) fn write(&mut self, line: &Line) -> Result<(), TrainError> {
         self.metrics.write(line)?;
         (self.watch)(Event::Line(line));
         Ok(())
@@ -349,7 +358,7 @@ impl SampleDue {
 }
 
 /// What `f` gives, or the line that says why it failed; a panic is a failure too.
-fn guarded(
+pub(crate) fn guarded(
     step: u64,
     what: &str,
     f: impl FnOnce() -> Result<Option<Line>, TrainError>,
@@ -367,7 +376,7 @@ fn guarded(
 }
 
 /// One run in a folder at a time.
-fn take_lock(out: &Path) -> Result<File, TrainError> {
+pub(crate) fn take_lock(out: &Path) -> Result<File, TrainError> {
     let path = out.join(".lock");
     let file = File::create(&path).map_err(|e| TrainError::io("make", &path, e))?;
     match file.try_lock() {
@@ -377,9 +386,9 @@ fn take_lock(out: &Path) -> Result<File, TrainError> {
 }
 
 /// Writes the resolved config into a new folder; in an old one it must be the same.
-fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
+pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
     let path = out.join("config.toml");
-    let text = config.write();
+    let text = told(config, out).write();
     let was = match fs::read_to_string(&path) {
         Ok(was) => was,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -398,6 +407,19 @@ fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
     };
     let (was, is) = (of(&was), of(&is));
     Err(TrainError::OtherConfig { folder: out.to_owned(), key, was, is })
+}
+
+/// The settings as files tell of them: a checkpoint that lies beside the run's folder by its way
+/// from there, so that folders that move together keep their bytes.
+fn told(config: &RunConfig, out: &Path) -> RunConfig {
+    let mut config = config.clone();
+    let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let (Some(init), Some(beside)) = (&config.model.init, beside)
+        && let Ok(inside) = init.strip_prefix(beside)
+    {
+        config.model.init = Some(Path::new("..").join(inside));
+    }
+    config
 }
 
 /// A TOML text as dotted keys and their values.
@@ -502,10 +524,14 @@ fn build(
             })
         }
         Some(path) => {
-            let checkpoint = Checkpoint::open(path)?;
+            let mut checkpoint = Checkpoint::open(path)?;
             let mut shape = checkpoint.config.clone();
-            shape.rope_theta = config.model.rope_theta;
+            shape.rope_theta = config.model.init_rope_theta.unwrap_or(shape.rope_theta);
             shape.context = shape.context.max(config.batch.seq_len);
+            if let Some(lora) = &config.model.lora {
+                checkpoint.config = shape;
+                return adapter::build(config, lora, &checkpoint, device, &training);
+            }
             Llama::trainable(&shape, device, shape.context, &training, |part| {
                 state::first_numbers(&checkpoint, part)
             })
@@ -517,9 +543,15 @@ fn build(
 fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
     let checkpoint = config.model.init.as_ref().map(Checkpoint::open).transpose()?;
     for named in model.params() {
-        let numbers = match &checkpoint {
-            None => init::numbers(model.config(), named.part, config.model.init_std, config.seed),
-            Some(checkpoint) => state::first_numbers(checkpoint, named.part)?,
+        let len = named.param.rows() * named.param.cols();
+        let numbers = match (&checkpoint, &config.model.lora) {
+            (_, Some(lora)) => {
+                init::lora(model.config(), named.part, named.piece, lora.rank, len, config.seed)
+            }
+            (None, None) => {
+                init::numbers(model.config(), named.part, config.model.init_std, config.seed)
+            }
+            (Some(checkpoint), None) => state::first_numbers(checkpoint, named.part)?,
         };
         named.param.set_master(&numbers);
     }

@@ -1,10 +1,11 @@
 //! Held-out text: nats a token and bits per byte, by source.
 
+use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::metrics::{Line, Measured};
 use crate::trainer::{Packed, Trainer};
-use herd_data::Validation;
 use herd_data::validation::bits_per_byte;
+use herd_data::{Corpus, Ends, Validation};
 use herd_model::llama::Llama;
 use herd_tensor::ops::{Documents, Targets};
 use std::collections::BTreeMap;
@@ -32,39 +33,53 @@ impl Part {
 }
 
 impl Measurement {
-    /// The line of the metrics.
-    pub fn line(&self, step: u64) -> Line {
+    /// Over all sources.
+    pub fn all(&self) -> Measured {
         let mut all = Part::default();
         for part in self.by_source.values() {
             all.nats += part.nats;
             all.targets += part.targets;
             all.bytes += part.bytes;
         }
+        all.measured()
+    }
+
+    /// The line of the metrics.
+    pub fn line(&self, step: u64) -> Line {
         let by_source = self.by_source.iter().map(|(name, part)| (name.clone(), part.measured()));
-        let Measured { loss, bpb } = all.measured();
+        let Measured { loss, bpb } = self.all();
         Line::Validation { step, loss, bpb, by_source: by_source.collect() }
     }
 }
 
-/// Measures the held-out text of every source; `None` if none is held out.
+/// Measures the held-out text of every source with a run's weights; `None` if none is held out.
 pub fn measure(run: &Trainer<'_>) -> Result<Option<Measurement>, TrainError> {
-    let batch = &run.config.batch;
+    run.tape.paused(|| measure_model(&run.model, &run.config, &run.corpus, run.words.ends))
+}
+
+/// The same with any weights, none of which are recorded; rows are those of `config`.
+pub fn measure_model(
+    model: &Llama,
+    config: &RunConfig,
+    corpus: &Arc<Corpus>,
+    ends: Ends,
+) -> Result<Option<Measurement>, TrainError> {
+    let batch = &config.batch;
     let rows = (batch.micro_tokens / batch.seq_len).max(1);
-    let corpus = Arc::clone(&run.corpus);
-    let tokens_max = Some(run.config.validation.tokens as u64);
-    let held = Validation::new(corpus, run.words.ends, batch.seq_len, rows, tokens_max)?;
+    let tokens_max = Some(config.validation.tokens as u64);
+    let held = Validation::new(Arc::clone(corpus), ends, batch.seq_len, rows, tokens_max)?;
     let mut by_source = BTreeMap::new();
     for source in held.sources() {
         let mut part = Part { bytes: held.bytes(source)?, ..Part::default() };
         for batch in held.batches(source) {
             let batch = batch?;
-            let packed = Packed::of(&batch, run.config.data.document_mask);
+            let packed = Packed::of(&batch, config.data.document_mask);
             let rows = packed.rows(&batch, 0, batch.rows);
-            part.nats += run.tape.paused(|| nats(&run.model, &rows.borrow()));
+            part.nats += nats(model, &rows.borrow());
             part.targets += batch.weight_t.iter().map(|w| f64::from(*w)).sum::<f64>();
         }
         if part.targets > 0.0 && part.bytes > 0 {
-            by_source.insert(run.corpus.sources()[source].name.clone(), part);
+            by_source.insert(corpus.sources()[source].name.clone(), part);
         }
     }
     Ok((!by_source.is_empty()).then_some(Measurement { by_source }))

@@ -1,5 +1,6 @@
 //! One file per command: its flags, and what it does with them.
 
+mod anneal;
 mod average;
 mod bench;
 mod bench_train;
@@ -10,6 +11,7 @@ mod convert;
 mod data;
 mod detokenize;
 mod doctor;
+mod extend_context;
 mod inspect;
 mod logits;
 mod ls;
@@ -67,6 +69,10 @@ pub enum Command {
     Verify(verify::Flags),
     /// Train a model on text, or go on where it stopped
     Pretrain(pretrain::Flags),
+    /// Teach a model longer texts, stage by stage, each of which must pass
+    ExtendContext(extend_context::Flags),
+    /// Take a model's learning rate to nothing on its last texts, and average its checkpoints
+    Anneal(anneal::Flags),
     /// Write the mean of checkpoints of one model
     Average(average::Flags),
     /// List, show, compare and plot training runs
@@ -102,6 +108,8 @@ impl Command {
             Command::Quantize(flags) => quantize::run(flags, console),
             Command::Verify(flags) => verify::run(flags, console),
             Command::Pretrain(flags) => pretrain::run(flags, console),
+            Command::ExtendContext(flags) => extend_context::run(flags, console),
+            Command::Anneal(flags) => anneal::run(flags, console),
             Command::Average(flags) => average::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),
