@@ -46,14 +46,11 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// A loop over the steps of a stage.
-type Stage = fn(&mut Trainer<'_>) -> Result<(), TrainError>;
-
-/// Runs a stage to its end, and tells how it goes.
+/// Opens a run, does with it what `stage` says (a loop over its steps), and tells how it goes.
 pub fn run(
     flags: &RunFlags,
     name: &'static str,
-    stage: Stage,
+    stage: impl FnOnce(&mut Trainer<'_>) -> Result<(), TrainError>,
     console: &Console,
 ) -> Result<(), Error> {
     let config = RunConfig::read(&flags.config, &flags.set)?;

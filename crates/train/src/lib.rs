@@ -3,6 +3,7 @@
 pub mod average;
 pub mod config;
 mod error;
+mod export;
 mod init;
 pub mod metrics;
 pub mod optimizer;
@@ -22,6 +23,7 @@ mod words;
 
 pub use config::RunConfig;
 pub use error::TrainError;
+pub use export::export;
 pub use init::{lora as first_lora, numbers as first_numbers};
 pub use optimizer::{Optimizer, OptimizerConfig};
 pub use pretrain::pretrain;

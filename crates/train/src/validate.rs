@@ -3,7 +3,6 @@
 use crate::error::TrainError;
 use crate::metrics::{Line, Measured};
 use crate::trainer::{Packed, Trainer};
-use herd_data::Validation;
 use herd_data::validation::bits_per_byte;
 use herd_model::llama::Llama;
 use herd_tensor::ops::{Documents, Targets};
@@ -48,11 +47,7 @@ impl Measurement {
 
 /// Measures the held-out text of every source; `None` if none is held out.
 pub fn measure(run: &Trainer<'_>) -> Result<Option<Measurement>, TrainError> {
-    let batch = &run.config.batch;
-    let rows = (batch.micro_tokens / batch.seq_len).max(1);
-    let corpus = Arc::clone(&run.corpus);
-    let tokens_max = Some(run.config.validation.tokens as u64);
-    let held = Validation::new(corpus, run.words.ends, batch.seq_len, rows, tokens_max)?;
+    let held = run.held_out()?;
     let mut by_source = BTreeMap::new();
     for source in held.sources() {
         let mut part = Part { bytes: held.bytes(source)?, ..Part::default() };
