@@ -98,6 +98,9 @@ pub enum Error {
     )]
     Memory { needed: u64, available: u64, context: usize, most: Option<usize> },
 
+    #[error("the run needs {} at its peak, {} are free", bytes(*needed), bytes(*available))]
+    RunMemory { needed: u64, available: u64, change: Option<String> },
+
     #[error("{problem}")]
     Command { problem: String },
 
@@ -181,6 +184,10 @@ impl Error {
                 return Some(format!("--ctx-size {n} would fit"));
             }
             Error::Memory { most: None, .. } => "take a smaller model, or quantise this one",
+            Error::RunMemory { change: Some(change), .. } => {
+                return Some(format!("{change} would fit"));
+            }
+            Error::RunMemory { change: None, .. } => "take a smaller model or shorter rows",
             Error::Template { .. } => {
                 "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
             }

@@ -12,7 +12,6 @@ mod error;
 mod fit;
 mod flags;
 mod folder;
-#[allow(dead_code)] // the verbs of training show it
 mod live;
 mod machine;
 mod measure;
@@ -20,6 +19,7 @@ mod pull;
 mod run;
 mod speak;
 mod store;
+mod teller;
 mod texts;
 mod training;
 mod vocabulary;

@@ -1,25 +1,21 @@
 //! What the verbs of training share: flags, the tokenizer and shards of a run, and how it is told.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
 use herd_data::{Ends, TokenizeOptions, tokenize};
-use herd_kernels::probe;
 use herd_model::GenerationDefaults;
 use herd_tensor::Device;
-use herd_train::config::Precision;
-use herd_train::metrics::{Line, StepLine};
-use herd_train::{Event, Inputs, RunConfig, TrainError, Trainer, Words, schedule};
-use serde_json::json;
+use herd_train::plan::{plan, savings};
+use herd_train::runs::Run;
+use herd_train::{Event, Inputs, RunConfig, TrainError, Trainer, Words, report};
 
-use crate::console::{Console, bytes};
+use crate::console::Console;
 use crate::error::Error;
+use crate::teller::Teller;
 use crate::{flags, machine, vocabulary};
 
 /// Flags of every stage.
@@ -48,15 +44,12 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// A loop over the steps of a stage.
-type Stage = fn(&mut Trainer<'_>) -> Result<(), TrainError>;
-
-/// Runs a stage to its end, and tells how it goes.
+/// Opens a run, does with it what `stage` says (a loop over its steps), and tells how it goes.
 pub fn run(
     flags: &RunFlags,
     config: RunConfig,
     name: &'static str,
-    stage: Stage,
+    stage: impl FnOnce(&mut Trainer<'_>) -> Result<(), TrainError>,
     console: &Console,
 ) -> Result<(), Error> {
     with_inputs(flags, config, name, console, |inputs, watch| {
@@ -66,7 +59,15 @@ pub fn run(
             console.note(format!("the model stands in {}", path.display()));
         }
         Ok(())
-    })
+    })?;
+    let report = Run::open(&flags.out).and_then(|run| report::write(&run));
+    match report {
+        Ok(()) => {
+            console.note(format!("{} tells of the run", flags.out.join("report.md").display()))
+        }
+        Err(error) => console.note(format!("no report: {error}")), // the run itself is whole
+    }
+    Ok(())
 }
 
 /// Makes ready what a stage needs and gives it to `f`, with the one who tells how it goes.
@@ -80,6 +81,7 @@ pub fn with_inputs<T>(
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let words = words(&config.tokenizer)?;
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
+    refuse_what_does_not_fit(&config, &words, &device)?;
     let shards = shards(&config, &words, &flags.out, device.threads(), console)?;
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_interrupt(&stop, console);
@@ -88,7 +90,28 @@ pub fn with_inputs<T>(
     let inputs =
         Inputs { stage: name, config, words, out, shards: &shards, device: &device, stop: &stop };
     let mut watch = |event: Event<'_>| teller.tell(&event);
-    Ok(f(inputs, &mut watch)?)
+    let done = f(inputs, &mut watch);
+    teller.end();
+    Ok(done?)
+}
+
+/// Errors: the plan of the run exceeds the memory that is free; the cheapest change that would do
+/// is named.
+fn refuse_what_does_not_fit(
+    config: &RunConfig,
+    words: &Words,
+    device: &Device,
+) -> Result<(), Error> {
+    let available = machine::machine().memory_available_bytes;
+    let shape = herd_train::network(config, words)?;
+    let needed = plan(config, &shape, device.threads()).peak();
+    if available == 0 || needed <= available {
+        return Ok(());
+    }
+    let savings = savings(config, &shape, device.threads()).into_iter();
+    let change =
+        savings.filter(|(_, plan)| plan.peak() <= available).map(|(change, _)| change).next();
+    Err(Error::RunMemory { needed, available, change })
 }
 
 /// The tokenizer at `path`, its files, and what begins and ends documents.
@@ -154,155 +177,5 @@ fn stop_on_interrupt(stop: &Arc<AtomicBool>, console: &Console) {
     });
     if caught.is_err() {
         console.note("Ctrl-C cannot be caught here: it ends the run without a checkpoint");
-    }
-}
-
-/// Prints a line a step, and writes what has to do with clocks into `speed.jsonl`.
-struct Teller<'a> {
-    console: &'a Console,
-    config: RunConfig,
-    device: Device,
-    /// Operations a second that the machine reaches in the products of this run; measured when
-    /// the run has gone on for some seconds.
-    peak_flops: Option<f64>,
-    /// Multiply-adds, as two operations, of a token: by row length.
-    flops_a_token: Box<dyn Fn(usize) -> f64>,
-    speed: File,
-    begun: Instant,
-    step_begun: Instant,
-    waited_s: f64,
-    first_tokens: u64,
-    tokens: u64,
-    bpb: Option<f64>,
-}
-
-impl<'a> Teller<'a> {
-    fn new(
-        config: &RunConfig,
-        device: &Device,
-        out: &Path,
-        console: &'a Console,
-    ) -> Result<Teller<'a>, Error> {
-        let path = out.join("speed.jsonl");
-        let speed = OpenOptions::new().create(true).append(true).open(&path);
-        let now = Instant::now();
-        Ok(Teller {
-            console,
-            config: config.clone(),
-            device: device.clone(),
-            peak_flops: None,
-            flops_a_token: Box::new(|_| f64::NAN),
-            speed: speed.map_err(Error::io("open", &path))?,
-            begun: now,
-            step_begun: now,
-            waited_s: 0.0,
-            first_tokens: 0,
-            tokens: 0,
-            bpb: None,
-        })
-    }
-
-    /// A probe takes a second: too long for a run that has hardly begun.
-    fn peak_flops(&mut self) -> Option<f64> {
-        const AFTER_S: f64 = 5.0;
-        if self.peak_flops.is_none() && self.begun.elapsed().as_secs_f64() > AFTER_S {
-            let cpu = self.device.kernels();
-            self.peak_flops = Some(match self.config.precision.weights {
-                Precision::Bf16 => probe::product_flops(cpu),
-                Precision::F32 => probe::f32_flops(cpu),
-            });
-        }
-        self.peak_flops
-    }
-
-    fn tell(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Begin { step, tokens, shape, config } => {
-                self.config = (*config).clone();
-                let params = shape.params() as f64;
-                let (layers, width) = (shape.layers as f64, shape.width as f64);
-                self.flops_a_token =
-                    Box::new(move |seq_len| 6.0 * params + 6.0 * layers * width * seq_len as f64);
-                (self.first_tokens, self.tokens) = (*tokens, *tokens);
-                let steps = self.config.optim.steps;
-                let what = if *step == 0 { "begins" } else { "goes on" };
-                self.console.note(format!(
-                    "{:.1}M parameters; the run {what} after step {step} of {steps}",
-                    params / 1e6
-                ));
-                self.begun = Instant::now();
-                self.step_begun = self.begun;
-            }
-            Event::Batch => self.waited_s = self.step_begun.elapsed().as_secs_f64(),
-            Event::Line(Line::Step(step)) => self.tell_step(step),
-            Event::Line(Line::Validation { loss, bpb, .. }) => {
-                self.bpb = Some(*bpb);
-                self.console.note(format!("validation: loss {loss:.4}, {bpb:.4} bits per byte"));
-            }
-            Event::Line(Line::Average { of, loss, bpb, .. }) => {
-                let n = of.len();
-                self.console.note(format!("mean of {n}: loss {loss:.4}, {bpb:.4} bits per byte"));
-            }
-            Event::Line(Line::Sample { text, .. }) => {
-                self.console.note(format!("sample: {}", crate::console::visible(text)));
-            }
-            Event::Line(Line::Spike { step, loss, expected, action, .. }) => {
-                self.console
-                    .note(format!("spike at step {step}: {loss:?} above {expected:.3}; {action}"));
-            }
-            Event::Line(Line::Failure { what, error, .. }) => {
-                self.console.note(format!("{what} failed: {error}"));
-            }
-            Event::Judged(verdict) => {
-                let what = if verdict.passed() { "passed" } else { "did not pass" };
-                let failed = verdict.failed.iter().map(|why| format!("; {why}"));
-                self.console.note(format!(
-                    "stage {} ({} tokens), round {}: {what}{}",
-                    verdict.stage,
-                    verdict.seq_len,
-                    verdict.round,
-                    failed.collect::<String>()
-                ));
-                self.step_begun = Instant::now();
-            }
-            Event::Saved(path) => {
-                self.console.note(format!("saved {}", path.display()));
-                self.step_begun = Instant::now();
-            }
-        }
-    }
-
-    fn tell_step(&mut self, step: &StepLine) {
-        let step_s = self.step_begun.elapsed().as_secs_f64();
-        let tok_s = (step.tokens - self.tokens) as f64 / step_s;
-        self.tokens = step.tokens;
-        let peak_flops = self.peak_flops();
-        let mfu = peak_flops.map(|peak| tok_s * (self.flops_a_token)(step.seq_len) / peak);
-        let mean_tok_s =
-            (step.tokens - self.first_tokens) as f64 / self.begun.elapsed().as_secs_f64();
-        let all = schedule::tokens_in_all(&self.config.batch, self.config.optim.steps);
-        let eta_s = all.saturating_sub(step.tokens) as f64 / mean_tok_s;
-        let peak = machine::peak_bytes();
-        let line = json!({
-            "step": step.step, "tok_s": tok_s, "mfu": mfu, "step_s": step_s,
-            "data_wait_s": self.waited_s, "peak_bytes": peak, "eta_s": eta_s,
-        });
-        // A full disk stops the run at its own files, with a proper error.
-        let _ = writeln!(self.speed, "{line}");
-        let mfu = mfu.map_or(String::new(), |mfu| format!(" mfu {:.1} %", 100.0 * mfu));
-        let bpb = self.bpb.map_or(String::new(), |bpb| format!(" bpb {bpb:.4}"));
-        self.console.note(format!(
-            "step {}/{} loss {:.4}{bpb} grad {:.3} lr {:.3e} {:.0} tok/s{mfu} {} data {:.0} % eta {:.0} s",
-            step.step,
-            self.config.optim.steps,
-            step.loss,
-            step.grad_norm,
-            step.lr,
-            tok_s,
-            bytes(peak),
-            100.0 * self.waited_s / step_s,
-            eta_s,
-        ));
-        self.step_begun = Instant::now();
     }
 }

@@ -92,7 +92,9 @@ fn files(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     }
     let mut out = BTreeMap::new();
     walk(run, run, &mut out);
-    out.retain(|path, _| !path.starts_with("speed.jsonl") && !path.starts_with(".lock"));
+    // Speed, and with it the report and TensorBoard's events, is that of the machine.
+    let timed = ["speed.jsonl", "events", "report", "report.md", ".lock"];
+    out.retain(|path, _| !path.iter().any(|part| timed.iter().any(|timed| part == *timed)));
     out
 }
 
@@ -309,4 +311,24 @@ fn what_is_wrong_is_named_and_nothing_is_lost() {
     fs::write(folder.path().join("run").join(&shard), &before[&shard]).unwrap();
     done(&mut pretrain(folder.path(), "run", &[]));
     assert!(files(&folder.path().join("run")) == before);
+}
+
+#[test]
+fn a_run_whose_batches_were_exported_ends_with_the_same_bytes_and_read_them() {
+    let folder = begin();
+    done(&mut pretrain(folder.path(), "plain", &[]));
+    done(&mut pretrain(folder.path(), "told", &["--export", "12"]));
+    let told = folder.path().join("told");
+    assert!(told.join("checkpoints/step-0/model.safetensors").is_file());
+    let batches = fs::read(told.join("batches.safetensors")).unwrap();
+    let header = u64::from_le_bytes(batches[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&batches[8..8 + header]).unwrap();
+    assert_eq!(header["train.sizes"]["shape"], serde_json::json!([12, 3]));
+    assert_eq!(header["train.tokens"]["shape"], serde_json::json!([12 * 256]));
+    assert_eq!(header["train.weights"]["shape"], serde_json::json!([12 * 256]));
+    fs::remove_file(told.join("batches.safetensors")).unwrap();
+    done(&mut pretrain(folder.path(), "told", &[]));
+    assert_eq!(files(&folder.path().join("plain")), files(&told));
+    let begun = pretrain(folder.path(), "told", &["--export", "1"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&begun.stderr).contains("12 steps are done"));
 }

@@ -47,6 +47,9 @@ pub enum TrainError {
     #[error("the data ended after step {step} of {steps}")]
     DataEnded { step: u64, steps: u64 },
 
+    #[error("the run has begun: {step} steps are done")]
+    Begun { step: u64 },
+
     #[error("no sample: {error}")]
     Sample { error: String },
 
@@ -108,6 +111,7 @@ impl TrainError {
             TrainError::DataEnded { .. } => {
                 Some("fewer optim.steps, a larger data.epochs_max, or more data".into())
             }
+            TrainError::Begun { .. } => Some("take another --out".into()),
             TrainError::Data(error) => error.hint().map(str::to_owned),
             TrainError::Checkpoint(error) => error.hint().map(str::to_owned),
             TrainError::Config(error) => error.hint().map(str::to_owned),

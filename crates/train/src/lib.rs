@@ -5,6 +5,7 @@ pub mod anneal;
 pub mod average;
 pub mod config;
 mod error;
+mod export;
 pub mod extend_context;
 mod init;
 pub mod metrics;
@@ -27,6 +28,7 @@ mod words;
 
 pub use config::RunConfig;
 pub use error::TrainError;
+pub use export::export;
 pub use init::{lora as first_lora, numbers as first_numbers};
 pub use optimizer::{Optimizer, OptimizerConfig};
 pub use pretrain::pretrain;

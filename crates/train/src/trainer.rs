@@ -12,7 +12,7 @@ use crate::words::Words;
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::{
     Batch, Check, Corpus, Hash, Loader, LoaderConfig, LongDocuments, MixSource, Mixture, Phase,
-    Policy, Ramp,
+    Policy, Ramp, Validation,
 };
 use herd_model::llama::{Llama, Training};
 use herd_model::{Checkpoint, Config, RopeScaling};
@@ -298,6 +298,27 @@ impl<'a> Trainer<'a> {
     pub fn save_when_due(&mut self) -> Result<(), TrainError> {
         let due = self.is_due(self.config.checkpoint.every) || !self.goes_on();
         if due && self.saved != Some(self.progress.step) { self.save() } else { Ok(()) }
+    }
+
+    /// Writes the checkpoint of a run that has done no step, unless it is there.
+    pub(crate) fn save_first(&mut self) -> Result<(), TrainError> {
+        if self.saved.is_none() { self.save() } else { Ok(()) }
+    }
+
+    /// The batches of the run from its first step on.
+    pub(crate) fn first_loader(&self) -> Result<Loader, TrainError> {
+        let config = loader_config(&self.config, &self.corpus, &self.words);
+        Ok(Loader::new(Arc::clone(&self.corpus), config, self.config.seed)?)
+    }
+
+    /// The held-out text, as each measurement reads it.
+    pub(crate) fn held_out(&self) -> Result<Validation, TrainError> {
+        validate::held_out(&self.config, &self.corpus, self.words.ends)
+    }
+
+    /// The run's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.checkpoints.parent().expect("checkpoints lie in the run's folder")
     }
 
     fn save(&mut self) -> Result<(), TrainError> {

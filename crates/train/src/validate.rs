@@ -57,6 +57,18 @@ pub fn measure(run: &Trainer<'_>) -> Result<Option<Measurement>, TrainError> {
     run.tape.paused(|| measure_model(&run.model, &run.config, &run.corpus, run.words.ends))
 }
 
+/// The held-out text, in the rows of `config`, as each measurement reads it.
+pub fn held_out(
+    config: &RunConfig,
+    corpus: &Arc<Corpus>,
+    ends: Ends,
+) -> Result<Validation, TrainError> {
+    let batch = &config.batch;
+    let rows = (batch.micro_tokens / batch.seq_len).max(1);
+    let tokens_max = Some(config.validation.tokens as u64);
+    Ok(Validation::new(Arc::clone(corpus), ends, batch.seq_len, rows, tokens_max)?)
+}
+
 /// The same with any weights, none of which are recorded; rows are those of `config`.
 pub fn measure_model(
     model: &Llama,
@@ -64,10 +76,7 @@ pub fn measure_model(
     corpus: &Arc<Corpus>,
     ends: Ends,
 ) -> Result<Option<Measurement>, TrainError> {
-    let batch = &config.batch;
-    let rows = (batch.micro_tokens / batch.seq_len).max(1);
-    let tokens_max = Some(config.validation.tokens as u64);
-    let held = Validation::new(Arc::clone(corpus), ends, batch.seq_len, rows, tokens_max)?;
+    let held = held_out(config, corpus, ends)?;
     let mut by_source = BTreeMap::new();
     for source in held.sources() {
         let mut part = Part { bytes: held.bytes(source)?, ..Part::default() };
