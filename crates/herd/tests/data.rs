@@ -146,7 +146,7 @@ fn killed_at_any_moment_and_run_again_it_writes_the_same_bytes() {
     let expected = contents(&undisturbed);
     assert!(expected.len() > 10, "{} files are too few to tell", expected.len());
     let (mut killed, mut unfinished) = (0, 0);
-    let mut run = 0;
+    let mut run = 0u32;
     while killed < KILLS {
         let shards = place.shards(&format!("run{run}"));
         // Two or three kills each; the moments move over the whole run, and beyond what it takes.
