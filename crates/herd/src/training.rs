@@ -13,7 +13,8 @@ use herd_data::{Ends, TokenizeOptions, tokenize};
 use herd_model::GenerationDefaults;
 use herd_tensor::Device;
 use herd_train::config::Precision;
-use herd_train::metrics::Line;
+use herd_train::extend_context::Verdict;
+use herd_train::metrics::{Line, StepLine};
 use herd_train::{Event, Inputs, RunConfig, TrainError, Trainer, Words, schedule};
 use serde_json::json;
 
@@ -232,39 +233,7 @@ impl<'a> Teller<'a> {
                 self.step_begun = self.begun;
             }
             Event::Batch => self.waited_s = self.step_begun.elapsed().as_secs_f64(),
-            Event::Line(Line::Step(step)) => {
-                let step_s = self.step_begun.elapsed().as_secs_f64();
-                let tok_s = (step.tokens - self.tokens) as f64 / step_s;
-                self.tokens = step.tokens;
-                let peak_flops = self.peak_flops();
-                let mfu = peak_flops.map(|peak| tok_s * (self.flops_a_token)(step.seq_len) / peak);
-                let mean_tok_s =
-                    (step.tokens - self.first_tokens) as f64 / self.begun.elapsed().as_secs_f64();
-                let all = schedule::tokens_in_all(&self.config.batch, self.config.optim.steps);
-                let eta_s = all.saturating_sub(step.tokens) as f64 / mean_tok_s;
-                let peak = machine::peak_bytes();
-                let line = json!({
-                    "step": step.step, "tok_s": tok_s, "mfu": mfu, "step_s": step_s,
-                    "data_wait_s": self.waited_s, "peak_bytes": peak, "eta_s": eta_s,
-                });
-                // A full disk stops the run at its own files, with a proper error.
-                let _ = writeln!(self.speed, "{line}");
-                let mfu = mfu.map_or(String::new(), |mfu| format!(" mfu {:.1} %", 100.0 * mfu));
-                let bpb = self.bpb.map_or(String::new(), |bpb| format!(" bpb {bpb:.4}"));
-                self.console.note(format!(
-                    "step {}/{} loss {:.4}{bpb} grad {:.3} lr {:.3e} {:.0} tok/s{mfu} {} data {:.0} % eta {:.0} s",
-                    step.step,
-                    self.config.optim.steps,
-                    step.loss,
-                    step.grad_norm,
-                    step.lr,
-                    tok_s,
-                    bytes(peak),
-                    100.0 * self.waited_s / step_s,
-                    eta_s,
-                ));
-                self.step_begun = Instant::now();
-            }
+            Event::Line(Line::Step(step)) => self.tell_step(step),
             Event::Line(Line::Validation { loss, bpb, .. }) => {
                 self.bpb = Some(*bpb);
                 self.console.note(format!("validation: loss {loss:.4}, {bpb:.4} bits per byte"));
@@ -283,22 +252,58 @@ impl<'a> Teller<'a> {
             Event::Line(Line::Failure { what, error, .. }) => {
                 self.console.note(format!("{what} failed: {error}"));
             }
-            Event::Judged(verdict) => {
-                let what = if verdict.passed() { "passed" } else { "did not pass" };
-                let failed = verdict.failed.iter().map(|why| format!("; {why}"));
-                self.console.note(format!(
-                    "stage {} ({} tokens), round {}: {what}{}",
-                    verdict.stage,
-                    verdict.seq_len,
-                    verdict.round,
-                    failed.collect::<String>()
-                ));
-                self.step_begun = Instant::now();
-            }
+            Event::Judged(verdict) => self.tell_verdict(verdict),
             Event::Saved(path) => {
                 self.console.note(format!("saved {}", path.display()));
                 self.step_begun = Instant::now();
             }
         }
+    }
+
+    fn tell_step(&mut self, step: &StepLine) {
+        let step_s = self.step_begun.elapsed().as_secs_f64();
+        let tok_s = (step.tokens - self.tokens) as f64 / step_s;
+        self.tokens = step.tokens;
+        let peak_flops = self.peak_flops();
+        let mfu = peak_flops.map(|peak| tok_s * (self.flops_a_token)(step.seq_len) / peak);
+        let mean_tok_s =
+            (step.tokens - self.first_tokens) as f64 / self.begun.elapsed().as_secs_f64();
+        let all = schedule::tokens_in_all(&self.config.batch, self.config.optim.steps);
+        let eta_s = all.saturating_sub(step.tokens) as f64 / mean_tok_s;
+        let peak = machine::peak_bytes();
+        let line = json!({
+            "step": step.step, "tok_s": tok_s, "mfu": mfu, "step_s": step_s,
+            "data_wait_s": self.waited_s, "peak_bytes": peak, "eta_s": eta_s,
+        });
+        // A full disk stops the run at its own files, with a proper error.
+        let _ = writeln!(self.speed, "{line}");
+        let mfu = mfu.map_or(String::new(), |mfu| format!(" mfu {:.1} %", 100.0 * mfu));
+        let bpb = self.bpb.map_or(String::new(), |bpb| format!(" bpb {bpb:.4}"));
+        self.console.note(format!(
+            "step {}/{} loss {:.4}{bpb} grad {:.3} lr {:.3e} {:.0} tok/s{mfu} {} data {:.0} % eta {:.0} s",
+            step.step,
+            self.config.optim.steps,
+            step.loss,
+            step.grad_norm,
+            step.lr,
+            tok_s,
+            bytes(peak),
+            100.0 * self.waited_s / step_s,
+            eta_s,
+        ));
+        self.step_begun = Instant::now();
+    }
+
+    fn tell_verdict(&mut self, verdict: &Verdict) {
+        let what = if verdict.passed() { "passed" } else { "did not pass" };
+        let failed = verdict.failed.iter().map(|why| format!("; {why}"));
+        self.console.note(format!(
+            "stage {} ({} tokens), round {}: {what}{}",
+            verdict.stage,
+            verdict.seq_len,
+            verdict.round,
+            failed.collect::<String>()
+        ));
+        self.step_begun = Instant::now();
     }
 }
