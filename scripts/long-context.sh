@@ -9,8 +9,8 @@ work=${1:?usage: long-context.sh DIR [HERD]}
 herd=${2:-$here/target/release/herd}
 mkdir -p "$work"
 make="python3 $here/scripts/make-needles.py --hay $here/docs/model.md $here/docs/files.md --digits 2"
-$make --documents 12000 --chars 40 160 --needles 2 --seed 1 -o "$work/short.jsonl"
-$make --documents 3000 --chars 40 1000 --needles 3 --seed 2 -o "$work/long.jsonl"
+$make --documents 30000 --chars 0 80 --needles 4 --seed 1 -o "$work/short.jsonl"
+$make --documents 4000 --chars 0 900 --needles 6 --seed 2 -o "$work/long.jsonl"
 cd "$work"
 [ -d words ] || "$herd" tokenizer train -i short.jsonl --vocab-size 512 --specials 16 -o words
 
@@ -20,7 +20,7 @@ tokenizer = "words"
 input = ["short.jsonl"]
 validation_share = 0.02
 [model]
-layers = 2
+layers = 3
 width = 128
 heads = 4
 kv_heads = 4

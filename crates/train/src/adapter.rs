@@ -142,7 +142,7 @@ mod tests {
         let shape = herd_model::presets::preset("llama-3.1-8b").unwrap();
         let error = |rank, alpha, names: &[&str]| {
             let names = names.iter().map(|n| (*n).to_owned()).collect();
-            targets(&LoraConfig { rank, alpha, targets: names }, &shape).map_err(|e| e.to_string())
+            targets(&LoraConfig { rank, alpha, targets: names }, shape).map_err(|e| e.to_string())
         };
         assert_eq!(error(8, 16.0, &["v", "q"]).unwrap().len(), 2);
         assert!(error(8, 16.0, &["query"]).unwrap_err().contains("query"));

@@ -401,6 +401,10 @@ impl RunConfig {
             .try_into()
             .map_err(|e: toml::de::Error| TrainError::Toml { source: Box::new(e) })?;
         config.check()?;
+        if config.model.lora.is_some() && config.model.init.is_none() {
+            let expected = "the checkpoint that model.lora stands beside";
+            return Err(TrainError::no("model.init", "nothing", expected));
+        }
         Ok(config)
     }
 
@@ -439,13 +443,6 @@ impl RunConfig {
         if heads == 0 || width % heads != 0 {
             let value = format!("{heads} for a width of {width}");
             return no("model.heads", value, "a divisor of model.width");
-        }
-        if self.model.lora.is_some() && self.model.init.is_none() {
-            return no(
-                "model.init",
-                "nothing".into(),
-                "the checkpoint that model.lora stands beside",
-            );
         }
         if !self.batch.ramp.is_sorted_by_key(|r| r.from_tokens) {
             return no("batch.ramp", "unsorted".into(), "from_tokens ascending");
