@@ -2,10 +2,10 @@
 """Measure a step of training by herd and by PyTorch in one run and print a Markdown table.
 
 usage: scripts/compare-pytorch.py --herd target/release/herd [--shapes 15m,110m] [--rounds 3] [--repetitions 5]
-           [--peers bf16,autocast,f32,compiled] [--tcmalloc LIB.so] [--through COMMAND] [--threads 2] [--json RAW.json]
+           [--peers bf16,autocast,f32,f32-compiled,bf16-compiled] [--tcmalloc LIB.so] [--through COMMAND] [--threads 2] [--json RAW.json]
        (needs: pip install torch safetensors; Debian's libtcmalloc-minimal4 for --tcmalloc)
 
-Both sides train the same shape on random tokens, 4096 a step, AdamW and clipping included (scripts/train-pytorch.py --bench).
+Both sides train the same shape on random tokens, --tokens a step (4096), AdamW and clipping included (scripts/train-pytorch.py --bench).
 Every setting runs in a process of its own; within a round they take turns, the next round in reverse. A figure is the median
 of its rounds, each the median of its steps; a ratio is herd's best setting against that one. --through is put before each
 measured command, for a machine on which measurements have to queue.
@@ -23,17 +23,18 @@ PEERS = {
     "bf16": ["--precision", "bf16"],
     "autocast": ["--precision", "autocast"],
     "f32": ["--precision", "f32"],
-    "compiled": ["--precision", "bf16", "--compile"],
+    "f32-compiled": ["--precision", "f32", "--compile"],
+    "bf16-compiled": ["--precision", "bf16", "--compile"],
 }
 
 
 def jobs(args, shape):
     """Name, command and environment of each setting."""
-    n = ["--repetitions", str(args.repetitions), "--threads", str(args.threads)]
+    n = ["--repetitions", str(args.repetitions), "--threads", str(args.threads), "--tokens", str(args.tokens)]
     herd = [args.herd, "bench", "train", "--shape", shape, "--json", *n]
     row = "256" if shape == "15m" else "1024"
     ours = [("herd bf16", herd), ("herd bf16, a row at once", [*herd, "--micro-tokens", row])]
-    if "f32" in args.peers:
+    if "f32" in args.peers.split(","):
         ours.append(("herd f32", [*herd, "--weights", "f32"]))
     script = str(Path(__file__).parent / "train-pytorch.py")
     theirs = [(f"PyTorch {p}", [sys.executable, script, "--bench", shape, *PEERS[p], *n]) for p in args.peers.split(",")]
@@ -83,6 +84,7 @@ def main():
     parser.add_argument("--shapes", default="15m,110m")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--peers", default="bf16,autocast,f32")
     parser.add_argument("--tcmalloc", help="the library to preload")
     parser.add_argument("--through", default="", help="a command put before each measured one")

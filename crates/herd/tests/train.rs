@@ -328,7 +328,8 @@ fn a_run_whose_batches_were_exported_ends_with_the_same_bytes_and_read_them() {
     assert_eq!(header["train.weights"]["shape"], serde_json::json!([12 * 256]));
     fs::remove_file(told.join("batches.safetensors")).unwrap();
     done(&mut pretrain(folder.path(), "told", &[]));
-    assert_eq!(files(&folder.path().join("plain")), files(&told));
+    fs::remove_dir_all(told.join("checkpoints/step-0")).unwrap();
+    expect_same(&folder.path().join("plain"), &told);
     let begun = pretrain(folder.path(), "told", &["--export", "1"]).output().unwrap();
     assert!(String::from_utf8_lossy(&begun.stderr).contains("12 steps are done"));
 }
