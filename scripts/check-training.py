@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a small Llama with herd and with PyTorch from the same weights on the same batches, and compare their losses.
 
-usage: scripts/check-training.py --herd target/release/herd --text FILE [--text MORE] [--steps 2000] [--out FOLDER] [--seed 1]
+usage: scripts/check-training.py --herd target/release/herd --text FILE [--text MORE] [--steps 2000] [--lr 1e-3] [--out FOLDER] [--seed 1]
        (needs: pip install torch safetensors)
 
 FILE is anything that `herd data tokenize` reads: .txt, .jsonl, .jsonl.zst, .parquet. Held (issue "Train", must hold 2):
@@ -34,7 +34,7 @@ micro_tokens = 512
 [optim]
 steps = {steps}
 warmup_steps = {warmup}
-lr = 2e-3
+lr = {lr}
 [checkpoint]
 every = {steps}
 keep_last = 2
@@ -67,7 +67,7 @@ def prepare(args, herd, folder):
     # Long texts become documents of some pages, so that a share of them can be held out.
     herd("data", "tokenize", "--tokenizer", folder / "tokenizer", "--input", *args.text, "--text-bytes", "8192",
          "--validation", "0.05", "-o", folder / "shards")
-    settings = SETTINGS.format(seed=args.seed, steps=args.steps, warmup=args.steps // 20)
+    settings = SETTINGS.format(seed=args.seed, steps=args.steps, warmup=args.steps // 20, lr=args.lr)
     (folder / "run.toml").write_text(settings)
 
 
@@ -108,6 +108,7 @@ def main():
     parser.add_argument("--herd", required=True)
     parser.add_argument("--text", action="append", required=True)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="a new folder that is kept")
