@@ -164,7 +164,7 @@ impl Error {
                 return Some(format!("did you mean {near}?"));
             }
             Error::NoModel { nearest: None, .. } => {
-                "`herd ls` lists models, `herd pull smollm2` brings one"
+                "`herd ls` lists models, `herd pull` brings one"
             }
             Error::ManyFiles { .. } => "give the path of one of them to -m",
             Error::Busy { .. } => "wait for it to end, or stop it, and run this again",

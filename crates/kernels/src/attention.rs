@@ -196,23 +196,11 @@ pub fn attention(
     sequences: &[Sequence<'_>],
     lse: Option<&mut [f32]>,
 ) {
-    let width = heads * shape.head_dim;
     assert_eq!(q.len(), out.len(), "attention: q and out differ in length");
-    assert!(width > 0 && q.len().is_multiple_of(width), "attention: q is not rows of {width}");
     assert!(scale > 0.0, "attention: a scale of {scale}");
-    assert!(heads.is_multiple_of(shape.kv_heads), "attention: {heads} heads, {}", shape.kv_heads);
-    assert!(shape.page_len > 0 && shape.page_len.is_multiple_of(16), "attention: page length");
-    let rows = q.len() / width;
+    check_sizes(q, cache.len(), shape, heads, sequences);
+    let rows = q.len() / (heads * shape.head_dim);
     assert!(lse.as_ref().is_none_or(|l| l.len() == rows * heads), "attention: lse is not [T, H]");
-    for s in sequences {
-        assert!((s.row + s.rows) * width <= q.len(), "attention: rows past the end of q");
-        let pages = (s.past + s.rows).div_ceil(shape.page_len);
-        assert!(s.pages.len() >= pages, "attention: {pages} pages needed, {}", s.pages.len());
-        for &page in &s.pages[..pages] {
-            let end = (page as usize + 1) * shape.page_bytes();
-            assert!(end <= cache.len(), "attention: page {page} is past the end of the cache");
-        }
-    }
     let (out, lse) = (Parts::new(out), lse.map(Parts::new));
     let batch = Batch { out, lse, q, cache, shape, heads, scale, sequences };
     let groups = batch.groups();
@@ -275,6 +263,29 @@ pub fn attention(
             work.finish(&batch, &tiles);
         }
     });
+}
+
+/// Panics unless `q` is rows of heads and the sequences have their pages.
+fn check_sizes(
+    q: &[f32],
+    cache_bytes: usize,
+    shape: KvShape,
+    heads: usize,
+    sequences: &[Sequence<'_>],
+) {
+    let width = heads * shape.head_dim;
+    assert!(width > 0 && q.len().is_multiple_of(width), "attention: q is not rows of {width}");
+    assert!(heads.is_multiple_of(shape.kv_heads), "attention: {heads} heads, {}", shape.kv_heads);
+    assert!(shape.page_len > 0 && shape.page_len.is_multiple_of(16), "attention: page length");
+    for s in sequences {
+        assert!((s.row + s.rows) * width <= q.len(), "attention: rows past the end of q");
+        let pages = (s.past + s.rows).div_ceil(shape.page_len);
+        assert!(s.pages.len() >= pages, "attention: {pages} pages needed, {}", s.pages.len());
+        for &page in &s.pages[..pages] {
+            let end = (page as usize + 1) * shape.page_bytes();
+            assert!(end <= cache_bytes, "attention: page {page} is past the end of the cache");
+        }
+    }
 }
 
 #[cfg(test)]
