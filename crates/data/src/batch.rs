@@ -16,11 +16,11 @@ pub struct Batch {
     pub rows: usize,
     /// Places of a row.
     pub seq_len: usize,
-    /// Inputs [T]; 0 where there is padding.
+    /// Inputs `[T]`; 0 where there is padding.
     pub tokens_t: Vec<u32>,
-    /// What follows each input [T]; 0 where there is padding.
+    /// What follows each input `[T]`; 0 where there is padding.
     pub targets_t: Vec<u32>,
-    /// 1 where the target counts, 0 where there is padding [T].
+    /// 1 where the target counts, 0 where there is padding `[T]`.
     pub weight_t: Vec<f32>,
     /// The pieces of documents, ascending; what they leave over is padding, at the ends of rows.
     pub spans: Vec<Span>,

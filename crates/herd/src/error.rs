@@ -184,9 +184,7 @@ impl Error {
                 return Some(format!("--ctx-size {n} would fit"));
             }
             Error::Memory { most: None, .. } => "take a smaller model, or quantise this one",
-            Error::RunMemory { change: Some(change), .. } => {
-                return Some(format!("{change} would fit"));
-            }
+            Error::RunMemory { change: Some(it), .. } => return Some(format!("{it} would fit")),
             Error::RunMemory { change: None, .. } => "take a smaller model or shorter rows",
             Error::Template { .. } => {
                 "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"

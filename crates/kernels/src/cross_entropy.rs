@@ -1,6 +1,8 @@
 //! Cross-entropy of rows of logits, and its gradient written over them.
 //!
-//! loss = sum_t weight_t (lse_t - logit_t[target_t] + z lse_t^2), lse_t = ln sum_v e^logit_tv.
+//! ```text
+//! loss = sum_t weight_t (lse_t - logit_t[target_t] + z lse_t^2), lse_t = ln sum_v e^logit_tv
+//! ```
 //!
 //! The caller brings a chunk of rows at a time, so that the logits of all tokens never exist at once.
 //! Letters: T tokens, V vocabulary.

@@ -65,7 +65,7 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         Precision::Bf16 => Format::BF16,
         Precision::F32 => Format::F32,
     };
-    let params = shape.params() as u64;
+    let params = shape.params();
     let weights: usize = all_parts(shape)
         .iter()
         .map(|part| match part.shape(shape)[..] {
