@@ -333,3 +333,17 @@ fn a_run_whose_batches_were_exported_ends_with_the_same_bytes_and_read_them() {
     let begun = pretrain(folder.path(), "told", &["--export", "1"]).output().unwrap();
     assert!(String::from_utf8_lossy(&begun.stderr).contains("12 steps are done"));
 }
+
+#[test]
+fn one_dial_sets_the_rest_and_the_file_still_wins() {
+    let folder = begin();
+    let text = "tokenizer = \"words\"\n[data]\ninput = [\"docs.jsonl\"]\n[optim]\nsteps = 1\nwarmup_steps = 0\n\
+                [batch]\ntokens = 64\nseq_len = 64\n";
+    fs::write(folder.path().join("dial.toml"), text).unwrap();
+    let mut command = herd(folder.path());
+    done(command.args(["pretrain", "--config", "dial.toml", "--depth", "2", "--out", "dial"]));
+    let config = fs::read_to_string(folder.path().join("dial/config.toml")).unwrap();
+    for line in ["layers = 2", "width = 128", "heads = 2", "ffn_width = 384", "steps = 1"] {
+        assert!(config.lines().any(|l| l == line), "no {line} in {config}");
+    }
+}

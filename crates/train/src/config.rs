@@ -348,9 +348,6 @@ const OPTIONAL: [&str; 7] = [
     "batch.ramp",
 ];
 
-/// What a stage changes in the preset before the file is laid over it.
-pub type Base = fn(RunConfig) -> RunConfig;
-
 impl RunConfig {
     /// Reads a file and the `--set` overrides over it; paths in the file are relative to it.
     ///
@@ -361,11 +358,11 @@ impl RunConfig {
         RunConfig::read_over(path, overrides, |preset| preset)
     }
 
-    /// The same over a preset that a stage has changed.
+    /// The same over what `base` makes of the preset.
     pub fn read_over(
         path: &Path,
         overrides: &[(String, String)],
-        base: Base,
+        base: impl FnOnce(RunConfig) -> RunConfig,
     ) -> Result<RunConfig, TrainError> {
         let text = std::fs::read_to_string(path).map_err(|e| TrainError::io("read", path, e))?;
         let config = RunConfig::parse_over(&text, overrides, base)
@@ -378,11 +375,11 @@ impl RunConfig {
         RunConfig::parse_over(text, overrides, |preset| preset)
     }
 
-    /// The same of a text, over a preset that a stage has changed.
+    /// The same of a text, over what `base` makes of the preset.
     pub fn parse_over(
         text: &str,
         overrides: &[(String, String)],
-        base: Base,
+        base: impl FnOnce(RunConfig) -> RunConfig,
     ) -> Result<RunConfig, TrainError> {
         let mut given: Table =
             text.parse().map_err(|e: toml::de::Error| TrainError::Toml { source: Box::new(e) })?;
