@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Compare the memory that `herd plan` foretells of training runs with the most that they take.
+
+usage: scripts/check-plan.py --herd target/release/herd [--configs 50] [--seed 1]        (needs: GNU time)
+
+Random shapes, batches, formats and recomputing over examples/pretrain-tiny.toml, two steps each. Prints a line a config, and ends
+with code 1 if a plan is further than 5 % from the peak of its run.
+"""
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "pretrain-tiny.toml"
+
+
+def settings(rng):
+    heads = rng.choice([2, 3, 4, 6, 8])
+    seq_len = rng.choice([64, 128, 256, 512, 1024])
+    rows = rng.choice([1, 2, 4, 8])
+    return {
+        "model.layers": rng.randint(1, 10),
+        "model.heads": heads,
+        "model.kv_heads": rng.choice([n for n in range(1, heads + 1) if heads % n == 0]),
+        "model.width": heads * rng.choice([16, 32, 48, 64]),
+        "model.ffn_width": 32 * rng.randint(2, 32),
+        "model.tied": rng.choice(["true", "false"]),
+        "batch.seq_len": seq_len,
+        "batch.tokens": seq_len * rows,
+        "batch.micro_tokens": seq_len * rng.choice([n for n in (1, 2, 4, 8) if n <= rows]),
+        "precision.recompute": rng.choice(["true", "false"]),
+        "precision.weights": rng.choice(["bf16", "bf16", "f32"]),
+        "optim.steps": 2,
+        "optim.warmup_steps": 1,
+        "samples.every": 0,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--herd", required=True)
+    parser.add_argument("--configs", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    ratios = []
+    for _ in range(args.configs):
+        chosen = settings(rng)
+        flags = ["--config", str(EXAMPLE)] + [f"--set={key}={value}" for key, value in chosen.items()]
+        plan = subprocess.run([args.herd, "plan", "--json", *flags], capture_output=True, text=True, check=True)
+        planned = json.loads(plan.stdout)["peak_bytes"]
+        with tempfile.TemporaryDirectory() as out:
+            run = ["/usr/bin/time", "-f", "%M", args.herd, "pretrain", "-q", "--out", f"{out}/run", *flags]
+            measured = subprocess.run(run, capture_output=True, text=True, check=True)
+        peak = int(measured.stderr.split()[-1]) * 1024
+        ratios.append(planned / peak)
+        told = " ".join(str(value) for value in list(chosen.values())[:11])
+        print(f"{planned / peak:.3f}  {planned / 1e6:7.1f} of {peak / 1e6:7.1f} MB  {told}", flush=True)
+    far = [r for r in ratios if abs(r - 1) > 0.05]
+    print(f"{len(ratios)} configs, {min(ratios):.3f} to {max(ratios):.3f} of the measured peak, {len(far)} further than 5 %")
+    sys.exit(1 if far else 0)
+
+
+main()
