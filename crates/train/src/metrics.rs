@@ -116,6 +116,11 @@ impl Metrics {
                 file.set_len(bytes)?;
                 file.seek(SeekFrom::End(0))?;
             }
+            if cfg!(unix) && bytes == 0 {
+                // A checkpoint must not outlive the file that it counts the bytes of.
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+            }
             Ok((file, len))
         };
         let (file, len) = open().map_err(|e| TrainError::io("open", path, e))?;

@@ -10,6 +10,7 @@ use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Micro, Sums, accumulate};
 use crate::words::Words;
 use crate::{adapter, init, sample, schedule, validate};
+use herd_data::disk::RealDisk;
 use herd_data::{
     Batch, Check, Corpus, Hash, Loader, LoaderConfig, LongDocuments, MixSource, Mixture, Phase,
     Policy, Ramp, Validation,
@@ -468,13 +469,11 @@ fn flat(text: &str) -> std::collections::BTreeMap<String, String> {
     out
 }
 
-/// Puts a small file in its place, whole or not at all.
+/// Puts a small file in its place, on the disk, whole or not at all.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let part = path.with_extension("part");
-    fs::write(&part, bytes)
-        .and_then(|()| File::open(&part)?.sync_all())
-        .and_then(|()| fs::rename(&part, path))
-        .map_err(|e| TrainError::io("write", path, e))
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder = path.parent().unwrap_or(Path::new("."));
+    Ok(herd_data::disk::replace(&RealDisk, folder, &name, &[bytes])?)
 }
 
 fn format(config: &RunConfig) -> Format {
