@@ -49,6 +49,14 @@ fn targets(lora: &LoraConfig, shape: &Config) -> Result<Vec<&'static Target>, Tr
     Ok(TARGETS.iter().filter(|(known, ..)| lora.targets.iter().any(|t| t == known)).collect())
 }
 
+/// The parts that get a trained addition.
+///
+/// Errors: a target, rank or alpha is out of bounds.
+pub(crate) fn parts(lora: &LoraConfig, shape: &Config) -> Result<Vec<Part>, TrainError> {
+    let targets = targets(lora, shape)?;
+    Ok((0..shape.layers).flat_map(|l| targets.iter().map(move |(_, _, part)| part(l))).collect())
+}
+
 /// The checkpoint with all weights frozen, and a trained addition beside each target.
 ///
 /// Errors: a target, rank or alpha that cannot be; a part that cannot be read.
@@ -60,10 +68,8 @@ pub fn build(
     training: &Training,
 ) -> Result<Llama, TrainError> {
     let shape = checkpoint.config.clone();
-    let targets = targets(lora, &shape)?;
+    let parts = parts(lora, &shape)?;
     let mut llama = Llama::load(checkpoint, device, shape.context)?;
-    let parts: Vec<Part> =
-        (0..shape.layers).flat_map(|l| targets.iter().map(move |(_, _, part)| part(l))).collect();
     llama.add_lora(training, &parts, lora.rank, lora.alpha as f32, |part, piece, len| {
         init::lora(&shape, part, piece, lora.rank, len, config.seed)
     });

@@ -4,10 +4,11 @@
 //! buffers (the smallest that is large enough, else a new one for the largest too small), in the
 //! order in which the model's page takes and gives them. So the count is that of the run.
 
-use crate::config::{Precision, RunConfig};
+use crate::adapter;
+use crate::config::{LoraConfig, Precision, RunConfig};
 use crate::schedule::{self, Size};
-use herd_model::Config;
-use herd_model::names::all_parts;
+use herd_model::names::{Part, all_parts};
+use herd_model::{Checkpoint, Config};
 use herd_tensor::{Format, Weight};
 
 /// Bytes by part.
@@ -65,16 +66,10 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         Precision::Bf16 => Format::BF16,
         Precision::F32 => Format::F32,
     };
-    let params = shape.params();
-    let weights: usize = all_parts(shape)
-        .iter()
-        .map(|part| match part.shape(shape)[..] {
-            [rows, cols] => Weight::bytes_of(format, rows, cols),
-            ref gains => gains.iter().product::<usize>() * 4,
-        })
-        .sum();
-    // A head that is the embedding has sums for both uses.
-    let looked_up = if shape.tied { (shape.vocab * shape.width) as u64 } else { 0 };
+    let Sizes { params, weights, looked_up } = match &run.model.lora {
+        None => whole(shape, format),
+        Some(lora) => beside_frozen(run, lora, shape, format),
+    };
     let stored = if format == Format::BF16 { 2 } else { 4 };
     let checkpoint = params * (stored + 12);
     let kept = run.checkpoint.keep_last as u64 + 1;
@@ -88,7 +83,7 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
     };
     let plan = Plan {
         masters: 4 * params,
-        weights: weights as u64,
+        weights,
         gradients: 4 * (params + looked_up),
         moments: 8 * params,
         activations: most(&|seq_len| activations(run, shape, seq_len)),
@@ -102,6 +97,40 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         disk: checkpoint * (kept + forever),
     };
     Plan { rest: plan.rest + plan.peak() / SLACK, ..plan }
+}
+
+/// Trained numbers, bytes of weights as products read them, and numbers of an embedding that is the
+/// head as well: it has sums for both uses.
+struct Sizes {
+    params: u64,
+    weights: u64,
+    looked_up: u64,
+}
+
+fn whole(shape: &Config, format: Format) -> Sizes {
+    let weights = all_parts(shape).into_iter().map(|part| part_bytes(shape, part, format)).sum();
+    let looked_up = if shape.tied { (shape.vocab * shape.width) as u64 } else { 0 };
+    Sizes { params: shape.params(), weights, looked_up }
+}
+
+/// LoRA trains its additions alone; the base lies in memory as its checkpoint stores it.
+fn beside_frozen(run: &RunConfig, lora: &LoraConfig, shape: &Config, format: Format) -> Sizes {
+    let base = run.model.init.as_ref().and_then(|path| Checkpoint::open(path).ok());
+    let stored = |part| base.as_ref().and_then(|base| base.format(part).ok()).unwrap_or(format);
+    let frozen: u64 =
+        all_parts(shape).into_iter().map(|part| part_bytes(shape, part, stored(part))).sum();
+    // Settings that are out of bounds are refused by those who load the model.
+    let targets = adapter::parts(lora, shape).unwrap_or_default();
+    let added = |part: &Part| lora.rank * part.shape(shape).iter().sum::<usize>();
+    let params = targets.iter().map(added).sum::<usize>() as u64;
+    Sizes { params, weights: frozen + 4 * params, looked_up: 0 }
+}
+
+fn part_bytes(shape: &Config, part: Part, format: Format) -> u64 {
+    match part.shape(shape)[..] {
+        [rows, cols] => Weight::bytes_of(format, rows, cols) as u64,
+        ref gains => gains.iter().product::<usize>() as u64 * 4,
+    }
 }
 
 /// What a run could change to take less, from the cheapest on, and the plan that it would have.
@@ -387,6 +416,19 @@ mod tests {
             context: 512,
             tied: true,
         }
+    }
+
+    #[test]
+    fn a_lora_is_not_planned_as_if_all_were_trained() {
+        let mut run = presets::tiny();
+        let shape = shape(4, 64, 4, 4, 128);
+        let all = plan(&run, &shape, 1);
+        let targets = vec!["q".to_owned(), "down".to_owned()];
+        run.model.lora = Some(LoraConfig { rank: 2, alpha: 4.0, targets });
+        let some = plan(&run, &shape, 1);
+        // Of each layer q, 64 by 64, and down, 64 by 128, with a rank of 2.
+        assert_eq!(some.masters, 4 * 4 * 2 * (64 + 64 + 64 + 128));
+        assert!(some.moments == 2 * some.masters && some.weights > all.weights);
     }
 
     #[test]
