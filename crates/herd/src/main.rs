@@ -11,7 +11,6 @@ mod console;
 mod error;
 mod fit;
 mod flags;
-mod folder;
 mod live;
 mod machine;
 mod measure;

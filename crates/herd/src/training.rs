@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
 use herd_data::{Ends, TokenizeOptions, tokenize};
-use herd_model::GenerationDefaults;
+use herd_model::{Config, GenerationDefaults};
 use herd_tensor::Device;
 use herd_train::plan::{plan, savings};
 use herd_train::runs::Run;
-use herd_train::{Event, Inputs, RunConfig, TrainError, Trainer, Words, report};
+use herd_train::{Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
 
 use crate::console::Console;
 use crate::error::Error;
@@ -81,7 +81,7 @@ pub fn with_inputs<T>(
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let words = words(&config.tokenizer)?;
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
-    refuse_what_does_not_fit(&config, &words, &device)?;
+    refuse_what_does_not_fit(&config, &network(&config, &words)?, device.threads())?;
     let shards = shards(&config, &words, &flags.out, device.threads(), console)?;
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_interrupt(&stop, console);
@@ -95,22 +95,20 @@ pub fn with_inputs<T>(
     Ok(done?)
 }
 
-/// Errors: the plan of the run exceeds the memory that is free; the cheapest change that would do
-/// is named.
-fn refuse_what_does_not_fit(
+/// Errors: the plan of a run of a network of this shape exceeds the memory that is free; the
+/// cheapest change that would do is named.
+pub fn refuse_what_does_not_fit(
     config: &RunConfig,
-    words: &Words,
-    device: &Device,
+    shape: &Config,
+    threads: usize,
 ) -> Result<(), Error> {
     let available = machine::machine().memory_available_bytes;
-    let shape = herd_train::network(config, words)?;
-    let needed = plan(config, &shape, device.threads()).peak();
+    let needed = plan(config, shape, threads).peak();
     if available == 0 || needed <= available {
         return Ok(());
     }
-    let savings = savings(config, &shape, device.threads()).into_iter();
-    let change =
-        savings.filter(|(_, plan)| plan.peak() <= available).map(|(change, _)| change).next();
+    let mut savings = savings(config, shape, threads).into_iter();
+    let change = savings.find(|(_, plan)| plan.peak() <= available).map(|(change, _)| change);
     Err(Error::RunMemory { needed, available, change })
 }
 

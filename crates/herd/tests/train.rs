@@ -292,6 +292,10 @@ fn what_is_wrong_is_named_and_nothing_is_lost() {
     fails(&["--out", "x", "--set", "optim.step=1"], &["optim.step", "did you mean optim.steps?"]);
     fails(&["--out", "x", "--set", "optim.lr=fast"], &["fast"]);
     fails(&["--out", "x", "--set", "batch.tokens=100"], &["100 in rows of 64"]);
+    let tokens = "batch.tokens=1152921504606846976"; // 2^60
+    fails(&["--out", "x", "--set", tokens], &["1152921504606846976", "2^28"]);
+    fails(&["--out", "x", "--set", "samples.tokens=0"], &["samples.tokens", "1 to 65536"]);
+    fails(&["--out", "x", "--set", "model.init_std=nan"], &["model.init_std", "NaN"]);
     fails(&["--out", "x", "--set", "preset=8g"], &["8g", "did you mean 8b?"]);
     fails(&["--out", "x", "--set", "model.heads=3"], &["3 for a width of 32"]);
     done(&mut pretrain(folder.path(), "run", &[]));

@@ -348,6 +348,12 @@ const OPTIONAL: [&str; 7] = [
     "batch.ramp",
 ];
 
+/// Tokens a step at most, so that a slip of the pen takes no terabytes.
+const TOKENS_MAX: usize = 1 << 28;
+
+/// Tokens a sample at most.
+const SAMPLE_MAX: usize = 1 << 16;
+
 impl RunConfig {
     /// Reads a file and the `--set` overrides over it; paths in the file are relative to it.
     ///
@@ -427,12 +433,12 @@ impl RunConfig {
         let sizes = [(self.batch.tokens, self.batch.seq_len)];
         let ramps = self.batch.ramp.iter().map(|r| (r.tokens, r.seq_len));
         for (tokens, seq_len) in sizes.into_iter().chain(ramps) {
-            if seq_len == 0 || tokens == 0 || tokens % seq_len != 0 {
+            if seq_len == 0 || tokens == 0 || tokens > TOKENS_MAX || tokens % seq_len != 0 {
                 let value = format!("{tokens} in rows of {seq_len}");
                 return no(
                     "batch.tokens",
                     value,
-                    "whole rows of batch.seq_len tokens, at least one",
+                    "whole rows of batch.seq_len tokens, from one row to 2^28",
                 );
             }
         }
@@ -456,6 +462,7 @@ impl RunConfig {
             ("optim.eps", self.optim.eps, 1e-30..=1.0),
             ("optim.weight_decay", self.optim.weight_decay, 0.0..=10.0),
             ("optim.max_grad_norm", self.optim.max_grad_norm, 1e-12..=f64::MAX),
+            ("model.init_std", self.model.init_std, 0.0..=100.0),
             ("samples.temperature", self.samples.temperature, 0.0..=100.0),
             ("spikes.deviations", self.spikes.deviations, 1.0..=f64::MAX),
         ];
@@ -478,6 +485,10 @@ impl RunConfig {
             if value == 0 {
                 return no(key, "0".into(), "at least 1");
             }
+        }
+        let samples = self.samples.tokens;
+        if self.samples.every > 0 && !(1..=SAMPLE_MAX).contains(&samples) {
+            return no("samples.tokens", samples.to_string(), "1 to 65536");
         }
         if self.optim.warmup_steps > self.optim.steps {
             let value = self.optim.warmup_steps.to_string();

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::console::{Console, Verdict, bytes};
 use crate::error::Error;
+use crate::training::refuse_what_does_not_fit;
 use crate::{flags, machine};
 
 /// Flags of `herd bench train`.
@@ -90,13 +91,17 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     };
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let format = if flags.weights == "f32" { Format::F32 } else { Format::BF16 };
+    let micro = flags.micro_tokens.unwrap_or(tokens).min(tokens) / seq_len * seq_len;
+    let micro = micro.max(seq_len);
+    let mut run = run;
+    (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (tokens, seq_len, micro);
+    (run.precision.recompute, run.batch.ramp) = (flags.recompute, vec![]);
+    refuse_what_does_not_fit(&run, &shape, device.threads())?;
     let tape = Arc::new(Tape::default());
     let training = Training { tape: Arc::clone(&tape), format, recompute: flags.recompute };
     let numbers = |part| Ok::<_, Infallible>(first_numbers(&shape, part, 0.02, 1));
     let Ok(model) = Llama::trainable(&shape, &device, seq_len, &training, numbers);
     let mut optimizer = Optimizer::new(&model, OptimizerConfig::LLAMA);
-    let micro = flags.micro_tokens.unwrap_or(tokens).min(tokens) / seq_len * seq_len;
-    let micro = micro.max(seq_len);
     let mut seconds = Vec::new();
     for _ in 0..=flags.repetitions {
         let batch = Random { tokens, micro, seq_len, vocab: flags.vocab as u32 };

@@ -9,6 +9,7 @@ use herd_codec::tokenizer::train::{
     Extension, Guard, LLAMA3_TOKEN_BYTES, NewIds, PieceCounts, Split, Trained, Training, extend,
     fold, special_names, train,
 };
+use herd_tensor::files::NewFolder;
 use serde_json::{Value, json};
 
 use crate::carry::tokenizer_config;
@@ -18,7 +19,7 @@ use crate::error::Error;
 use crate::fit::{Part, measure};
 use crate::store::Store;
 use crate::texts::Texts;
-use crate::{flags, folder, vocabulary};
+use crate::{flags, vocabulary};
 
 /// Flags of `herd tokenizer`.
 #[derive(Debug, clap::Args)]
@@ -334,7 +335,11 @@ fn write(
         Ok(ranks) => files.push(("tokenizer.model", ranks)),
         Err(error) => console.note(format!("no tokenizer.model: {error}")),
     }
-    folder::write(out, &files)?;
+    let folder = NewFolder::create(out)?;
+    for (name, bytes) in &files {
+        folder.write(name, bytes)?;
+    }
+    folder.publish()?;
     let (got, asked) = (trained.merges.len(), trained.merges_asked);
     if got < asked {
         let (got, asked) = (count(got as u64), count(asked as u64));

@@ -75,3 +75,29 @@ impl Drop for NewFolder {
         let _ = fs::remove_dir_all(&self.part);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_written_whole_and_never_over_another() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("out");
+        fs::create_dir(home.path().join(".out.part")).unwrap();
+        fs::write(home.path().join(".out.part/left"), "by a kill").unwrap();
+        let folder = NewFolder::create(&path).unwrap();
+        folder.make("state").unwrap();
+        folder.write("a", b"1").unwrap();
+        folder.write("state/b", b"2").unwrap();
+        assert!(!path.exists(), "nothing stands there before it is whole");
+        folder.publish().unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        assert!(NewFolder::create(&path).is_err());
+        assert_eq!(fs::read(path.join("a")).unwrap(), b"1");
+        assert!(NewFolder::create(home.path().join("no/such/folder")).is_err());
+        drop(NewFolder::create(home.path().join("given up")).unwrap());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+}
