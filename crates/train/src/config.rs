@@ -76,9 +76,9 @@ pub struct ModelConfig {
     pub lora: Option<LoraConfig>,
 }
 
-/// Additions of low rank beside frozen weights.
+/// Additions of low rank beside frozen weights; rank 8, alpha 16, everywhere unless said otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
     /// Rank.
     pub rank: usize,
@@ -86,6 +86,13 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Of `q k v o gate up down`.
     pub targets: Vec<String>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        let targets = ["q", "k", "v", "o", "gate", "up", "down"].map(str::to_owned).to_vec();
+        LoraConfig { rank: 8, alpha: 16.0, targets }
+    }
 }
 
 /// Token shards and how rows are made of them.
