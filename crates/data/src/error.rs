@@ -139,9 +139,12 @@ impl DataError {
         match self {
             DataError::DiskFull { .. } => Some("make room and run this again: it goes on"),
             DataError::Record { fault: Fault::NoField { .. } | Fault::NotText { .. }, .. } => {
-                Some("name the field with --field, or count such rows with --skip-bad")
+                Some("name the field with --field, or pass over such rows with --skip-bad")
             }
-            DataError::Record { .. } => Some("count such rows instead with --skip-bad"),
+            DataError::Record { fault: Fault::TooLong { .. }, .. } => {
+                Some("cut the text into documents, a line of JSON each")
+            }
+            DataError::Record { .. } => Some("pass over such rows with --skip-bad"),
             DataError::Column { .. } => Some("name the column with --field"),
             DataError::SameName { .. } => Some("name them apart: --input NAME=PATH"),
             DataError::OtherRun { .. } => Some("choose another folder, or remove this one"),

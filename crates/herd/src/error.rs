@@ -68,15 +68,6 @@ pub enum Error {
     #[error("{model} offers {} model files: {}", files.len(), files.join(", "))]
     Choose { model: String, files: Vec<String> },
 
-    #[error("{} is not UTF-8 at byte {offset}", path.display())]
-    Utf8 { path: PathBuf, offset: u64 },
-
-    #[error("line {line} of {} is no record with a text: {what}", path.display())]
-    Record { path: PathBuf, line: u64, what: String },
-
-    #[error("{} has more than {limit} bytes at byte {offset} without a place to cut", path.display())]
-    Uncut { path: PathBuf, offset: u64, limit: usize },
-
     #[error("{} is {what}", path.display())]
     Json { path: PathBuf, what: String },
 
@@ -190,8 +181,6 @@ impl Error {
                 "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
             }
             Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
-            Error::Record { .. } => "--field names the field that holds the text",
-            Error::Uncut { .. } => "cut the text into documents, a line of JSON each",
             Error::Request(herd_engine::RequestError::Context { .. }) => {
                 "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
             }
@@ -212,7 +201,6 @@ impl Error {
             | Error::Package { .. }
             | Error::Answer { .. }
             | Error::Json { .. }
-            | Error::Utf8 { .. }
             | Error::Codec(_)
             | Error::NoTokenizer { .. }
             | Error::Tokenizer { .. }

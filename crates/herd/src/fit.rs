@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use herd_codec::tokenizer::train::{Split, fold};
 use herd_codec::{Compression, TokenId, TokenKind, Tokenizer};
+use herd_data::read::Labelled;
 use serde_json::{Value, json};
 
 use crate::console::Console;
 use crate::error::Error;
-use crate::texts::{Text, Texts};
+use crate::texts::Texts;
 
 /// The measures of one part of a corpus, for each vocabulary in turn.
 #[derive(Clone, Debug, Default)]
@@ -44,14 +45,14 @@ pub fn measure(texts: &Texts, tokenizers: &[&Tokenizer], threads: usize) -> Resu
         let cuts = splits.iter().map(|split| split.last_cut(text));
         cuts.reduce(|a, b| a.zip(b).map(|(a, b)| a.min(b))).flatten()
     };
-    let sources = texts.sources();
     let parts = fold(
         threads,
         texts.chunks(last_cut),
         || (Fit::default(), vec![Vec::new(); tokenizers.len()]),
         |(fit, ids): &mut (Fit, Vec<Vec<TokenId>>), chunk| {
-            texts.each(&chunk, |text| {
-                fit.add(tokenizers, &text, sources[text.source], ids);
+            let source = texts.source(&chunk);
+            texts.each(chunk, |text| {
+                fit.add(tokenizers, &text, source, ids);
                 Ok(())
             })
         },
@@ -65,7 +66,7 @@ impl Fit {
     fn add(
         &mut self,
         tokenizers: &[&Tokenizer],
-        text: &Text<'_>,
+        text: &Labelled,
         source: &str,
         ids: &mut [Vec<TokenId>],
     ) {

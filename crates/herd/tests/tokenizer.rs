@@ -102,6 +102,20 @@ fn an_extension_reports_what_it_shortens_and_that_english_stays() {
 }
 
 #[test]
+fn a_vocabulary_is_learnt_from_a_column_and_rows_without_text_are_passed_over_when_asked() {
+    let home = tempfile::tempdir().unwrap();
+    let (home, out) = (home.path(), home.path().join("out"));
+    let table = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/parquet/plain.parquet");
+    let args = ["tokenizer", "train", "-i", table, "--vocab-size", "1000", "-o"];
+    let args = [&args[..], &[out.to_str().unwrap()]].concat();
+    let (code, _, err) = run(home, &args);
+    assert!(code == 2 && err.contains("--skip-bad"), "{err}");
+    let said = answer(home, &[&args[..], &["--skip-bad"]].concat());
+    assert_eq!(said["records_skipped"], 2);
+    assert_eq!(said["compression"]["sources"]["plain"]["texts"], 297);
+}
+
+#[test]
 fn what_is_wrong_is_one_line_and_leaves_nothing_behind() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
@@ -114,8 +128,8 @@ fn what_is_wrong_is_one_line_and_leaves_nothing_behind() {
     let record = file("record.jsonl", b"{\"text\":\"a\"}\n{\"body\":\"b\"}\n");
     let cases: [(&[&str], &str); 9] = [
         (&["-i", &empty, "--vocab-size", "1000"], "no text to learn from"),
-        (&["-i", &bad, "--vocab-size", "1000"], "bad.txt is not UTF-8 at byte 12"),
-        (&["-i", &record, "--vocab-size", "1000"], "line 2 of "),
+        (&["-i", &bad, "--vocab-size", "1000"], "bad.txt: not UTF-8 at byte 12"),
+        (&["-i", &record, "--vocab-size", "1000"], "row 2 of "),
         (&["-i", &good, "--vocab-size", "511"], "511 ids cannot hold"),
         (&["-i", &good, "--vocab-size", "100000000"], "the limit is"),
         (&["-i", &good, "--vocab-size", "1000", "--split", "(a"], "the split pattern"),

@@ -1,14 +1,15 @@
-//! One text field of a JSON line, without keeping the others.
+//! The text of a JSON line and what is said of it, without keeping the other fields.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor};
 
+use super::Labelled;
 use crate::Fault;
 
-/// The text under `field` of the object that `line` is; the last one where it stands twice, as in
-/// Python.
-pub(super) fn text_field(line: &[u8], field: &str) -> Result<String, Fault> {
+/// The text under `field` of the object that `line` is, and its labels; the last one where a field
+/// stands twice, as in Python.
+pub(super) fn labelled(line: &[u8], field: &str) -> Result<Labelled, Fault> {
     let not_json = |e: serde_json::Error| Fault::NotJson { reason: e.to_string() };
     if let Err(e) = std::str::from_utf8(line) {
         return Err(Fault::NotUtf8 { at: e.valid_up_to() });
@@ -16,17 +17,38 @@ pub(super) fn text_field(line: &[u8], field: &str) -> Result<String, Fault> {
     let mut reader = serde_json::Deserializer::from_slice(line);
     let found = Object { field }.deserialize(&mut reader).map_err(not_json)?;
     reader.end().map_err(not_json)?;
-    match found {
-        Found::Text(text) => Ok(text),
-        Found::Other => Err(Fault::NotText { field: field.to_owned() }),
-        Found::Nothing => Err(Fault::NoField { field: field.to_owned() }),
-    }
+    let text = match found.text {
+        Found::Text(text) => text,
+        Found::Other => return Err(Fault::NotText { field: field.to_owned() }),
+        Found::Nothing => return Err(Fault::NoField { field: field.to_owned() }),
+    };
+    let (language, domain) = (found.language.text(), found.domain.text());
+    Ok(Labelled { text, language, domain })
 }
 
+/// The fields of a line that are kept.
+#[derive(Default)]
+struct Fields {
+    text: Found,
+    language: Found,
+    domain: Found,
+}
+
+#[derive(Default)]
 enum Found {
     Text(String),
     Other,
+    #[default]
     Nothing,
+}
+
+impl Found {
+    fn text(self) -> Option<String> {
+        match self {
+            Found::Text(text) => Some(text),
+            Found::Other | Found::Nothing => None,
+        }
+    }
 }
 
 struct Object<'a> {
@@ -34,54 +56,72 @@ struct Object<'a> {
 }
 
 impl<'de> DeserializeSeed<'de> for Object<'_> {
-    type Value = Found;
+    type Value = Fields;
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Fields, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Object<'_> {
-    type Value = Found;
+    type Value = Fields;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
-        let mut found = Found::Nothing;
-        while let Some(wanted) = map.next_key_seed(Key { field: self.field })? {
-            match wanted {
-                true => found = map.next_value_seed(Text)?,
-                false => drop(map.next_value::<IgnoredAny>()?),
-            }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let mut found = Fields::default();
+        while let Some(key) = map.next_key_seed(Key { field: self.field })? {
+            let place = match key {
+                Wanted::Text => &mut found.text,
+                Wanted::Language => &mut found.language,
+                Wanted::Domain => &mut found.domain,
+                Wanted::Nothing => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            *place = map.next_value_seed(Text)?;
         }
         Ok(found)
     }
 }
 
-/// Whether a key is the wanted one.
+/// Which field a key stands for.
+enum Wanted {
+    Text,
+    Language,
+    Domain,
+    Nothing,
+}
+
 struct Key<'a> {
     field: &'a str,
 }
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = bool;
+    type Value = Wanted;
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Wanted, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Key<'_> {
-    type Value = bool;
+    type Value = Wanted;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
-        Ok(key == self.field)
+    fn visit_str<E: Error>(self, key: &str) -> Result<Wanted, E> {
+        Ok(match key {
+            _ if key == self.field => Wanted::Text,
+            "lang" | "language" => Wanted::Language,
+            "domain" => Wanted::Domain,
+            _ => Wanted::Nothing,
+        })
     }
 }
 
@@ -149,13 +189,16 @@ mod tests {
             r#"{"id": [1, {"text": 2}], "te\u0078t": "a\"\u00e9\n", "x": null} "#,
             r#"{"text": 1, "text": "a\"é\n"}"#,
         ] {
-            assert_eq!(text_field(line.as_bytes(), "text").unwrap(), "a\"é\n", "{line}");
+            assert_eq!(labelled(line.as_bytes(), "text").unwrap().text, "a\"é\n", "{line}");
         }
+        let line = br#"{"lang": "de", "domain": 5, "text": "a"}"#;
+        let (text, language) = ("a".to_owned(), Some("de".to_owned()));
+        assert_eq!(labelled(line, "text").unwrap(), Labelled { text, language, domain: None });
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        let reason = |line: &[u8]| text_field(line, "text").unwrap_err().reason();
+        let reason = |line: &[u8]| labelled(line, "text").unwrap_err().reason();
         assert_eq!(reason(br#"{"id": "text"}"#), "no_field");
         for value in ["1", "-1", "0.5", "null", "true", "[\"a\"]", "{\"text\": \"a\"}"] {
             assert_eq!(reason(format!("{{\"text\": {value}}}").as_bytes()), "not_text");

@@ -5,7 +5,7 @@
 //! | `sources` | which files, and under which names |
 //! | `stream` | bytes of a file, unpacked, with bounds |
 //! | `lines` | records of text and JSON lines |
-//! | `json` | the one field of a line that is wanted |
+//! | `json` | the few fields of a line that are wanted |
 //! | `columns` | records of Parquet |
 //!
 //! Reading gives [`Raw`] records in the file's order; [`Raw::parse`] makes a document of one, and
@@ -73,6 +73,17 @@ pub struct Document {
     pub id: RowId,
 }
 
+/// A text and what its record says of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labelled {
+    /// The text.
+    pub text: String,
+    /// What stands in its field `lang` or `language`.
+    pub language: Option<String>,
+    /// What stands in its field `domain`.
+    pub domain: Option<String>,
+}
+
 /// A record that has been read but not understood.
 #[derive(Clone, Debug)]
 pub struct Raw {
@@ -104,13 +115,21 @@ impl Raw {
 
     /// The text of the record; `field` is the JSON field that holds it. An empty text is a fault.
     pub fn parse(self, field: &str) -> Result<String, Fault> {
-        let text = match self.body {
-            Body::Text(bytes) => String::from_utf8(bytes)
-                .map_err(|e| Fault::NotUtf8 { at: e.utf8_error().valid_up_to() })?,
-            Body::Json(line) => json::text_field(&line, field)?,
+        self.labelled(field).map(|record| record.text)
+    }
+
+    /// The text of the record and its labels, as [`parse`](Raw::parse) gives it.
+    pub fn labelled(self, field: &str) -> Result<Labelled, Fault> {
+        let record = match self.body {
+            Body::Text(bytes) => {
+                let text = String::from_utf8(bytes)
+                    .map_err(|e| Fault::NotUtf8 { at: e.utf8_error().valid_up_to() })?;
+                Labelled { text, ..Labelled::default() }
+            }
+            Body::Json(line) => json::labelled(&line, field)?,
             Body::Broken(fault) => return Err(fault),
         };
-        if text.is_empty() { Err(Fault::Empty) } else { Ok(text) }
+        if record.text.is_empty() { Err(Fault::Empty) } else { Ok(record) }
     }
 }
 

@@ -48,6 +48,14 @@ impl InputFile {
         kind.map(|(_, kind, packing)| InputFile { path: path.to_owned(), kind, packing })
             .ok_or_else(|| DataError::Kind { path: path.to_owned(), expected: ENDINGS })
     }
+
+    /// The file's name without the endings that say what it holds.
+    pub fn stem(&self) -> String {
+        match name_parts(&self.path) {
+            Some((stem, ..)) => stem,
+            None => self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
 }
 
 /// The stem of a file's name, and what its endings say.
@@ -105,9 +113,8 @@ impl Sources {
                 Some(name) => found.add(&mut seen, name.to_owned(), path, files)?,
                 None => {
                     for file in files {
-                        let (stem, ..) = name_parts(&file.path).expect("its kind is known");
                         let path = file.path.clone();
-                        found.add(&mut seen, stem, &path, vec![file])?;
+                        found.add(&mut seen, file.stem(), &path, vec![file])?;
                     }
                 }
             }
@@ -144,8 +151,9 @@ impl Sources {
         Ok(())
     }
 
-    /// The files at `path`: itself, or those below it.
-    fn files(&mut self, path: &Path) -> Result<Vec<InputFile>, DataError> {
+    /// The files at `path`: itself, or those below it in the order of their names; adds what it
+    /// leaves out to `ignored`. Errors: what cannot be read; a file that holds nothing known.
+    pub fn files(&mut self, path: &Path) -> Result<Vec<InputFile>, DataError> {
         if !fs::metadata(path).map_err(DataError::io("read", path))?.is_dir() {
             return Ok(vec![InputFile::new(path)?]);
         }

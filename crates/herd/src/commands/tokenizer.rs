@@ -41,12 +41,15 @@ enum Command {
 /// Which texts, and on how many threads.
 #[derive(Debug, clap::Args)]
 struct InputFlags {
-    /// Files or folders: .txt, .jsonl, also with .gz or .zst behind
+    /// Files or folders: .txt, .jsonl (also .gz, .zst), .parquet
     #[arg(short, long, required = true, num_args = 1.., value_name = "PATH")]
     input: Vec<PathBuf>,
-    /// The field of a JSON line that holds the text
+    /// The field of a JSON line, or the column of Parquet, that holds the text
     #[arg(long, default_value = "text", value_name = "NAME")]
     field: String,
+    /// Pass over records that hold no text, and count them
+    #[arg(long)]
+    skip_bad: bool,
     /// Threads that compute; they change nothing [default: as many as the machine lends]
     #[arg(short, long, value_name = "N")]
     threads: Option<usize>,
@@ -154,8 +157,10 @@ fn learn(flags: &TrainFlags, console: &Console) -> Result<Verdict, Error> {
             "merge": learnt.as_secs_f64(),
             "measure": (begun.elapsed() - counted - learnt).as_secs_f64(),
         },
+        "records_skipped": texts.skipped(),
         "compression": fit.json(part_json),
     });
+    note_skipped(&texts, console);
     let config = tokenizer_config(&trained.tokenizer, None);
     write(&flags.out, &trained, vec![("tokenizer_config.json", config)], &report, console)?;
     if console.json {
@@ -173,10 +178,9 @@ fn add(flags: &ExtendFlags, console: &Console) -> Result<Verdict, Error> {
     let (texts, threads) = flags.input.open()?;
     let split = Split::of(&base);
     let pieces = count_pieces(&texts, &split, threads)?;
-    let field = &flags.input.field;
     let open = |paths: &[PathBuf]| match paths {
         [] => Ok(None),
-        paths => Texts::find(paths, field).map(Some),
+        paths => Texts::find(paths, &flags.input.field, flags.input.skip_bad).map(Some),
     };
     let (protected, others) = (open(&flags.protect)?, open(&flags.measure)?);
     let guarded = protected.as_ref().map(|texts| count_pieces(texts, &split, threads));
@@ -209,8 +213,10 @@ fn add(flags: &ExtendFlags, console: &Console) -> Result<Verdict, Error> {
             Guard::Text(_) => "protected texts",
             Guard::Nothing => "nothing",
         },
+        "records_skipped": texts.skipped(),
         "compression": fit.json(change_json),
     });
+    note_skipped(&texts, console);
     let companions = companions(&base_path, &trained.tokenizer, extension.ids)?;
     write(&flags.out, &trained, companions, &report, console)?;
     if console.json {
@@ -226,11 +232,13 @@ fn stats(flags: &StatsFlags, console: &Console) -> Result<Verdict, Error> {
     let (texts, threads) = flags.input.open()?;
     let fit = measure(&texts, &[&tokenizer], threads)?;
     let (unused, text_ids) = fit.unused(&tokenizer);
+    note_skipped(&texts, console);
     if console.json {
         let mut report = fit.json(part_json);
         report["vocab_size"] = json!(tokenizer.vocab_size());
         report["text_ids"] = json!(text_ids);
         report["unused_ids"] = json!(unused);
+        report["records_skipped"] = json!(texts.skipped());
         console.print_json(&report)?;
     } else {
         fit.print(console, &PART_HEAD, part_row)?;
@@ -240,9 +248,17 @@ fn stats(flags: &StatsFlags, console: &Console) -> Result<Verdict, Error> {
     Ok(Verdict::Done)
 }
 
+/// Says how many records were passed over, if any.
+fn note_skipped(texts: &Texts, console: &Console) {
+    if texts.skipped() > 0 {
+        console.note(format!("passed over {} records without a text", count(texts.skipped())));
+    }
+}
+
 impl InputFlags {
     fn open(&self) -> Result<(Texts, usize), Error> {
-        Ok((Texts::find(&self.input, &self.field)?, flags::threads(self.threads)?))
+        let texts = Texts::find(&self.input, &self.field, self.skip_bad)?;
+        Ok((texts, flags::threads(self.threads)?))
     }
 }
 
@@ -250,7 +266,7 @@ impl InputFlags {
 fn count_pieces(texts: &Texts, split: &Split, threads: usize) -> Result<PieceCounts, Error> {
     let chunks = texts.chunks(|text| split.last_cut(text));
     let parts = fold(threads, chunks, PieceCounts::default, |pieces, chunk| {
-        texts.each(&chunk, |text| Ok(pieces.add(split, &text.text)?))
+        texts.each(chunk, |text| Ok(pieces.add(split, &text.text)?))
     })?;
     let mut all = PieceCounts::default();
     parts.into_iter().try_for_each(|part| all.absorb(part))?;
