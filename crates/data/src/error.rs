@@ -100,6 +100,8 @@ pub enum Fault {
     Empty,
     #[error("no token stands for any of it")]
     NoTokens,
+    #[error("no dialogue to learn from: {reason}")]
+    NoDialogue { reason: String },
 }
 
 impl Fault {
@@ -113,6 +115,7 @@ impl Fault {
             Fault::TooLong { .. } => "too_long",
             Fault::Empty => "empty",
             Fault::NoTokens => "no_tokens",
+            Fault::NoDialogue { .. } => "no_dialogue",
         }
     }
 

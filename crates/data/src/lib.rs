@@ -13,11 +13,13 @@
 //! | [`mix`] | which document comes next, by weights and seed |
 //! | [`pack`] | documents to rows, and what that keeps, cuts, pads and drops |
 //! | [`load`] | rows to batches, from any point on |
+//! | [`dialogue`] | rows of messages and of preferences, and the ids learnt from them |
 //! | [`validation`] | the documents held out, in fixed order |
 //! | [`disk`] | files that are there whole or not at all |
 
 pub mod batch;
 pub mod corpus;
+pub mod dialogue;
 pub mod disk;
 mod error;
 mod hash;

@@ -1,0 +1,100 @@
+//! Rows of dialogues, in the shapes that people have them in, and the tokens that are learnt from them.
+//!
+//! | module | duty |
+//! |---|---|
+//! | `shape` | which shape a row has |
+//! | `messages` | messages as OpenAI, ShareGPT and their kin write them |
+//! | `preference` | answers to one prompt, best first |
+//! | `encode` | a dialogue to rows of ids, each with the weight of its loss |
+//!
+//! | shape | keys |
+//! |---|---|
+//! | `messages` | `messages`: `[{role, content, tool_calls, weight}]`; `tools` |
+//! | `sharegpt` | `conversations`: `[{from, value}]`; `system`, `tools` |
+//! | `alpaca` | `instruction`, `input`, `output`; `system`, `history` |
+//! | `prompt_completion` | `prompt` with `completion`, `response` or `answer`; `question` with `answer` |
+//! | `preference` | `chosen`, `rejected`, `edited`; `prompt`, `messages` or `conversations`; `strength` |
+//! | `hh_rlhf` | `chosen`, `rejected`: texts of `\n\nHuman:` and `\n\nAssistant:` |
+
+mod encode;
+mod messages;
+mod preference;
+mod shape;
+
+use herd_codec::chat::{Dialogue, Message};
+
+use crate::Fault;
+
+pub use encode::{Encoder, Row};
+pub use shape::Shape;
+
+/// A dialogue whose answers are learnt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lesson {
+    /// What was said.
+    pub dialogue: Dialogue,
+    /// The weight of each message's loss: 1 for the assistant's and 0 for others, unless the row
+    /// says otherwise.
+    pub weights: Vec<f32>,
+}
+
+/// Answers to one prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// What was said before.
+    pub prompt: Dialogue,
+    /// Two or three answers, the best first: edited, chosen, rejected.
+    pub answers: Vec<Message>,
+    /// By how much the chosen one is better, where it is known.
+    pub strength: Option<Strength>,
+}
+
+/// By how much an answer is better (arXiv 2407.21783, section 4.2.1).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Strength {
+    /// The least.
+    MarginallyBetter,
+    /// More.
+    SlightlyBetter,
+    /// Clearly.
+    Better,
+    /// The most.
+    SignificantlyBetter,
+}
+
+/// The dialogue of a row; of a comparison its prompt and best answer.
+///
+/// Errors: the row has none of the [shapes](self), or its messages are no dialogue.
+pub fn lesson(row: &serde_json::Value, shape: Option<Shape>) -> Result<Lesson, Fault> {
+    let object = shape::object(row)?;
+    match shape::shape(object, shape)? {
+        Shape::Messages => messages::openai(object),
+        Shape::ShareGpt => messages::sharegpt(object),
+        Shape::Alpaca => messages::alpaca(object),
+        Shape::PromptCompletion => messages::prompt_completion(object),
+        Shape::Preference | Shape::HhRlhf => {
+            let Comparison { mut prompt, answers, .. } = comparison(row, shape)?;
+            let mut weights = vec![0.0; prompt.messages.len()];
+            prompt.messages.extend(answers.into_iter().next());
+            weights.push(1.0);
+            Ok(Lesson { dialogue: prompt, weights })
+        }
+    }
+}
+
+/// The answers of a row of preferences.
+///
+/// Errors: the row is none, or its messages are no dialogue.
+pub fn comparison(row: &serde_json::Value, shape: Option<Shape>) -> Result<Comparison, Fault> {
+    let object = shape::object(row)?;
+    match shape::shape(object, shape)? {
+        Shape::Preference => preference::answers(object),
+        Shape::HhRlhf => preference::hh_rlhf(object),
+        Shape::Messages | Shape::ShareGpt | Shape::Alpaca | Shape::PromptCompletion => {
+            Err(shape::no_dialogue("it compares no answers: `chosen` and `rejected` are wanted"))
+        }
+    }
+}
