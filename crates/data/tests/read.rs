@@ -322,3 +322,30 @@ proptest! {
         prop_assert!(read_with(&folder.write("a.parquet", &bytes), &ReadOptions::new()).is_err());
     }
 }
+
+#[test]
+fn lists_lines_and_tables_give_whole_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("list.json");
+    fs::write(&list, "[{\"a\": 1}, {\"a\": [null]}]").unwrap();
+    let lines = folder.path().join("lines.jsonl");
+    fs::write(&lines, "{\"a\": 1}\n\nnonsense\n{\"a\": [null]}\n").unwrap();
+    let all = |path: &Path| -> Vec<Result<(u64, serde_json::Value), String>> {
+        let records = herd_data::read::objects(&InputFile::new(path).unwrap()).unwrap();
+        records.map(|record| record.map_err(|e| e.to_string())).collect()
+    };
+    let (first, second) = (serde_json::json!({"a": 1}), serde_json::json!({"a": [null]}));
+    assert_eq!(all(&list), [Ok((1, first.clone())), Ok((2, second.clone()))]);
+    let read = all(&lines);
+    assert_eq!((&read[0], &read[2]), (&Ok((1, first)), &Ok((4, second))));
+    assert!(read[1].as_ref().unwrap_err().contains("row 3 of"));
+
+    let recorded = fs::read(testdata("parquet/texts.json")).unwrap();
+    let recorded: Vec<Option<String>> = serde_json::from_slice(&recorded).unwrap();
+    let table = all(&testdata("parquet/plain.parquet"));
+    assert_eq!(table.len(), recorded.len());
+    for (row, text) in table.into_iter().zip(recorded) {
+        let (_, record) = row.unwrap();
+        assert_eq!(record["text"].as_str(), text.as_deref());
+    }
+}

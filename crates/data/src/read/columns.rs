@@ -64,13 +64,7 @@ impl Columns {
             return Err(DataError::Column { path, column, got: got.join(", ") });
         };
         let levels_max = schema.column(column).max_def_level();
-        let groups = file.metadata().row_groups().iter();
-        let rows = groups.map(|g| u64::try_from(g.num_rows()).unwrap_or(u64::MAX));
-        let rows = rows.fold(0, u64::saturating_add);
-        let limit = length.saturating_mul(ROWS_PER_BYTE).saturating_add(ROWS_FREE);
-        if rows > limit {
-            return Err(fault(path, &format!("it states {rows} rows in {length} bytes")));
-        }
+        check_rows(path, &file, length)?;
         Ok(Columns {
             path: path.to_owned(),
             file,
@@ -155,8 +149,24 @@ impl Columns {
     }
 }
 
+/// Errors if a file states more rows than its length allows.
+pub(super) fn check_rows(
+    path: &Path,
+    file: &SerializedFileReader<File>,
+    length: u64,
+) -> Result<(), DataError> {
+    let groups = file.metadata().row_groups().iter();
+    let rows = groups.map(|g| u64::try_from(g.num_rows()).unwrap_or(u64::MAX));
+    let rows = rows.fold(0, u64::saturating_add);
+    let limit = length.saturating_mul(ROWS_PER_BYTE).saturating_add(ROWS_FREE);
+    match rows > limit {
+        true => Err(fault(path, &format!("it states {rows} rows in {length} bytes"))),
+        false => Ok(()),
+    }
+}
+
 /// Runs the Parquet reader; its errors, and its panics on hostile files, become errors.
-fn guard<T>(
+pub(super) fn guard<T>(
     path: &Path,
     read: impl FnOnce() -> Result<T, parquet::errors::ParquetError>,
 ) -> Result<T, DataError> {

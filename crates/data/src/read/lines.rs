@@ -1,4 +1,8 @@
-//! Records of text files and of JSON lines.
+//! Records of text files, of JSON lines and of JSON lists.
+
+use std::ops::Range;
+
+use serde_json::value::RawValue;
 
 use super::stream::{LineEnd, Stream};
 use super::{Body, InputFile, Kind, Raw, ReadOptions, RowId};
@@ -13,12 +17,16 @@ pub struct Lines {
     unit: Unit,
     bytes_max: u64,
     ended: bool,
+    /// A list of JSON, and where its elements lie that were not given out yet.
+    list: Option<(Vec<u8>, std::vec::IntoIter<Range<usize>>)>,
 }
 
 /// What makes one record.
 #[derive(Clone, Copy)]
 enum Unit {
     JsonLine,
+    /// An element of the list that the file is; a line where it is none.
+    JsonElement,
     /// Lines that together have at least this many bytes.
     Lines(u64),
     File,
@@ -32,11 +40,13 @@ impl Lines {
     ) -> Result<Lines, DataError> {
         let unit = match (file.kind, options.text_bytes) {
             (Kind::JsonLines, _) => Unit::JsonLine,
+            (Kind::Json, _) => Unit::JsonElement,
             (Kind::Text | Kind::Parquet, Some(bytes)) => Unit::Lines(bytes.max(1)),
             (Kind::Text | Kind::Parquet, None) => Unit::File,
         };
         let bytes_max = options.record_bytes_max;
-        Ok(Lines { stream: Stream::open(file)?, number, lines: 0, unit, bytes_max, ended: false })
+        let stream = Stream::open(file)?;
+        Ok(Lines { stream, number, lines: 0, unit, bytes_max, ended: false, list: None })
     }
 
     /// The next record; blank lines between JSON records are none.
@@ -46,6 +56,7 @@ impl Lines {
         }
         let raw = match self.unit {
             Unit::JsonLine => self.next_json(),
+            Unit::JsonElement => self.next_element(),
             Unit::Lines(bytes) => self.next_lines(bytes),
             Unit::File => self.next_file(),
         };
@@ -69,6 +80,31 @@ impl Lines {
                 _ => return Ok(Some(self.raw(self.lines, start, end, Body::Json(line)))),
             }
         }
+    }
+
+    fn next_element(&mut self) -> Result<Option<Raw>, DataError> {
+        if self.list.is_none() {
+            let mut text = Vec::new();
+            let end = self.stream.read_rest(&mut text, self.bytes_max)?;
+            if end == LineEnd::TooLong {
+                return Ok(Some(self.raw(1, 0, end, Body::Text(text))));
+            }
+            let found = match elements(&text) {
+                Ok(found) => found,
+                Err(fault) => return Ok(Some(self.raw(1, 0, end, Body::Broken(fault)))),
+            };
+            self.list = Some((text, found.into_iter()));
+        }
+        let next = |(text, places): &mut (Vec<u8>, std::vec::IntoIter<Range<usize>>)| {
+            places.next().map(|at| (at.clone(), text[at].to_vec()))
+        };
+        let Some((at, json)) = self.list.as_mut().and_then(next) else { return Ok(None) };
+        self.lines += 1;
+        let bytes = at.start as u64..at.end as u64;
+        Ok(Some(Raw {
+            id: RowId { file: self.number, row: self.lines, bytes },
+            body: Body::Json(json),
+        }))
     }
 
     fn next_lines(&mut self, bytes: u64) -> Result<Option<Raw>, DataError> {
@@ -109,5 +145,41 @@ impl Lines {
             LineEnd::Whole | LineEnd::NoMore => body,
         };
         Raw { id: RowId { file: self.number, row, bytes: start..self.stream.position() }, body }
+    }
+}
+
+/// Where the elements of a list lie, or the lines of a text that is none.
+fn elements(text: &[u8]) -> Result<Vec<Range<usize>>, Fault> {
+    let place = |part: &[u8]| {
+        let start = part.as_ptr() as usize - text.as_ptr() as usize;
+        start..start + part.len()
+    };
+    let start = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text).trim_ascii_start();
+    if start.first() != Some(&b'[') {
+        let lines = start.split(|&byte| byte == b'\n').filter(|l| !l.trim_ascii().is_empty());
+        return Ok(lines.map(place).collect());
+    }
+    let found: Result<Vec<&RawValue>, _> = serde_json::from_slice(start);
+    match found {
+        Ok(found) => Ok(found.into_iter().map(|element| place(element.get().as_bytes())).collect()),
+        Err(e) => Err(Fault::NotJson { reason: e.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_and_lines_give_the_same_elements() {
+        let texts = |json: &str| {
+            let found = elements(json.as_bytes()).unwrap();
+            found.into_iter().map(|at| json[at].trim().to_owned()).collect::<Vec<_>>()
+        };
+        let two = [r#"{"a": "]\","}"#, r#"{"b": [1, {}]}"#];
+        assert_eq!(texts(&format!("\u{feff} [\n {} , {}\n]\n", two[0], two[1])), two);
+        assert_eq!(texts(&format!("{}\n\n{}", two[0], two[1])), two);
+        assert!(texts("[]").is_empty() && texts("").is_empty());
+        assert!(elements(b"[1, 2").is_err() && elements(b"[1] 2").is_err());
     }
 }

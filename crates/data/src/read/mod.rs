@@ -7,6 +7,7 @@
 //! | `lines` | records of text and JSON lines |
 //! | `json` | the few fields of a line that are wanted |
 //! | `columns` | records of Parquet |
+//! | `objects` | whole records as JSON |
 //!
 //! Reading gives [`Raw`] records in the file's order; [`Raw::parse`] makes a document of one, and
 //! may run on another thread. Memory is bounded by the longest record, and that by a limit.
@@ -14,12 +15,14 @@
 mod columns;
 mod json;
 mod lines;
+mod objects;
 mod sources;
 mod stream;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+pub use objects::{Objects, objects};
 pub use sources::{InputFile, Kind, Packing, Source, Sources};
 
 use crate::{DataError, Fault};
@@ -153,7 +156,7 @@ impl Records {
             Kind::Parquet => {
                 Records::Columns(Box::new(columns::Columns::open(&file.path, number, options)?))
             }
-            Kind::Text | Kind::JsonLines => {
+            Kind::Text | Kind::Json | Kind::JsonLines => {
                 Records::Lines(lines::Lines::open(file, number, options)?)
             }
         })

@@ -11,6 +11,8 @@ use crate::DataError;
 pub enum Kind {
     /// `.txt`: one document, or pieces of it.
     Text,
+    /// `.json`: a list of JSON objects, or one on each line.
+    Json,
     /// `.jsonl`, `.ndjson`: a JSON object on each line.
     JsonLines,
     /// `.parquet`: a column of texts.
@@ -39,7 +41,7 @@ pub struct InputFile {
     pub packing: Packing,
 }
 
-const ENDINGS: &str = ".txt, .jsonl, .ndjson (also .gz, .zst) or .parquet";
+const ENDINGS: &str = ".txt, .jsonl, .ndjson, .json (also .gz, .zst) or .parquet";
 
 impl InputFile {
     /// The file at `path`. Errors: its name does not say what it holds.
@@ -69,6 +71,7 @@ fn name_parts(path: &Path) -> Option<(String, Kind, Packing)> {
     let (stem, ending) = name.rsplit_once('.')?;
     let kind = match (ending, packing) {
         ("txt", _) => Kind::Text,
+        ("json", _) => Kind::Json,
         ("jsonl" | "ndjson", _) => Kind::JsonLines,
         ("parquet", Packing::Plain) => Kind::Parquet,
         _ => return None,
@@ -194,7 +197,8 @@ mod tests {
         assert_eq!(kind("d/a.b.jsonl.zst"), of("a.b", Kind::JsonLines, Packing::Zstd));
         assert_eq!(kind("a.txt.gz"), of("a", Kind::Text, Packing::Gzip));
         assert_eq!(kind("a.parquet"), of("a", Kind::Parquet, Packing::Plain));
-        for other in ["a", "a.md", "a.zst", "a.parquet.gz", ".txt", "a.json"] {
+        assert_eq!(kind("a.json"), of("a", Kind::Json, Packing::Plain));
+        for other in ["a", "a.md", "a.zst", "a.parquet.gz", ".txt", "a.csv"] {
             assert_eq!(kind(other), None, "{other}");
         }
     }
