@@ -115,7 +115,7 @@ impl Encoder<'_> {
             return Err(no_dialogue(format!("answer {message} is empty")));
         }
         let at = prompt.ids.len()..prompt.ids.len() + answer.len();
-        let mut origins = origins(&before, &prompt);
+        let mut origins = self.origins(&before, &prompt);
         origins.resize(at.end, Origin::of(message, Role::Assistant, SpanKind::Content));
         let mut ids = prompt.ids;
         ids.extend(answer);
@@ -137,6 +137,26 @@ impl Encoder<'_> {
         Ok(rest[..end].to_vec())
     }
 
+    /// Where each id came from: of texts that were encoded in one piece, the one it begins in.
+    fn origins(&self, spans: &[Span], encoded: &Encoded<TokenId>) -> Vec<Origin> {
+        let mut origins = vec![Origin::FRAME; encoded.ids.len()];
+        for run in &encoded.runs {
+            let (mut span, mut at) = (run.spans.start, 0);
+            for i in run.ids.clone() {
+                origins[i] = spans[span].from();
+                at += self.tokenizer.token_bytes(encoded.ids[i]).len();
+                while let Span::Text { text, .. } = &spans[span]
+                    && at >= text.len()
+                    && span + 1 < run.spans.end
+                {
+                    at -= text.len();
+                    span += 1;
+                }
+            }
+        }
+        origins
+    }
+
     fn render(&self, dialogue: &Dialogue, ending: RenderOptions) -> Result<Vec<Span>, Fault> {
         let options = RenderOptions { ending: ending.ending, ..self.options };
         self.format.render(dialogue, &options).map_err(|e| no_dialogue(e.to_string()))
@@ -147,13 +167,4 @@ impl Encoder<'_> {
         spans_to_ids(spans, |text| self.tokenizer.encode(text), control)
             .map_err(|e| no_dialogue(e.to_string()))
     }
-}
-
-/// Where each id came from; of texts that were encoded in one piece, the first one.
-fn origins(spans: &[Span], encoded: &Encoded<TokenId>) -> Vec<Origin> {
-    let mut origins = vec![Origin::FRAME; encoded.ids.len()];
-    for run in &encoded.runs {
-        origins[run.ids.clone()].fill(spans[run.spans.start].from());
-    }
-    origins
 }

@@ -18,6 +18,7 @@ mod ls;
 mod perplexity;
 mod plan;
 mod pretrain;
+mod preview;
 mod pull;
 mod quantize;
 mod rm;
@@ -75,6 +76,8 @@ pub enum Command {
     Anneal(anneal::Flags),
     /// Write the mean of checkpoints of one model
     Average(average::Flags),
+    /// Show dialogues as the tokens that training sees, and which of them are learnt
+    Preview(preview::Flags),
     /// List, show, compare and plot training runs
     Runs(runs::Flags),
     /// Make and check the shards of tokens that models are trained on
@@ -111,6 +114,7 @@ impl Command {
             Command::ExtendContext(flags) => extend_context::run(flags, console),
             Command::Anneal(flags) => anneal::run(flags, console),
             Command::Average(flags) => average::run(flags, console),
+            Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),

@@ -1,0 +1,213 @@
+//! `herd preview`: dialogues as the tokens that training would see, each with its speaker and weight.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, stdout};
+
+use herd_codec::Tokenizer;
+use herd_codec::chat::{Date, RenderOptions, Role, SpanKind};
+use herd_data::dialogue::{Encoder, Row, Shape, lesson};
+use herd_data::read::{Sources, objects};
+use herd_data::{DataError, Fault};
+use herd_model::checkpoint::Checkpoint;
+use serde_json::{Value, json};
+
+use crate::about::About;
+use crate::console::{Console, Verdict, count, visible};
+use crate::error::Error;
+use crate::store::Store;
+
+/// Flags of `herd preview`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// The model whose vocabulary and chat format count
+    #[arg(short, long)]
+    model: String,
+    /// Files or folders of dialogues: .jsonl, .json (also .gz, .zst), .parquet
+    #[arg(short, long, required = true, num_args = 1.., value_name = "PATH")]
+    input: Vec<String>,
+    /// How many rows to print; all are counted
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    rows: u64,
+    /// The shape of the rows: messages, sharegpt, alpaca, prompt_completion, preference, hh_rlhf [default: by their keys]
+    #[arg(long, value_name = "SHAPE")]
+    shape: Option<String>,
+    /// llama2, llama3, llama3.1, code-llama-70b, chatml, or a file with a template [default: the model's]
+    #[arg(long, value_name = "NAME|FILE")]
+    chat_template: Option<String>,
+    /// The day that formats name, as 2024-07-26
+    #[arg(long, value_name = "DATE")]
+    date: Option<String>,
+    /// Count rows that are no dialogue, rather than stop at the first
+    #[arg(long)]
+    skip_bad: bool,
+}
+
+/// What was met in all rows.
+#[derive(Default)]
+struct Totals {
+    rows: u64,
+    sequences: u64,
+    tokens: u64,
+    learnt: u64,
+    longest: usize,
+    dropped: BTreeMap<&'static str, u64>,
+}
+
+/// Prints the first rows token by token, and counts all.
+pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
+    let checkpoint = Checkpoint::open(&Store::open()?.resolve(&flags.model)?)?;
+    let about = About::read(&checkpoint)?;
+    let format = about.chat_format(flags.chat_template.as_deref())?;
+    let today = flags.date.as_deref().map(day).transpose()?;
+    let options = RenderOptions { today, ..RenderOptions::CLOSED };
+    let encoder = Encoder { format: &format, tokenizer: &about.tokenizer, options };
+    let shape = flags.shape.as_deref().map(shape).transpose()?;
+    let (mut totals, mut shown) = (Totals::default(), Vec::new());
+    for file in Sources::find(&flags.input)?.sources.iter().flat_map(|source| &source.files) {
+        for record in objects(file)? {
+            let found = record.and_then(|(row, value)| {
+                let path = file.path.clone();
+                let rows = lesson(&value, shape).and_then(|lesson| encoder.lesson(&lesson));
+                let rows = rows.map_err(|fault| DataError::Record { path, row, fault })?;
+                Ok((format!("{}:{row}", file.path.display()), rows))
+            });
+            match found {
+                Ok((place, rows)) => {
+                    totals.add(&rows);
+                    if totals.rows <= flags.rows {
+                        show(&place, &rows, &about.tokenizer, console, &mut shown)?;
+                    }
+                }
+                Err(DataError::Record { fault, .. }) if flags.skip_bad => totals.drop(&fault),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    totals.tell(shown, console)?;
+    Ok(Verdict::Done)
+}
+
+fn shape(name: &str) -> Result<Shape, Error> {
+    serde_json::from_value(Value::String(name.to_owned())).map_err(|_| {
+        let expected =
+            "messages, sharegpt, alpaca, prompt_completion, preference or hh_rlhf".to_owned();
+        Error::Value { what: "--shape", got: name.to_owned(), expected }
+    })
+}
+
+fn day(text: &str) -> Result<Date, Error> {
+    Date::parse(text).ok_or_else(|| {
+        let expected = "a day such as 2024-07-26".to_owned();
+        Error::Value { what: "--date", got: text.to_owned(), expected }
+    })
+}
+
+impl Totals {
+    fn add(&mut self, rows: &[Row]) {
+        self.rows += 1;
+        self.sequences += rows.len() as u64;
+        for row in rows {
+            self.tokens += row.ids.len() as u64;
+            self.learnt += row.learnt() as u64;
+            self.longest = self.longest.max(row.ids.len());
+        }
+    }
+
+    fn drop(&mut self, fault: &Fault) {
+        *self.dropped.entry(fault.reason()).or_default() += 1;
+    }
+
+    fn tell(&self, shown: Vec<Value>, console: &Console) -> Result<(), Error> {
+        if console.json {
+            return console.print_json(&json!({
+                "shown": shown,
+                "rows": self.rows,
+                "sequences": self.sequences,
+                "tokens": self.tokens,
+                "tokens_learnt": self.learnt,
+                "longest": self.longest,
+                "dropped": self.dropped,
+            }));
+        }
+        let share = 100.0 * self.learnt as f64 / self.tokens.max(1) as f64;
+        let (rows, sequences) = (count(self.rows), count(self.sequences));
+        let (tokens, learnt) = (count(self.tokens), count(self.learnt));
+        console.print(format!(
+            "{rows} rows in {sequences} sequences: {tokens} tokens, {learnt} learnt ({share:.1} %), the longest sequence {}",
+            count(self.longest as u64)
+        ))?;
+        for (reason, rows) in &self.dropped {
+            console.print(format!("left out: {} rows ({reason})", count(*rows)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints the sequences of a row, or keeps them for the JSON.
+fn show(
+    place: &str,
+    rows: &[Row],
+    tokenizer: &Tokenizer,
+    console: &Console,
+    shown: &mut Vec<Value>,
+) -> Result<(), Error> {
+    for (number, row) in rows.iter().enumerate() {
+        let pieces: Vec<String> = row
+            .ids
+            .iter()
+            .map(|id| String::from_utf8_lossy(tokenizer.token_bytes(*id)).into_owned())
+            .collect();
+        if console.json {
+            let kinds: Vec<_> = row.origins.iter().map(|o| (o.role, o.kind)).collect();
+            let ids: Vec<u32> = row.ids.iter().map(|id| id.0).collect();
+            shown.push(json!({
+                "row": place, "ids": ids, "weights": row.weights, "pieces": pieces,
+                "roles": kinds.iter().map(|k| k.0).collect::<Vec<_>>(),
+                "kinds": kinds.iter().map(|k| k.1).collect::<Vec<_>>(),
+            }));
+            continue;
+        }
+        let of = if rows.len() > 1 { format!(", answer {}", number + 1) } else { String::new() };
+        let (tokens, learnt) = (row.ids.len(), row.learnt());
+        console.print(format!("{}{of}: {tokens} tokens, {learnt} learnt", visible(place)))?;
+        match stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+            true => console.print(coloured(row, &pieces))?,
+            false => console.print_table(&table(row, &pieces))?,
+        }
+    }
+    Ok(())
+}
+
+/// The row as running text: what is learnt bold, each speaker in a colour, tokens underlined in turn.
+fn coloured(row: &Row, pieces: &[String]) -> String {
+    let mut text = String::new();
+    for (i, piece) in pieces.iter().enumerate() {
+        let colour = match (row.origins[i].role, row.origins[i].kind) {
+            (_, SpanKind::Header | SpanKind::Frame) | (None, _) => "90",
+            (Some(Role::System), _) => "35",
+            (Some(Role::User), _) => "36",
+            (Some(Role::Assistant), _) => "32",
+            (Some(Role::Tool), _) => "33",
+        };
+        let learnt = if row.weights[i] > 0.0 { ";1" } else { "" };
+        let line = if i % 2 == 1 { ";4" } else { "" };
+        let shown = visible(piece).replace("\\n", "\u{21b5}\n");
+        text.push_str(&format!("\x1b[{colour}{learnt}{line}m{shown}\x1b[0m"));
+    }
+    text
+}
+
+fn table(row: &Row, pieces: &[String]) -> Vec<Vec<String>> {
+    let head = ["id", "weight", "role", "kind", "token"].map(str::to_owned).to_vec();
+    let line = |(i, piece): (usize, &String)| {
+        let origin = &row.origins[i];
+        vec![
+            row.ids[i].0.to_string(),
+            row.weights[i].to_string(),
+            origin.role.map_or("-", Role::name).to_owned(),
+            format!("{:?}", origin.kind).to_lowercase(),
+            piece.escape_debug().to_string(),
+        ]
+    };
+    std::iter::once(head).chain(pieces.iter().enumerate().map(line)).collect()
+}
