@@ -265,3 +265,43 @@ pub fn first_numbers(
         None => Ok(numbers),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optimizer::OptimizerConfig;
+    use herd_model::Config;
+    use herd_model::llama::Training;
+    use herd_tensor::{Class, Device, Tape};
+    use std::sync::Arc;
+
+    #[test]
+    fn what_is_no_number_is_named_wherever_it_stands() {
+        let config = Config {
+            layers: 1,
+            width: 4,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 4,
+            ffn_width: 4,
+            vocab: 3,
+            ..herd_model::presets::LLAMA3_8B
+        };
+        let (tape, format) = (Arc::new(Tape::default()), Format::F32);
+        let training = Training { tape, format, recompute: false };
+        let device = Device::cpu(Class::Portable, 1);
+        let numbers =
+            |part: Part| Ok::<_, ()>(vec![1.0; part.shape(&config).iter().product::<usize>()]);
+        let model = Llama::trainable(&config, &device, 8, &training, numbers).unwrap();
+        let mut optimizer = Optimizer::new(&model, OptimizerConfig::LLAMA);
+        assert_eq!(no_number(&model, &optimizer), None);
+        let last = optimizer.moments().len() - 1;
+        optimizer.moments_mut()[last].v[0] = f32::INFINITY;
+        let (name, value) = no_number(&model, &optimizer).unwrap();
+        assert_eq!((&name[..2], value), ("v.", f64::INFINITY));
+        let first = &model.params()[0];
+        first.param.set_master(&[f32::NAN; 12]);
+        let (name, value) = no_number(&model, &optimizer).unwrap();
+        assert!(name == state_name("w", first) && value.is_nan(), "{name} {value}");
+    }
+}
