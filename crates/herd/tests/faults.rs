@@ -83,10 +83,13 @@ impl Place {
     }
 }
 
+/// A command in a folder that writes to a place there.
+type Make = dyn Fn(&Path, &str) -> Command;
+
 /// A verb that writes to a place.
 struct Verb {
     name: &'static str,
-    command: Box<dyn Fn(&Path, &str) -> Command>,
+    command: Box<Make>,
     /// Whether it never writes over what is there: a whole result is not made again.
     once: bool,
 }
@@ -264,7 +267,10 @@ fn a_cursor_that_starts_anew_and_moments_that_were_not_saved_are_caught() {
 fn a_rename_that_comes_before_the_sync_is_caught() {
     let place = Place::new();
     let root = place.root();
-    for verb in verbs().into_iter().filter(|verb| ["average", "pretrain"].contains(&verb.name)) {
+    for verb in verbs()
+        .into_iter()
+        .filter(|verb| ["average", "data tokenize", "pretrain"].contains(&verb.name))
+    {
         place.peacefully(&mut (verb.command)(&root, "whole"));
         let (steps, _) = place.peacefully(&mut (verb.command)(&root, "out"));
         place.remove("out");

@@ -96,14 +96,12 @@ impl Place {
         let mut watch = |_: herd_train::Event<'_>| ();
         let mut run = Trainer::open(inputs, &mut watch)?;
         // A run that is taken up goes on behind the batches that its checkpoint has seen.
-        let mut place = self.batches_seen(&out);
-        for _ in 0..batches {
+        for place in (self.batches_seen(&out)..).take(batches) {
             if !run.goes_on() {
                 return Ok(true);
             }
             let batch = run.next_batch()?.unwrap();
             let harm = harms.iter().find(|harm| harm.0 == place).map(|harm| harm.1);
-            place += 1;
             if harm == Some(Harm::Skipped) {
                 continue;
             }

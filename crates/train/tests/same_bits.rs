@@ -57,7 +57,9 @@ impl Batch {
         Batch {
             tokens: (0..len).map(id).collect(),
             targets: (1..=len).map(id).collect(),
-            weights: (0..len).map(|i| if (i + step) % 11 == 0 { 0.0 } else { 1.0 }).collect(),
+            weights: (0..len)
+                .map(|i| if (i + step).is_multiple_of(11) { 0.0 } else { 1.0 })
+                .collect(),
             positions: documents.iter().flat_map(|d| 0..d.len() as u32).collect(),
             documents,
         }
