@@ -267,6 +267,8 @@ int rename(const char *from, const char *to) {
     int done = REAL(rename)(from, to), why = errno;
     if (done == 0) {
         settle(b);
+        for (int i = freshes; i-- > 0;) /* a name that was made and moved is one that was moved */
+            if (!fresh[i].from && strcmp(fresh[i].to, a) == 0) drop_fresh(i);
         for (int i = 0; i < dirties; i++) move_prefix(&dirty[i].path, a, b);
         for (int i = 0; i < freshes; i++) move_prefix(&fresh[i].to, a, b), move_prefix(&fresh[i].from, a, b);
         for (int i = 0; i < MOST; i++) move_prefix(&open_path[i], a, b);
