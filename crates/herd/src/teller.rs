@@ -12,6 +12,7 @@ use herd_tensor::Device;
 use herd_train::config::Precision;
 use herd_train::metrics::{Line, StepLine};
 use herd_train::runs::Speed;
+use herd_train::spikes::Leapt;
 use herd_train::tensorboard::EventWriter;
 use herd_train::{Event, RunConfig, schedule};
 
@@ -125,8 +126,13 @@ impl<'a> Teller<'a> {
             Event::Line(Line::Sample { text, .. }) => {
                 self.say(&format!("sample: {}", visible(text)));
             }
-            Event::Line(Line::Spike { step, loss, expected, action, .. }) => {
-                self.say(&format!("spike at step {step}: {loss:?} above {expected:.3}; {action}"));
+            Event::Line(Line::Spike { step, what, loss, expected, action, .. }) => {
+                let told = match (what, loss) {
+                    (Leapt::Loss, Some(loss)) => format!("loss {loss:.3} above {expected:.3}"),
+                    (Leapt::Loss, None) => "the loss is no number".to_owned(),
+                    (Leapt::Gradient, _) => "the gradient is no number".to_owned(),
+                };
+                self.say(&format!("spike at step {step}: {told}; {action}"));
             }
             Event::Line(Line::Failure { what, error, .. }) => {
                 self.say(&format!("{what} failed: {error}"));

@@ -30,6 +30,8 @@ fn write(folder: &Path, sixth: f64) {
     }
     metrics += "{\"kind\":\"validation\",\"step\":10,\"loss\":1.5,\"bpb\":0.75,\"by_source\":\
                 {\"books\":{\"loss\":1.5,\"bpb\":0.75}}}\n";
+    metrics += "{\"kind\":\"average\",\"step\":10,\"of\":[5,10],\"loss\":1.4,\"bpb\":0.7125,\
+                \"by_source\":{\"books\":{\"loss\":1.4,\"bpb\":0.7125}}}\n";
     fs::write(folder.join("metrics.jsonl"), metrics).unwrap();
     fs::write(folder.join("speed.jsonl"), speed + "{\"step\":11").unwrap();
     fs::write(folder.join("config.toml"), format!("seed = {}\n", sixth as u64)).unwrap();
@@ -56,6 +58,7 @@ fn runs_are_listed_shown_and_drawn() {
     assert!(out.contains("1,000") && out.contains("0.7500"), "{out}");
     let (code, said) = json(home, &["runs", "show", a]);
     assert_eq!((code, &said["steps"], &said["best"]["bpb"]), (0, &10.into(), &0.75.into()));
+    assert_eq!(said["average"]["bpb"], 0.7125);
     assert_eq!((&said["torn"][0]["line"], &said["peak_bytes"]), (&11.into(), &1_048_576.into()));
     let (code, out, err) = run(home, &["runs", "show", a]);
     assert!(code == 0 && out.contains("books") && err.contains("torn: line 11"), "{out}{err}");

@@ -2,109 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests too
 
-use std::collections::BTreeMap;
+#[path = "common/training.rs"]
+mod training;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-fn herd(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_herd"));
-    command.current_dir(folder).env("HERD_HOME", folder.join("home")).stdin(Stdio::null());
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
-    command
-}
-
-fn done(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{command:?}: {err}");
-    err
-}
-
-/// The sections of this repository's pages as documents, a vocabulary learnt from them, and
-/// settings of a run of twelve steps.
-fn begin() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-    let pages = ["model.md", "files.md", "chat.md", "kernels.md"];
-    let text = pages.map(|page| fs::read_to_string(docs.join(page)).unwrap()).concat();
-    let lines = text.split("\n## ").map(|part| serde_json::json!({ "text": part }).to_string());
-    fs::write(folder.path().join("docs.jsonl"), lines.collect::<Vec<_>>().join("\n")).unwrap();
-    let train = "tokenizer train -i docs.jsonl --vocab-size 400 --specials 16 -o words";
-    done(herd(folder.path()).args(train.split(' ')));
-    fs::write(folder.path().join("run.toml"), SETTINGS).unwrap();
-    folder
-}
-
-const SETTINGS: &str = r#"
-tokenizer = "words"
-[data]
-input = ["docs.jsonl"]
-validation_share = 0.3
-[model]
-layers = 1
-width = 32
-heads = 2
-kv_heads = 1
-ffn_width = 64
-[batch]
-tokens = 256
-seq_len = 64
-micro_tokens = 128
-[optim]
-steps = 12
-warmup_steps = 3
-[checkpoint]
-every = 3
-keep_last = 2
-keep_every = 6
-[validation]
-every = 5
-[samples]
-every = 6
-tokens = 8
-"#;
-
-fn stage(folder: &Path, verb: &str, config: &str, out: &str) -> Command {
-    let mut command = herd(folder);
-    command.args([verb, "--config", config, "--out", out, "-t", "1"]);
-    command
-}
-
-fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
-    let mut command = stage(folder, "pretrain", "run.toml", out);
-    command.args(more);
-    command
-}
-
-/// All files of a run whose bytes are promised.
-fn files(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    fn walk(root: &Path, folder: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(root, &path, out);
-            } else {
-                out.insert(path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    let mut out = BTreeMap::new();
-    walk(run, run, &mut out);
-    // Speed, and with it the report and TensorBoard's events, is that of the machine.
-    let timed = ["speed.jsonl", "events", "report", "report.md", ".lock"];
-    out.retain(|path, _| !path.iter().any(|part| timed.iter().any(|timed| part == *timed)));
-    out
-}
-
-fn expect_same(a: &Path, b: &Path) {
-    let (a, b) = (files(a), files(b));
-    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    for (path, bytes) in &a {
-        assert!(*bytes == b[path], "{} differs", path.display());
-    }
-}
+use training::{EXTENSION, SETTINGS, begin, done, expect_same, files, herd, pretrain, stage};
 
 #[test]
 fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
@@ -138,6 +44,43 @@ fn expect_unbreakable(folder: &Path, enough: usize, command: impl Fn(&str) -> Co
             break;
         }
     }
+}
+
+#[test]
+fn an_average_that_was_killed_is_there_whole_or_not_at_all() {
+    const KILLS: usize = 60;
+    let folder = begin();
+    let folder = folder.path();
+    // Wide enough that the files are not written in a moment.
+    let wide = ["--set", "model.width=256", "--set", "checkpoint.keep_every=3"];
+    done(&mut pretrain(folder, "base", &wide));
+    let average = |out: &str| {
+        let mut command = herd(folder);
+        command.arg("average").args(["-o", out, "-q"]);
+        command.args([6, 9, 12].map(|step| format!("base/checkpoints/step-{step}")));
+        command
+    };
+    let begun = Instant::now();
+    done(&mut average("whole"));
+    let length = begun.elapsed();
+    let (mut kills, mut parts) = (0, 0);
+    for round in 0u32.. {
+        let mut child = average("out").stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(length.mul_f64(f64::from(round * 37 % 101) / 100.0));
+        child.kill().unwrap();
+        kills += usize::from(!child.wait().unwrap().success());
+        parts += usize::from(folder.join(".out.part").exists());
+        if !folder.join("out").exists() {
+            done(&mut average("out"));
+        }
+        assert!(files(&folder.join("whole")) == files(&folder.join("out")), "kill {kills}");
+        assert!(!folder.join(".out.part").exists());
+        fs::remove_dir_all(folder.join("out")).unwrap();
+        if kills >= KILLS {
+            break;
+        }
+    }
+    assert!(parts > 0, "no kill met the work");
 }
 
 #[test]
@@ -197,27 +140,6 @@ fn extending_judges_each_stage_and_ends_with_the_same_bytes_however_often_it_is_
     assert!(folder.path().join("hard/stage-1.2/verdict.json").is_file());
     assert!(!folder.path().join("hard/stage-2").exists());
 }
-
-const EXTENSION: &str = r#"
-[context]
-loss_tolerance = 10
-needle_rate = 0
-rounds_max = 2
-[context.needle]
-sentence = "{key}{value}"
-question = "{key}"
-digits = 1
-depths = [0, 1]
-samples = 1
-[[context.stage]]
-seq_len = 128
-rope_theta = 30000
-steps = 4
-[[context.stage]]
-seq_len = 256
-rope_theta = 60000
-steps = 4
-"#;
 
 #[test]
 fn lora_learns_beside_frozen_weights_of_any_format_and_a_killed_run_has_the_same_bytes() {
@@ -311,10 +233,92 @@ fn what_is_wrong_is_named_and_nothing_is_lost() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(folder.path().join("run").join(&shard), bytes).unwrap();
-    fails(&["--out", "run"], &[shard.file_name().unwrap().to_str().unwrap()]);
+    let manifest = String::from_utf8_lossy(&before[Path::new("data/manifest.json")]).into_owned();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let name = shard.file_name().unwrap().to_str().unwrap();
+    fails(&["--out", "run"], &[name, &hash_of(&manifest, name)]);
     fs::write(folder.path().join("run").join(&shard), &before[&shard]).unwrap();
     done(&mut pretrain(folder.path(), "run", &[]));
     assert!(files(&folder.path().join("run")) == before);
+    // Another vocabulary: for the run, and for its shards.
+    let train = "tokenizer train -i docs.jsonl --vocab-size 380 --specials 16 -o other";
+    done(herd(folder.path()).args(train.split(' ')));
+    let other = ["--set", "tokenizer=other"];
+    fails(&[&["--out", "run"], &other[..]].concat(), &["run/data", "the tokenizer"]);
+    let shards = ["--set", "data.input=[]", "--set", "data.shards=run/data"];
+    fails(&[&["--out", "y"], &other[..], &shards].concat(), &["run/data", "tokenizer"]);
+    assert!(files(&folder.path().join("run")) == before);
+    fs::write(folder.path().join("empty.jsonl"), "\n").unwrap();
+    fails(&["--out", "z", "--set", "data.input=[\"empty.jsonl\"]"], &["no documents", "empty"]);
+}
+
+/// The hash that the manifest of a folder of shards states for one of them.
+fn hash_of(manifest: &serde_json::Value, name: &str) -> String {
+    let text = manifest.to_string();
+    let place = text.find(name).unwrap_or_else(|| panic!("no {name} in {text}"));
+    let hex = |word: &&str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let near = |words: &str, last: bool| {
+        let mut words = words.split('"').filter(hex).map(str::to_owned);
+        if last { words.next_back() } else { words.next() }
+    };
+    let object = text[..place].rfind('{').unwrap();
+    let end = place + text[place..].find('}').unwrap();
+    near(&text[object..end], false).unwrap()
+}
+
+#[test]
+fn numbers_that_are_none_end_a_run_by_name_and_are_never_saved() {
+    let folder = begin();
+    let folder = folder.path();
+    done(&mut pretrain(folder, "base", &[]));
+    let fails = |verb: &str, config: &str, out: &str, more: &[&str], word: &str| {
+        let output = stage(folder, verb, config, out).args(more).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{verb}: {err}");
+        assert!(err.contains(word) && !err.contains("a fault in herd"), "{verb}, no {word}: {err}");
+    };
+    // Each step takes 100 times the weights away: a product leaves the range of numbers.
+    let far = ["optim.lr=10", "optim.weight_decay=10", "optim.min_lr_ratio=1"];
+    let far: Vec<&str> = far.into_iter().flat_map(|set| ["--set", set]).collect();
+    fails("pretrain", "run.toml", "far", &far, " is NaN");
+    let whole = files(&folder.join("far"));
+    assert!(whole.keys().any(|path| path.ends_with("step-6/state/train.json")), "no checkpoint");
+    fails("pretrain", "run.toml", "far", &far, " is NaN");
+    assert!(files(&folder.join("far")) == whole);
+    let rewind = ["--set", "spikes.policy=rewind", "--set", "spikes.rewinds_max=2"];
+    fails("pretrain", "run.toml", "again", &[&far[..], &rewind].concat(), "after 2 rewinds");
+    let metrics = fs::read_to_string(folder.join("again/metrics.jsonl")).unwrap();
+    let spikes = metrics.lines().filter(|line| line.contains("\"kind\":\"spike\"")).count();
+    assert_eq!(spikes, 3, "{metrics}");
+    // Weights that were none before the run: in the masters, and where there are no masters.
+    let checkpoint = folder.join("base/checkpoints/step-12");
+    let (masters, weights) =
+        (checkpoint.join("state/optimizer.safetensors"), checkpoint.join("model.safetensors"));
+    let from = SETTINGS.replace("[model]\n", "[model]\ninit = \"base/checkpoints/step-12\"\n");
+    fs::write(folder.join("next.toml"), &from).unwrap();
+    fs::write(folder.join("longer.toml"), from.clone() + EXTENSION).unwrap();
+    let lora = "\n[model.lora]\nrank = 4\nalpha = 8\ntargets = [\"q\"]\n";
+    fs::write(folder.join("lora.toml"), from + lora).unwrap();
+    let spoil = |path: &Path, none: &[u8]| {
+        let mut bytes = fs::read(path).unwrap();
+        let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[start..start + none.len()].copy_from_slice(none);
+        fs::remove_file(path).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    spoil(&masters, &f32::NAN.to_le_bytes());
+    fails("pretrain", "next.toml", "masters", &[], "optimizer.safetensors is damaged: w.");
+    fails("anneal", "next.toml", "masters-2", &[], "holds NaN");
+    fs::remove_dir_all(checkpoint.join("state")).unwrap();
+    spoil(&weights, &[0xc0, 0x7f]); // NaN in bf16
+    let before = files(&folder.join("base"));
+    fails("pretrain", "next.toml", "weights", &[], "holds NaN");
+    fails("anneal", "next.toml", "weights-2", &[], "holds NaN");
+    fails("pretrain", "lora.toml", "weights-3", &[], "NaN");
+    for _ in 0..2 {
+        fails("extend-context", "longer.toml", "weights-4", &[], "NaN");
+    }
+    assert!(files(&folder.join("base")) == before);
 }
 
 #[test]

@@ -73,6 +73,94 @@ fn a_step_agrees_with_its_definition_at_every_length() {
     }
 }
 
+/// A number's step of AdamW in f64, from w, m, v and g: new w, m, v.
+type Step = fn([f64; 4], &AdamW) -> [f64; 3];
+
+/// The definition with its parts apart, for mutants: means, corrections, decay, direction.
+fn parts(from: [f64; 4], s: &AdamW) -> [f64; 5] {
+    let [_, m, v, g] = from;
+    let g = g * f64::from(s.grad_scale);
+    let (mean, square) = (s.beta1 * m + (1.0 - s.beta1) * g, s.beta2 * v + (1.0 - s.beta2) * g * g);
+    let [one, two] = [s.beta1, s.beta2].map(|b| 1.0 - b.powf(s.step as f64));
+    [mean, square, one, two, g]
+}
+
+const MUTANTS: [(&str, Step); 9] = [
+    ("the sign", |[w, m, v, g], s| {
+        let [mean, square, one, two, _] = parts([w, m, v, g], s);
+        let step = mean / one / ((square / two).sqrt() + s.eps);
+        [w * (1.0 - s.lr * s.weight_decay) + s.lr * step, mean, square]
+    }),
+    ("the mean of the step before", |[w, m, v, g], s| {
+        let [mean, square, one, two, _] = parts([w, m, v, g], s);
+        let step = m / one / ((square / two).sqrt() + s.eps);
+        [w * (1.0 - s.lr * s.weight_decay) - s.lr * step, mean, square]
+    }),
+    ("the square of the step before", |[w, m, v, g], s| {
+        let [mean, square, one, two, _] = parts([w, m, v, g], s);
+        let step = mean / one / ((v / two).sqrt() + s.eps);
+        [w * (1.0 - s.lr * s.weight_decay) - s.lr * step, mean, square]
+    }),
+    ("no correction", |[w, m, v, g], s| {
+        let [mean, square, ..] = parts([w, m, v, g], s);
+        let step = mean / (square.sqrt() + s.eps);
+        [w * (1.0 - s.lr * s.weight_decay) - s.lr * step, mean, square]
+    }),
+    ("the corrections exchanged", |[w, m, v, g], s| {
+        let [mean, square, one, two, _] = parts([w, m, v, g], s);
+        let step = mean / two / ((square / one).sqrt() + s.eps);
+        [w * (1.0 - s.lr * s.weight_decay) - s.lr * step, mean, square]
+    }),
+    ("no decay", |[w, m, v, g], s| {
+        let [mean, square, one, two, _] = parts([w, m, v, g], s);
+        [w - s.lr * mean / one / ((square / two).sqrt() + s.eps), mean, square]
+    }),
+    ("decay in the gradient", |[w, m, v, g], s| {
+        let g = g + s.weight_decay * w / f64::from(s.grad_scale);
+        let [mean, square, one, two, _] = parts([w, m, v, g], s);
+        [w - s.lr * mean / one / ((square / two).sqrt() + s.eps), mean, square]
+    }),
+    ("no clipping", |[w, m, v, g], s| {
+        let s = &AdamW { grad_scale: 1.0, ..*s };
+        let [mean, square, one, two, _] = parts([w, m, v, g], s);
+        let step = mean / one / ((square / two).sqrt() + s.eps);
+        [w * (1.0 - s.lr * s.weight_decay) - s.lr * step, mean, square]
+    }),
+    ("the gradient in place of its square", |[w, m, v, g], s| {
+        let [mean, _, one, two, g] = parts([w, m, v, g], s);
+        let square = s.beta2 * v + (1.0 - s.beta2) * g.abs();
+        let step = mean / one / ((square / two).sqrt() + s.eps);
+        [w * (1.0 - s.lr * s.weight_decay) - s.lr * step, mean, square]
+    }),
+];
+
+#[test]
+fn each_mutant_of_a_step_is_caught() {
+    const N: usize = 64;
+    let settings = AdamW { lr: 0.01, step: 3, grad_scale: 0.25, ..SETTINGS };
+    let (old, mean, grad) = (numbers(N, 1), numbers(N, 2), numbers(N, 3));
+    let square: Vec<f32> = numbers(N, 4).iter().map(|x| x * x + 0.01).collect();
+    let far = |step: Step, got: [&[f32]; 3]| {
+        (0..N).any(|i| {
+            let want = step([old[i], mean[i], square[i], grad[i]].map(f64::from), &settings);
+            got.iter().zip(want).any(|(got, want)| (f64::from(got[i]) - want).abs() > 1e-6)
+        })
+    };
+    let right: Step = |[w, m, v, g], s| {
+        let [mean, square, one, two, _] = parts([w, m, v, g], s);
+        let step = mean / one / ((square / two).sqrt() + s.eps);
+        [w * (1.0 - s.lr * s.weight_decay) - s.lr * step, mean, square]
+    };
+    for class in Class::available() {
+        let (mut w, mut m, mut v) = (old.clone(), mean.clone(), square.clone());
+        adamw(&Cpu::new(class, 2), &mut w, &mut m, &mut v, &grad, &settings);
+        assert!(!far(right, [&w, &m, &v]), "{class}");
+        for (name, mutant) in MUTANTS {
+            assert!(far(mutant, [&w, &m, &v]), "{class}: {name}");
+        }
+    }
+}
+
 #[test]
 fn threads_and_classes_change_no_bit_of_the_sum_of_squares() {
     for n in [0, 1, 15, 16, 17, 4096, 4097, 100_003] {

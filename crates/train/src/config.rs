@@ -276,11 +276,11 @@ pub struct SpikeConfig {
     pub rewinds_max: u64,
 }
 
-/// What is done about a spike. A loss that is no number is one.
+/// What is done about a spike. A loss is one, or a gradient's norm, that is no number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpikePolicy {
-    /// It is written down. A loss that is no number ends the run.
+    /// It is written down. What is no number ends the run.
     Record,
     /// The last checkpoint is taken up again, and the batches since are skipped.
     Rewind,

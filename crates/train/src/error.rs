@@ -37,12 +37,12 @@ pub enum TrainError {
     Damaged { path: PathBuf, what: String },
 
     #[error("step {step}: the {what} is {value}")]
-    NotFinite { step: u64, what: &'static str, value: f64 },
+    NotFinite { step: u64, what: String, value: f64 },
 
     #[error(
-        "step {step}: the loss leapt after {rewinds} rewinds; spikes.rewinds_max allows no more"
+        "step {step}: the {what} is {value} after {rewinds} rewinds; spikes.rewinds_max allows no more"
     )]
-    Spikes { step: u64, rewinds: u64 },
+    Spikes { step: u64, what: &'static str, value: f64, rewinds: u64 },
 
     #[error("the data ended after step {step} of {steps}")]
     DataEnded { step: u64, steps: u64 },

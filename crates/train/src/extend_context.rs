@@ -9,6 +9,7 @@ use crate::config::{ContextConfig, ContextStage, NeedleConfig, RunConfig};
 use crate::error::TrainError;
 use crate::needle::{self, Found};
 use crate::pretrain::pretrain;
+use crate::runs::number;
 use crate::trainer::{Event, Inputs, Trainer, keep_config, replace, take_lock};
 use crate::validate;
 use herd_data::{Check, Corpus};
@@ -36,7 +37,8 @@ pub struct Verdict {
     pub rope_theta: f64,
     /// Nats a token at the short length before the first stage.
     pub short_loss_before: f64,
-    /// The same now.
+    /// The same now; NaN if it is no number.
+    #[serde(deserialize_with = "number")]
     pub short_loss: f64,
     /// Needles at every length up to the new one.
     pub needles: Vec<Found>,
@@ -308,6 +310,10 @@ impl<'a> Judge<'a> {
             return Ok(before);
         }
         let (short_loss, needles) = self.measure(model, self.context.stage.len())?;
+        if !short_loss.is_finite() {
+            let what = format!("loss of {}", model.display());
+            return Err(TrainError::NotFinite { step: 0, what, value: short_loss });
+        }
         let before = Before { short_loss, needles };
         save(&file, &before)?;
         Ok(before)

@@ -2,6 +2,7 @@
 //! killed and taken up again writes the same bytes as one that was not.
 
 use crate::error::TrainError;
+use crate::spikes::Leapt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -47,13 +48,16 @@ pub enum Line {
         /// What it wrote.
         text: String,
     },
-    /// The loss leapt.
+    /// The loss leapt, or the gradient is no number.
     Spike {
         /// The step that was not, or no longer, made.
         step: u64,
+        /// What leapt.
+        #[serde(default)]
+        what: Leapt,
         /// Its loss; null if it is no number.
         loss: Option<f64>,
-        /// The greatest that would have passed.
+        /// The greatest loss that would have passed.
         expected: f64,
         /// The documents of the batch: source and row.
         rows: Vec<String>,
@@ -143,12 +147,6 @@ impl Metrics {
     /// Brings it to the disk: before a checkpoint says how much of it there is.
     pub fn sync(&mut self) -> Result<(), TrainError> {
         self.file.sync_all().map_err(|e| TrainError::io("write", &self.path, e))
-    }
-
-    /// Forgets the lines behind the first `bytes` bytes.
-    pub fn rewind(&mut self, bytes: u64) -> Result<(), TrainError> {
-        *self = Metrics::open(&self.path, bytes)?;
-        Ok(())
     }
 
     pub fn bytes(&self) -> u64 {

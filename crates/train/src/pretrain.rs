@@ -5,20 +5,20 @@ use crate::trainer::Trainer;
 
 /// Runs to the last step, or until it is asked to stop; either way a checkpoint stands at the end.
 ///
-/// Errors: the data ended before the steps, the loss or gradient is no number, the disk.
+/// Errors: the data ended before the steps, the loss, gradient or a weight is no number, the disk.
 pub fn pretrain(run: &mut Trainer<'_>) -> Result<(), TrainError> {
     while run.goes_on() {
         let Some(batch) = run.next_batch()? else {
             run.save_when_due()?;
             return Err(TrainError::DataEnded { step: run.step(), steps: run.config.optim.steps });
         };
-        let sums = run.gradient(&batch);
-        if let Some(spike) = run.judge(&sums)
+        let gradient = run.gradient(&batch);
+        if let Some(spike) = run.judge(&gradient)
             && !run.answer(spike, &batch)?
         {
             continue;
         }
-        run.update(&sums, &batch)?;
+        run.update(&gradient, &batch)?;
         run.validate_when_due()?;
         run.sample_when_due()?;
         run.save_when_due()?;

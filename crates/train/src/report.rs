@@ -2,7 +2,7 @@
 
 pub mod chart;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -10,6 +10,7 @@ use std::path::Path;
 
 use self::chart::{Chart, Curve, Scale, Stroke};
 use crate::runs::{Metric, Run, RunError, Sample, Validation, smoothed};
+use crate::spikes::Leapt;
 
 /// A report and the pictures it shows.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,6 +158,9 @@ fn table(page: &mut String, run: &Run) {
     if let Some(last) = run.validations.last() {
         row("last validation", score(last));
     }
+    if let Some(average) = &run.average {
+        row("mean of checkpoints", score(average));
+    }
     if !run.speed.is_empty() {
         let seconds = run.seconds();
         row("time", duration(seconds));
@@ -199,31 +203,30 @@ fn median(run: &Run, metric: Metric) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Bits a byte by source: at the first validation, at the best and at the last.
+/// Bits a byte by source: at the first validation, at the best and at the last, and those of the
+/// mean of checkpoints.
 fn sources(page: &mut String, run: &Run) {
     let (Some(first), Some(best), Some(last)) =
         (run.validations.first(), run.best(), run.validations.last())
     else {
         return;
     };
-    let columns = [first, best, last];
-    let names: BTreeMap<&String, ()> =
-        columns.iter().flat_map(|v| v.by_source.keys()).map(|name| (name, ())).collect();
+    let columns = [("first", first), ("best", best), ("last", last)].into_iter();
+    let average = run.average.iter().map(|average| ("mean", average));
+    let columns: Vec<(&str, &Validation)> = columns.chain(average).collect();
+    let names: BTreeSet<&String> = columns.iter().flat_map(|(_, v)| v.by_source.keys()).collect();
     if names.is_empty() {
         return;
     }
-    let [a, b, c] = columns.map(|v| count(v.step));
-    let _ = write!(
-        page,
-        "\n## Bits a byte by source\n\n\
-         | source | first, step {a} | best, step {b} | last, step {c} |\n|---|---:|---:|---:|\n"
-    );
-    for name in names.keys() {
-        let cell = |v: &Validation| {
-            v.by_source.get(*name).map_or(String::new(), |s| format!("{:.4}", s.bpb))
+    let heads = columns.iter().map(|(name, v)| format!(" {name}, step {} |", count(v.step)));
+    let (heads, rules) = (heads.collect::<String>(), "---:|".repeat(columns.len()));
+    let _ = write!(page, "\n## Bits a byte by source\n\n| source |{heads}\n|---|{rules}\n");
+    for name in names {
+        let cell = |(_, v): &(&str, &Validation)| {
+            v.by_source.get(name).map_or("  |".to_owned(), |s| format!(" {:.4} |", s.bpb))
         };
-        let [a, b, c] = columns.map(cell);
-        let _ = writeln!(page, "| {} | {a} | {b} | {c} |", cell_text(name));
+        let cells: String = columns.iter().map(cell).collect();
+        let _ = writeln!(page, "| {} |{cells}", cell_text(name));
     }
 }
 
@@ -236,8 +239,11 @@ fn spikes(page: &mut String, run: &Run) {
             let (action, rows) = (cell_text(&spike.action), spike.rows.len());
             let step = count(spike.step);
             let loss = spike.loss.map_or("NaN".to_owned(), |loss| format!("{loss:.4}"));
-            let expected = spike.expected;
-            let _ = writeln!(page, "| {step} | {loss} | {expected:.4} | {action} | {rows} |");
+            let passes = match spike.what {
+                Leapt::Loss => format!("{:.4}", spike.expected),
+                Leapt::Gradient => "the gradient is no number".to_owned(),
+            };
+            let _ = writeln!(page, "| {step} | {loss} | {passes} | {action} | {rows} |");
         }
         more(page, spikes.len(), SHOWN);
     }
@@ -357,7 +363,11 @@ mod tests {
             }
         }
         let (rows, action) = (vec!["a:1".to_owned(), "a:2".to_owned()], "recorded".to_owned());
-        metrics += &text(Line::Spike { step: 100, loss: Some(9.0), expected: 3.0, rows, action });
+        let (what, loss, expected) = (Leapt::Loss, Some(9.0), 3.0);
+        metrics += &text(Line::Spike { step: 100, what, loss, expected, rows, action });
+        let by_source = [("books".to_owned(), Measured { loss: 2.0, bpb: 0.75 })].into();
+        let of = vec![50, 100];
+        metrics += &text(Line::Average { step: 100, of, loss: 2.0, bpb: 0.75, by_source });
         let (what, error) = ("validation".to_owned(), "a | b\n<c>".to_owned());
         metrics += &text(Line::Failure { step: 100, what, error });
         fs::write(folder.join("metrics.jsonl"), metrics).unwrap();
@@ -377,7 +387,9 @@ mod tests {
             "| time | 1 min 20 s |",
             "| share of the machine's peak, median | 25.0 % |",
             "| spikes | 1 |",
-            "| books | 1.3283 | 1.0270 | 1.0270 |",
+            "| mean of checkpoints | 0.7500 bits a byte, 2.0000 nats a token (step 100) |",
+            "| source | first, step 50 | best, step 100 | last, step 100 | mean, step 100 |",
+            "| books | 1.3283 | 1.0270 | 1.0270 | 0.7500 |",
             "| 100 | 9.0000 | 3.0000 | recorded | 2 |",
             "| 100 | validation | a \\| b \\<c\\> |",
             "````text\nOnce ```upon\\u{1b}[2J 50\n````",

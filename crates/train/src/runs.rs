@@ -23,8 +23,10 @@ use std::path::{Path, PathBuf};
 use herd_tensor::files::FileError;
 
 use crate::metrics::{Line, Measured, StepLine};
+use crate::spikes::Leapt;
 
 pub use diff::{Diff, Setting, Split, TensorSplit, diff};
+pub(crate) use lines::number;
 pub use lines::{Speed, Torn};
 
 /// Why a run could not be read.
@@ -126,14 +128,16 @@ pub struct Sample {
     pub text: String,
 }
 
-/// A loss that leapt.
+/// A loss that leapt, or a gradient that was no number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spike {
-    /// The step whose loss it was.
+    /// The step that it would have been.
     pub step: u64,
+    /// What leapt.
+    pub what: Leapt,
     /// The loss, if it was a number.
     pub loss: Option<f64>,
-    /// The greatest that would have passed.
+    /// The greatest loss that would have passed.
     pub expected: f64,
     /// The documents of the batch.
     pub rows: Vec<String>,
@@ -215,12 +219,12 @@ impl Run {
                 self.average = Some(Validation { step, loss, bpb, by_source });
             }
             Line::Sample { step, prompt, text } => self.samples.push(Sample { step, prompt, text }),
-            Line::Spike { step, loss, expected, rows, action } => {
+            Line::Spike { step, what, loss, expected, rows, action } => {
                 if let Some(to) = rewound_to(&action) {
                     self.steps.retain(|step| step.step <= to);
                     self.validations.retain(|validation| validation.step <= to);
                 }
-                self.spikes.push(Spike { step, loss, expected, rows, action });
+                self.spikes.push(Spike { step, what, loss, expected, rows, action });
             }
             Line::Failure { step, what, error } => {
                 self.failures.push(Failure { step, what, error });
@@ -422,7 +426,7 @@ mod tests {
 
     fn spike(step: u64, action: &str) -> Line {
         let (rows, action) = (Vec::new(), action.to_owned());
-        Line::Spike { step, loss: Some(99.0), expected: 5.0, rows, action }
+        Line::Spike { step, what: Leapt::Loss, loss: Some(99.0), expected: 5.0, rows, action }
     }
 
     fn write(folder: &Path, lines: &[Line]) {

@@ -110,7 +110,10 @@ pub fn steps(checkpoints: &Path) -> Result<Vec<u64>, TrainError> {
 pub fn remove(checkpoints: &Path, step: u64) -> Result<(), TrainError> {
     let (path, gone) =
         (step_folder(checkpoints, step), checkpoints.join(format!(".step-{step}.old")));
+    // The new name reaches the disk first: else a power cut could bring back the old one, emptied.
+    let sync = || if cfg!(unix) { fs::File::open(checkpoints)?.sync_all() } else { Ok(()) };
     fs::rename(&path, &gone)
+        .and_then(|()| sync())
         .and_then(|()| fs::remove_dir_all(&gone))
         .map_err(|e| TrainError::io("remove", &path, e))
 }
@@ -188,6 +191,16 @@ fn save_tensors(path: &Path, model: &Llama, optimizer: &Optimizer) -> Result<(),
     writer.finish()
 }
 
+/// A number among the masters and moments that is none, and the name of its tensor.
+pub fn no_number(model: &Llama, optimizer: &Optimizer) -> Option<(String, f64)> {
+    let none = |numbers: &[f32]| numbers.iter().copied().find(|x| !x.is_finite()).map(f64::from);
+    model.params().iter().zip(optimizer.moments()).find_map(|(named, moments)| {
+        let found = [named.param.with_master(none), none(&moments.m), none(&moments.v)];
+        let found = KINDS.into_iter().zip(found);
+        found.into_iter().find_map(|(kind, x)| Some((state_name(kind, named), x?)))
+    })
+}
+
 /// Reads the state of a checkpoint into a model and an optimiser that have its shape.
 ///
 /// Errors: a file is missing or damaged, or a tensor has another shape.
@@ -230,18 +243,65 @@ pub fn load_progress(path: &Path) -> Result<Progress, TrainError> {
 }
 
 /// The first masters of a part of a checkpoint that a new run starts from: exact where it has them.
+///
+/// Errors: the part cannot be read, or holds what is no number.
 pub fn first_numbers(
     checkpoint: &herd_model::Checkpoint,
     part: Part,
 ) -> Result<Vec<f32>, TrainError> {
     let state = checkpoint.folder().join("state/optimizer.safetensors");
     let name = format!("w.{}", name(part, Style::Gguf).expect("every part has a name"));
-    if state.is_file() {
+    let (path, numbers) = if state.is_file() {
         let archive = Archive::open(&state)?;
         let info = archive.tensor(&name)?;
         let mut numbers = vec![0.0; info.shape.iter().product()];
         blocks::unpack(Format::F32, &archive.bytes(info)?, &mut numbers);
-        return Ok(numbers);
+        (state, numbers)
+    } else {
+        (checkpoint.path().to_owned(), checkpoint.part(part)?.unpack())
+    };
+    match numbers.iter().find(|x| !x.is_finite()) {
+        Some(bad) => Err(TrainError::Damaged { path, what: format!("{name} holds {bad}") }),
+        None => Ok(numbers),
     }
-    Ok(checkpoint.part(part)?.unpack())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optimizer::OptimizerConfig;
+    use herd_model::Config;
+    use herd_model::llama::Training;
+    use herd_tensor::{Class, Device, Tape};
+    use std::sync::Arc;
+
+    #[test]
+    fn what_is_no_number_is_named_wherever_it_stands() {
+        let config = Config {
+            layers: 1,
+            width: 4,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 4,
+            ffn_width: 4,
+            vocab: 3,
+            ..herd_model::presets::LLAMA3_8B
+        };
+        let (tape, format) = (Arc::new(Tape::default()), Format::F32);
+        let training = Training { tape, format, recompute: false };
+        let device = Device::cpu(Class::Portable, 1);
+        let numbers =
+            |part: Part| Ok::<_, ()>(vec![1.0; part.shape(&config).iter().product::<usize>()]);
+        let model = Llama::trainable(&config, &device, 8, &training, numbers).unwrap();
+        let mut optimizer = Optimizer::new(&model, OptimizerConfig::LLAMA);
+        assert_eq!(no_number(&model, &optimizer), None);
+        let last = optimizer.moments().len() - 1;
+        optimizer.moments_mut()[last].v[0] = f32::INFINITY;
+        let (name, value) = no_number(&model, &optimizer).unwrap();
+        assert_eq!((&name[..2], value), ("v.", f64::INFINITY));
+        let first = &model.params()[0];
+        first.param.set_master(&[f32::NAN; 12]);
+        let (name, value) = no_number(&model, &optimizer).unwrap();
+        assert!(name == state_name("w", first) && value.is_nan(), "{name} {value}");
+    }
 }

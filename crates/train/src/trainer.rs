@@ -86,6 +86,15 @@ pub struct Trainer<'a> {
     _lock: File,
 }
 
+/// What is known of a batch once the gradient of its loss is summed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gradient {
+    /// Nats a target.
+    pub loss: f64,
+    /// The norm of the gradient before clipping.
+    pub norm: f64,
+}
+
 /// Batches that are read before they are asked for.
 const AHEAD: usize = 2;
 
@@ -178,8 +187,8 @@ impl<'a> Trainer<'a> {
         Ok(batch)
     }
 
-    /// Sums the gradient of a batch: nats and weights of its targets.
-    pub fn gradient(&mut self, batch: &Batch) -> Sums {
+    /// Sums the gradient of a batch into the model's parameters.
+    pub fn gradient(&mut self, batch: &Batch) -> Gradient {
         let weights: f64 = batch.weight_t.iter().map(|w| f64::from(*w)).sum();
         let scale = (1.0 / weights.max(1.0)) as f32;
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
@@ -189,41 +198,48 @@ impl<'a> Trainer<'a> {
             let micro = packed.rows(batch, first, rows.min(batch.rows - first));
             accumulate(&self.model, &self.tape, &micro.borrow(), scale, &mut sums);
         }
-        sums
+        Gradient { loss: sums.loss(), norm: self.optimizer.grad_norm(&self.model) }
     }
 
-    /// Whether the loss leapt. One that did not joins the running mean.
-    pub fn judge(&mut self, sums: &Sums) -> Option<Spike> {
-        self.progress.watch.judge(sums.loss(), &self.config.spikes)
+    /// Whether the loss leapt, or a number is none. A loss that did neither joins the running mean.
+    pub fn judge(&mut self, gradient: &Gradient) -> Option<Spike> {
+        self.progress.watch.judge(gradient.loss, gradient.norm, &self.config.spikes)
     }
 
     /// Answers a spike by the policy: writes it down, or goes back to the last checkpoint and
     /// leaves out the batches since. Says whether the step may be made.
+    ///
+    /// Errors: the run ends, which is written down too: what leapt is no number and the policy is
+    /// to record, or it went back as often as it may.
     pub fn answer(&mut self, spike: Spike, batch: &Batch) -> Result<bool, TrainError> {
         let step = self.progress.step + 1;
-        let rows = batch.origins(&self.corpus)?;
-        let rows = rows.iter().map(|(source, row)| format!("{source} {row:?}")).collect();
-        let loss = Some(spike.loss).filter(|loss| loss.is_finite());
+        let (what, value) = spike.value();
         let rewinds = self.progress.rewinds;
-        let action = match self.config.spikes.policy {
-            SpikePolicy::Record if loss.is_none() => {
-                return Err(TrainError::NotFinite { step, what: "loss", value: spike.loss });
-            }
+        let policy = self.config.spikes.policy;
+        let end = match policy {
+            SpikePolicy::Record if value.is_finite() => None,
+            SpikePolicy::Record => Some(TrainError::NotFinite { step, what: what.into(), value }),
+            SpikePolicy::Rewind if rewinds < self.config.spikes.rewinds_max => None,
+            SpikePolicy::Rewind => Some(TrainError::Spikes { step, what, value, rewinds }),
+        };
+        let action = match policy {
+            _ if end.is_some() => "ended the run".to_owned(),
             SpikePolicy::Record => "recorded".to_owned(),
-            SpikePolicy::Rewind if rewinds == self.config.spikes.rewinds_max => {
-                return Err(TrainError::Spikes { step, rewinds });
-            }
             SpikePolicy::Rewind => {
                 self.rewind()?;
                 format!("rewound to {}", self.progress.step)
             }
         };
-        let expected = spike.expected;
-        self.write(&Line::Spike { step, loss, expected, rows, action })?;
-        Ok(self.config.spikes.policy == SpikePolicy::Record)
+        let rows = batch.origins(&self.corpus)?;
+        let rows = rows.iter().map(|(source, row)| format!("{source} {row:?}")).collect();
+        let loss = Some(spike.loss).filter(|loss| loss.is_finite());
+        let (what, expected) = (spike.what, spike.expected);
+        self.write(&Line::Spike { step, what, loss, expected, rows, action })?;
+        end.map_or(Ok(policy == SpikePolicy::Record), Err)
     }
 
     /// Takes up the last checkpoint again, or the first weights, but not its place in the data.
+    /// The lines of the steps since stay in the metrics, with the spike that took them back.
     fn rewind(&mut self) -> Result<(), TrainError> {
         for named in self.model.params() {
             named.param.clear_gradient();
@@ -244,24 +260,19 @@ impl<'a> Trainer<'a> {
             }
         }
         self.progress.rewinds = rewinds;
-        self.metrics.rewind(self.progress.metrics_bytes)
+        Ok(())
     }
 
-    /// Makes the step at the learning rate of the schedule.
-    ///
-    /// Errors: the gradient is no number.
-    pub fn update(&mut self, sums: &Sums, batch: &Batch) -> Result<(), TrainError> {
+    /// Makes the step at the learning rate of the schedule. Panics if the gradient is no number.
+    pub fn update(&mut self, gradient: &Gradient, batch: &Batch) -> Result<(), TrainError> {
         let step = self.progress.step + 1;
-        let grad_norm = self.optimizer.grad_norm(&self.model);
-        if !grad_norm.is_finite() {
-            return Err(TrainError::NotFinite { step, what: "gradient's norm", value: grad_norm });
-        }
+        let Gradient { loss, norm: grad_norm } = *gradient;
         let lr = schedule::lr(&self.config.optim, step);
         self.optimizer.step(&self.model, lr, grad_norm);
         self.progress.step = step;
         self.progress.tokens += (batch.rows * batch.seq_len) as u64;
         self.progress.cursor = self.loader.cursor().clone();
-        let (tokens, seq_len, loss) = (self.progress.tokens, batch.seq_len, sums.loss());
+        let (tokens, seq_len) = (self.progress.tokens, batch.seq_len);
         self.write(&Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len }))
     }
 
@@ -323,6 +334,10 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
+        if let Some((name, value)) = state::no_number(&self.model, &self.optimizer) {
+            let (step, what) = (self.progress.step, format!("checkpoint's {name}"));
+            return Err(TrainError::NotFinite { step, what, value });
+        }
         self.metrics.sync()?;
         self.progress.metrics_bytes = self.metrics.bytes();
         let step = self.progress.step;

@@ -125,6 +125,7 @@ fn summary(run: &Run) -> Value {
         "loss": last.map(|s| s.loss),
         "best": run.best().map(validation),
         "validation": run.validations.last().map(validation),
+        "average": run.average.as_ref().map(validation),
         "seconds": run.seconds(),
         "peak_bytes": run.speed.iter().map(|s| s.peak_bytes).max(),
         "spikes": run.spikes.len(),
@@ -149,10 +150,14 @@ fn show(path: &Path, console: &Console) -> Result<Verdict, Error> {
         put("loss", format!("{:.4}", last.loss));
         put("learning rate", format!("{:e}", last.lr));
     }
-    for (name, validation) in [("best", run.best()), ("last", run.validations.last())] {
+    for (name, validation) in [
+        ("best validation", run.best()),
+        ("last validation", run.validations.last()),
+        ("mean of checkpoints", run.average.as_ref()),
+    ] {
         let Some(v) = validation else { continue };
         let at = count(v.step);
-        put(&format!("{name} validation"), format!("{:.4} bits a byte at step {at}", v.bpb));
+        put(name, format!("{:.4} bits a byte at step {at}", v.bpb));
         for (source, m) in &v.by_source {
             put(&format!("  {source}"), format!("{:.4}", m.bpb));
         }

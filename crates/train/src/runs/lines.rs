@@ -40,7 +40,7 @@ impl Speed {
 }
 
 /// JSON has no NaN: it is written as null.
-fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+pub(crate) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
@@ -118,7 +118,7 @@ mod tests {
     const LINES: &str = r#"{"kind":"step","step":1,"tokens":4096,"loss":10.1,"grad_norm":3.2,"lr":0.0001,"seq_len":256}
 {"kind":"validation","step":1,"loss":9.5,"bpb":3.25,"by_source":{"books":{"loss":9.0,"bpb":3.0}}}
 {"kind":"sample","step":1,"prompt":"Once","text":" upon"}
-{"kind":"spike","step":2,"loss":null,"expected":11.0,"rows":["books:7"],"action":"rewound to 1"}
+{"kind":"spike","step":2,"what":"loss","loss":null,"expected":11.0,"rows":["books:7"],"action":"rewound to 1"}
 {"kind":"failure","step":2,"what":"validation","error":"no text"}
 "#;
 

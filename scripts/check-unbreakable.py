@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""Break every verb of training and run it again: it must end with the bytes of a run that nothing disturbed.
+
+usage: scripts/check-unbreakable.py --herd target/release/herd [--kills 200] [--every 1] [--verbs NAME,..] [--seed 1]        (needs: cc)
+
+First each verb is killed (SIGKILL) at --kills random moments. Then it runs on a disk that fails (crates/herd/tests/common/faulty_disk.c): the
+power is cut after each step that it makes on the disk (every --every-th), in three ways, and the disk is full after as many bytes;
+mostly twice in a row. Prints a line a verb, and ends with code 1 if one was broken.
+"""
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# What has to do with clocks.
+TIMED = {"stats.json", "speed.jsonl", "events", "report", "report.md", ".lock"}
+CUT = 137
+
+SETTINGS = """
+tokenizer = "words"
+[data]
+input = ["docs.jsonl"]
+validation_share = 0.3
+[model]
+{model}
+[batch]
+tokens = 256
+seq_len = 64
+micro_tokens = 128
+[optim]
+steps = 12
+{optim}
+[checkpoint]
+every = 3
+keep_last = 2
+keep_every = 6
+[validation]
+every = 5
+[samples]
+every = 6
+tokens = 8
+"""
+NEW = "layers = 1\nwidth = 32\nheads = 2\nkv_heads = 1\nffn_width = 64"
+OLD = 'init = "base/checkpoints/step-12"'
+LORA = '[model.lora]\nrank = 4\nalpha = 8\ntargets = ["q", "down"]\n'
+LONGER = """
+[context]
+loss_tolerance = 10
+needle_rate = 0
+[context.needle]
+sentence = "{key}{value}"
+question = "{key}"
+digits = 1
+depths = [0, 1]
+samples = 1
+[[context.stage]]
+seq_len = 128
+rope_theta = 30000
+steps = 4
+[[context.stage]]
+seq_len = 256
+rope_theta = 60000
+steps = 4
+"""
+CONFIGS = {
+    "run.toml": SETTINGS.format(model=NEW, optim="warmup_steps = 3"),
+    "lora.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LORA,
+    "anneal.toml": SETTINGS.format(model=OLD, optim=""),
+    "longer.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LONGER,
+}
+TRAIN = "tokenizer train -i docs.jsonl --vocab-size 400 --specials 16 -t 1 -o"
+MEAN = [f"base/checkpoints/step-{step}" for step in (6, 9, 12)]
+# How each verb is called; OUT is where its result goes. Of those that never write over what is there, a whole result is not made again.
+VERBS = {
+    "tokenizer train": (f"{TRAIN} OUT", True),
+    "tokenizer extend": ("tokenizer extend --base words -i docs.jsonl --add 40 -t 1 -o OUT", True),
+    "data tokenize": ("data tokenize --tokenizer words --input docs.jsonl --shard-tokens 3000 -t 1 -o OUT", False),
+    "pretrain": ("pretrain --config run.toml -t 1 --out OUT", False),
+    "pretrain with LoRA": ("pretrain --config lora.toml -t 1 --out OUT", False),
+    "extend-context": ("extend-context --config longer.toml -t 1 --out OUT", False),
+    "anneal": ("anneal --config anneal.toml -t 1 --out OUT", False),
+    "average": (f"average {' '.join(MEAN)} -o OUT", True),
+}
+
+
+class Bench:
+    """A folder to run in, and the program."""
+
+    def __init__(self, herd, folder, seed):
+        self.herd, self.folder, self.random = herd, folder, random.Random(seed)
+        self.disk = folder / "disk.so"
+        source = REPOSITORY / "crates/herd/tests/common/faulty_disk.c"
+        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", self.disk, source, "-ldl", "-lpthread"], check=True)
+        self.root = folder / "root"
+        self.root.mkdir()
+        text = "".join(page.read_text() for page in sorted((REPOSITORY / "docs").glob("[a-m]*.md")))
+        lines = [json.dumps({"text": part}) for part in text.split("\n## ")]
+        (self.root / "docs.jsonl").write_text("\n".join(lines))
+        for name, config in CONFIGS.items():
+            (self.root / name).write_text(config)
+        self.run(f"{TRAIN} words".split())
+        self.run("pretrain --config run.toml -t 1 --out base --set checkpoint.keep_every=3".split())
+
+    def start(self, args, fault="count:0", **more):
+        env = {
+            "PATH": os.environ["PATH"],
+            "HERD_HOME": str(self.folder / "home"),
+            "LD_PRELOAD": str(self.disk),
+            "HERD_DISK_ROOT": str(self.root),
+            "HERD_DISK_FAULT": fault,
+            "HERD_DISK_TOLD": str(self.folder / "told"),
+        }
+        return subprocess.Popen([self.herd, *args, "-q"], cwd=self.root, env=env, stdout=subprocess.DEVNULL, **more)
+
+    def run(self, args, fault="count:0"):
+        """The exit code and what was said."""
+        process = self.start(args, fault, stderr=subprocess.PIPE, text=True)
+        said = process.communicate()[1]
+        if fault == "count:0" and process.returncode != 0:
+            sys.exit(f"{' '.join(args)}: {said}")
+        return process.returncode
+
+    def finish(self, verb, out):
+        """Runs the verb in peace, if there is something left to do."""
+        command, once = VERBS[verb]
+        if not (once and (self.root / out).exists()):
+            self.run(command.replace("OUT", out).split())
+
+    def contents(self, out):
+        paths = (path for path in (self.root / out).rglob("*") if path.is_file())
+        names = ((path.relative_to(self.root / out), path) for path in paths)
+        return {str(name): path.read_bytes() for name, path in names if not TIMED & set(name.parts)}
+
+    def compare(self, verb, how, whole):
+        found = self.contents("out")
+        names = [name for name in sorted(whole.keys() | found.keys()) if whole.get(name) != found.get(name)]
+        left = [path.name for path in self.root.iterdir() if path.name.startswith(".")]
+        if names or left:
+            sys.exit(f"{verb}, {how}: {', '.join(names)} differ; {left} left behind")
+        self.clear()
+
+    def clear(self):
+        shutil.rmtree(self.root / "out", ignore_errors=True)
+        for path in self.folder.glob("root-lost-*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def kill(self, verb, kills, whole):
+        """Kills the verb at random moments, until it has been killed often enough."""
+        command = VERBS[verb][0].replace("OUT", "out").split()
+        begun = time.monotonic()
+        self.run(command)
+        length = time.monotonic() - begun
+        self.clear()
+        done = 0
+        while done < kills:
+            # Half of the runs are killed more than once.
+            for _ in range(self.random.choice([1, 1, 2, 3])):
+                if VERBS[verb][1] and (self.root / "out").exists():
+                    break
+                process = self.start(command, stderr=subprocess.DEVNULL)
+                time.sleep(length * self.random.random())
+                process.kill()
+                done += process.wait() < 0
+            self.finish(verb, "out")
+            self.compare(verb, f"kill {done}", whole)
+        return done
+
+    def fail(self, verb, every, whole):
+        """Cuts the power at every step, in three ways, and fills the disk; the second time soon after the first."""
+        command = VERBS[verb][0].replace("OUT", "out").split()
+        self.run(command)
+        steps, written = map(int, (self.folder / "told").read_text().split())
+        self.clear()
+        count = 0
+        for kind in ["tear", "forget", "one"]:
+            for step in range(0, steps, every):
+                broken = self.run(command, f"{kind}:{step}") == CUT
+                count += broken
+                if broken and step % 2:
+                    self.run(command, f"{kind}:{step // 2 % 23}")
+                self.finish(verb, "out")
+                self.compare(verb, f"{kind}:{step}", whole)
+        for room in range(0, written, max(1, every * written // steps)):
+            count += self.run(command, f"room:{room}") != 0
+            self.finish(verb, "out")
+            self.compare(verb, f"room:{room}", whole)
+        return steps, count
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--herd", required=True, type=lambda path: str(Path(path).resolve()))
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--every", type=int, default=1, help="0: no faults of the disk")
+    parser.add_argument("--verbs", default=",".join(VERBS))
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args.herd, Path(folder), args.seed)
+        for verb in (verb for verb in VERBS if verb in args.verbs.split(",")):
+            bench.finish(verb, "out")
+            whole = bench.contents("out")
+            bench.clear()
+            begun = time.monotonic()
+            told = [f"{verb}: {len(whole)} files the same after"]
+            if args.kills:
+                told.append(f"{bench.kill(verb, args.kills, whole)} kills")
+            if args.every:
+                steps, broken = bench.fail(verb, args.every, whole)
+                told.append(f"{broken} faults of the disk at {steps} steps")
+            print(*told, f"in {time.monotonic() - begun:.0f} s", flush=True)
+
+
+main()
