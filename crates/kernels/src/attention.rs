@@ -9,6 +9,8 @@
 //!
 //! Letters: T tokens, H query heads, G key/value heads, R = H / G, K head width.
 
+use crate::Class;
+use crate::convert::f32_to_f16;
 use crate::cpu::{Cpu, Parts};
 
 mod codes;
@@ -131,32 +133,51 @@ pub fn store(
     }
     let cache = Parts::new(cache);
     let few = sequences.iter().map(|s| s.rows).sum::<usize>() < 16;
-    let store = |g: usize| sequences.iter().for_each(|s| store_head(cache, shape, k, v, s, g));
+    let pages_of =
+        |s: &Sequence<'_>| (s.past + s.rows).div_ceil(shape.page_len) - s.past / shape.page_len;
+    let places: usize = sequences.iter().filter(|s| s.rows > 0).map(pages_of).sum();
+    let store = |i: usize| {
+        let (mut page, g) = (i / shape.kv_heads, i % shape.kv_heads);
+        for s in sequences.iter().filter(|s| s.rows > 0) {
+            if page < pages_of(s) {
+                let page = s.past / shape.page_len + page;
+                return store_head(cpu.class, cache, shape, k, v, s, page, g);
+            }
+            page -= pages_of(s);
+        }
+    };
     // Heads lie apart in a page. A few rows are stored before another thread is awake.
-    if few { (0..shape.kv_heads).for_each(store) } else { cpu.pool.run(shape.kv_heads, store) }
+    let tasks = places * shape.kv_heads;
+    if few { (0..tasks).for_each(store) } else { cpu.pool.run(tasks, store) }
 }
 
-/// The rows of one sequence, for one key/value head.
-fn store_head(cache: Parts<u8>, shape: KvShape, k: &[f32], v: &[f32], s: &Sequence<'_>, g: usize) {
-    let (dim, bytes) = (shape.head_dim, shape.head_bytes());
-    for t in 0..s.rows {
-        let at = s.past + t;
-        let (page, slot) = (s.pages[at / shape.page_len] as usize, at % shape.page_len);
-        let row = ((s.row + t) * shape.kv_heads + g) * dim;
-        let place = page * shape.page_bytes() + g * bytes;
-        // SAFETY: the head's part of the page belongs to one task; `store` checked the page.
-        let (keys, values) =
-            unsafe { (cache.part(place, bytes), cache.part(place + shape.value_offset(), bytes)) };
+/// The rows of one sequence that lie in its page `page`, for one key/value head.
+fn store_head(
+    class: Class,
+    cache: Parts<u8>,
+    shape: KvShape,
+    k: &[f32],
+    v: &[f32],
+    s: &Sequence<'_>,
+    page: usize,
+    g: usize,
+) {
+    let (dim, bytes, len) = (shape.head_dim, shape.head_bytes(), shape.page_len);
+    let place = s.pages[page] as usize * shape.page_bytes() + g * bytes;
+    // SAFETY: the head's part of the page belongs to one task; `store` checked the page.
+    let (keys, values) =
+        unsafe { (cache.part(place, bytes), cache.part(place + shape.value_offset(), bytes)) };
+    for at in s.past.max(page * len)..(s.past + s.rows).min((page + 1) * len) {
+        let (row, slot) = (((s.row + at - s.past) * shape.kv_heads + g) * dim, at % len);
         let (k, v) = (&k[row..row + dim], &v[row..row + dim]);
         match shape.format {
             KvFormat::F32 => {
-                put(keys, slot, shape.page_len, k, f32::to_le_bytes);
-                put(values, slot * shape.padded(), 1, v, f32::to_le_bytes);
+                put(keys, slot, len, k, |x| x.to_le_bytes());
+                put(values, slot * shape.padded(), 1, v, |x| x.to_le_bytes());
             }
             KvFormat::F16 => {
-                let half = |x| half::f16::from_f32(x).to_le_bytes();
-                put(keys, slot, shape.page_len, k, half);
-                put(values, slot * shape.padded(), 1, v, half);
+                put_halves(class, keys, slot, len, k);
+                put_halves(class, values, slot * shape.padded(), 1, v);
             }
             KvFormat::I16 => {
                 codes::put_key(keys, shape, slot, k);
@@ -166,13 +187,23 @@ fn store_head(cache: Parts<u8>, shape: KvShape, k: &[f32], v: &[f32], s: &Sequen
     }
 }
 
+/// As `put`, rounded to f16.
+fn put_halves(class: Class, out: &mut [u8], from: usize, step: usize, x: &[f32]) {
+    const SOME: usize = 64;
+    let mut halves = [half::f16::ZERO; SOME];
+    for (i, x) in x.chunks(SOME).enumerate() {
+        f32_to_f16(class, &mut halves[..x.len()], x);
+        put(out, from + i * SOME * step, step, &halves[..x.len()], |h| h.to_le_bytes());
+    }
+}
+
 /// Number i of `x` goes to place `from + i * step` of `out`.
-fn put<const B: usize>(
+fn put<T: Copy, const B: usize>(
     out: &mut [u8],
     from: usize,
     step: usize,
-    x: &[f32],
-    bytes: impl Fn(f32) -> [u8; B],
+    x: &[T],
+    bytes: impl Fn(T) -> [u8; B],
 ) {
     let (out, _) = out.as_chunks_mut::<B>();
     for (i, x) in x.iter().enumerate() {

@@ -93,26 +93,39 @@ pub(super) fn lay(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: K
                 // The tile unit's kernel scales all rows: no number may be slow or not a number.
                 tile.fill(0);
             }
-            for (t, row) in x.chunks_exact(cols).enumerate() {
-                let (blocks, _) = row.as_chunks::<BLOCK>();
-                for (b, block) in blocks.iter().enumerate() {
-                    let tile = &mut tile[b * rows * BLOCK_WORDS..][..rows * BLOCK_WORDS];
-                    let q = quantise(block);
-                    for k in 0..8 {
-                        let place = |k: usize| {
-                            if rows == TILE_ROWS { t * 16 + k } else { k * rows + t }
-                        };
-                        tile[place(k)] = word(&q.upper[4 * k..4 * k + 4]);
-                        tile[place(8 + k)] = word(&q.lower[4 * k..4 * k + 4]);
-                    }
-                    let sums = if sub16 { q.sums } else { [q.sums[0].wrapping_add(q.sums[1]), 0] };
-                    for s in 0..2 {
-                        tile[(STARTS + s) * rows + t] =
-                            zero.wrapping_mul(sums[s].wrapping_neg()) as u32;
-                        tile[(SUMS + s) * rows + t] = (q.scale * sums[s] as f32).to_bits();
-                    }
-                    tile[SCALE * rows + t] = q.scale.to_bits();
-                }
+            match rows {
+                1 => lay_codes::<1>(tile, x, cols, zero, sub16),
+                2 => lay_codes::<2>(tile, x, cols, zero, sub16),
+                6 => lay_codes::<6>(tile, x, cols, zero, sub16),
+                TILE_ROWS => lay_codes::<TILE_ROWS>(tile, x, cols, zero, sub16),
+                _ => unreachable!("no tile of {rows} rows of codes"),
+            }
+        }
+    }
+}
+
+/// Codes of the rows of `x` into a tile of R rows.
+#[inline(always)]
+fn lay_codes<const R: usize>(tile: &mut [u32], x: &[f32], cols: usize, zero: i32, sub16: bool) {
+    for (t, row) in x.chunks_exact(cols).take(R).enumerate() {
+        let (tile, _) = tile.as_chunks_mut::<R>().0.as_chunks_mut::<BLOCK_WORDS>();
+        for (tile, block) in tile.iter_mut().zip(row.as_chunks::<BLOCK>().0) {
+            let q = quantise(block);
+            let sums = if sub16 { q.sums } else { [q.sums[0].wrapping_add(q.sums[1]), 0] };
+            let mut words = [0; BLOCK_WORDS];
+            for k in 0..8 {
+                words[k] = word(&q.upper[4 * k..4 * k + 4]);
+                words[8 + k] = word(&q.lower[4 * k..4 * k + 4]);
+            }
+            for s in 0..2 {
+                words[STARTS + s] = zero.wrapping_mul(sums[s].wrapping_neg()) as u32;
+                words[SUMS + s] = (q.scale * sums[s] as f32).to_bits();
+            }
+            words[SCALE] = q.scale.to_bits();
+            let apart = if R == TILE_ROWS { STARTS } else { 0 };
+            tile.as_flattened_mut()[t * apart..][..apart].copy_from_slice(&words[..apart]);
+            for k in apart..BLOCK_WORDS {
+                tile[k][t] = words[k];
             }
         }
     }
@@ -172,8 +185,16 @@ fn quantise(x: &[f32; BLOCK]) -> Quantised {
         upper[i] = up as i8;
         lower[i] = codes[i].wrapping_sub(up << LOWER) as i8;
     }
-    let sum = |half: &[i32]| half.iter().fold(0i32, |a, &c| a.wrapping_add(c));
-    let sums = [sum(&codes[..16]), sum(&codes[16..])];
+    // Halves of halves: a vector's lanes are joined in four steps, not taken out one by one.
+    let sums = std::array::from_fn(|half| {
+        let mut sum: [i32; 16] = std::array::from_fn(|i| codes[16 * half + i]);
+        for len in [8, 4, 2, 1] {
+            for i in 0..len {
+                sum[i] = sum[i].wrapping_add(sum[i + len]);
+            }
+        }
+        sum[0]
+    });
     Quantised { upper, lower, sums, scale: peak / LARGEST }
 }
 

@@ -19,12 +19,7 @@ pub(super) trait Entry: Lanes {
         x: *const u32,
         steps: usize,
     );
-    unsafe fn one_row<const F: u8, const G: usize>(
-        out: Out,
-        w: [*const u8; G],
-        x: *const u32,
-        blocks: usize,
-    );
+    unsafe fn one_row<const F: u8>(out: Out, w: *const u8, x: *const u32, blocks: usize);
     unsafe fn fill_panel<const F: u8>(
         panel: *mut u8,
         stride: usize,
@@ -64,24 +59,19 @@ macro_rules! entries {
                 unsafe { go::<W, G, T>(out, w, x, steps) }
             }
 
-            unsafe fn one_row<const F: u8, const G: usize>(
+            unsafe fn one_row<const F: u8>(
                 out: Out,
-                w: [*const u8; G],
+                w: *const u8,
                 x: *const u32,
                 blocks: usize,
             ) {
                 $(#[$enable])?
-                unsafe fn go<const F: u8, const G: usize>(
-                    out: Out,
-                    w: [*const u8; G],
-                    x: *const u32,
-                    blocks: usize,
-                ) {
+                unsafe fn go<const F: u8>(out: Out, w: *const u8, x: *const u32, blocks: usize) {
                     // SAFETY: the caller's contract.
-                    unsafe { kernels::one_row::<$lanes, F, G>(out, w, x, blocks) }
+                    unsafe { kernels::one_row::<$lanes, F>(out, w, x, blocks) }
                 }
                 // SAFETY: the caller's contract.
-                unsafe { go::<F, G>(out, w, x, blocks) }
+                unsafe { go::<F>(out, w, x, blocks) }
             }
 
             unsafe fn fill_panel<const F: u8>(

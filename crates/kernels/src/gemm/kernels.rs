@@ -89,14 +89,8 @@ pub(super) unsafe fn dense<L: Lanes, const W: u8, const G: usize, const T: usize
                 sum[t][g] = out.start::<L>(t, g);
             }
         }
-        let vector = if W == W_F16 { 32 } else { 64 };
         for k in 0..steps {
             let x = x.add(k * T);
-            if T == 1 {
-                for g in 0..G {
-                    ask_ahead::<L>(w[g], k * vector, vector, steps * vector, G);
-                }
-            }
             if W == W_BF16 {
                 let w: [L::B; G] = std::array::from_fn(|g| L::load_bytes(w[g].add(k * 64)));
                 for t in 0..T {
@@ -126,90 +120,71 @@ pub(super) unsafe fn dense<L: Lanes, const W: u8, const G: usize, const T: usize
     }
 }
 
-/// Bytes that a single row asks for ahead in each stream: memory takes some 100 ns, in which a core
-/// that reads 10 GB/s a stream passes 1 KB. Twice as far was 8 %, four times 18 % slower (tg24 of
-/// SmolLM2 Q4_1 and Q8_0 and of a 1B Q8_0 on two Zen 5 cores).
-const AHEAD: usize = 1024;
+/// Bytes that a single row of a block format asks for ahead: the processor follows the stream by
+/// itself, and this is worth 1 to 6 % beside that (1 KB: nothing).
+const AHEAD: usize = 2048;
 
-/// Asks for what stream `w` reads `AHEAD` bytes after `at`: at the end of its group that is the
-/// beginning of the group that the stream reads next, `groups` groups on.
+/// One row by a group of a block format, read where it lies.
 ///
 /// # Safety
 ///
-/// The contract of `Lanes`.
-#[inline(always)]
-unsafe fn ask_ahead<L: Lanes>(w: *const u8, at: usize, len: usize, group: usize, groups: usize) {
-    let ahead = at + AHEAD;
-    let ahead = if ahead < group { ahead } else { ahead + (groups - 1) * group };
-    for line in 0..len.div_ceil(64) {
-        // SAFETY: a prefetch reads nothing.
-        unsafe { L::prefetch(w.wrapping_add(ahead + 64 * line)) };
-    }
-}
-
-/// One row by G groups of a block format, read where they lie.
-///
-/// # Safety
-///
-/// The contract of `Lanes`; each group holds `blocks` blocks of format `F` and `x` as many blocks
+/// The contract of `Lanes`; the group holds `blocks` blocks of format `F` and `x` as many blocks
 /// of one row; `out` is writable as it says.
 #[inline(always)]
-pub(super) unsafe fn one_row<L: Lanes, const F: u8, const G: usize>(
+pub(super) unsafe fn one_row<L: Lanes, const F: u8>(
     out: Out,
-    w: [*const u8; G],
+    w: *const u8,
     x: *const u32,
     blocks: usize,
 ) {
     let c = super::layout::codes(super::unpack::format::<F>()).expect("a block format");
     // SAFETY: the caller's contract.
     unsafe {
-        let mut sum: [L::F; G] = std::array::from_fn(|g| out.start::<L>(0, g));
-        let group = blocks * c.block_bytes + blocks / 8 * c.super_bytes;
+        let mut sum = out.start::<L>(0, 0);
         for b in 0..blocks {
             let x = x.add(b * BLOCK_WORDS);
             let word = |i: usize| *x.add(i) as i32;
             let float = |i: usize| L::splat(f32::from_bits(*x.add(i)));
-            for g in 0..G {
-                ask_ahead::<L>(w[g], b * c.block_bytes, c.block_bytes, group, G);
-                let u = unpack::<L, F>(w[g], b);
-                // Two chains for each half of the codes, joined exactly.
-                let zero = L::splat_i(0);
-                let (mut upper, mut lower) = ([zero; 2], [zero; 2]);
-                for j in 0..4 {
-                    for h in 0..2 {
-                        upper[h] = L::dot4(upper[h], u.codes[4 * h + j], word(4 * h + j));
-                        lower[h] = L::dot4(lower[h], u.codes[4 * h + j], word(8 + 4 * h + j));
-                    }
-                }
-                let start = |h: usize| L::splat_i(word(STARTS + h));
-                let join = |up, low| L::add_i(L::shift_left::<LOWER>(up), low);
-                if c.sub16 {
-                    for h in 0..2 {
-                        let whole = L::add_i(join(upper[h], lower[h]), start(h));
-                        let scale = L::mul(u.scale[h], float(SCALE));
-                        sum[g] = L::fma(L::to_f(whole), scale, sum[g]);
-                    }
-                } else {
-                    let upper = L::add_i(upper[0], upper[1]);
-                    let lower = L::add_i(lower[0], lower[1]);
-                    let whole = L::add_i(join(upper, lower), start(0));
-                    sum[g] = L::fma(L::to_f(whole), L::mul(u.scale[0], float(SCALE)), sum[g]);
-                }
-                if c.min {
-                    sum[g] = L::fma(u.min[0], float(SUMS), sum[g]);
-                }
-                if c.min && c.sub16 {
-                    sum[g] = L::fma(u.min[1], float(SUMS + 1), sum[g]);
+            for line in 0..c.block_bytes.div_ceil(64) {
+                // The end of a group asks for the next one's beginning.
+                L::prefetch(w.wrapping_add(b * c.block_bytes + AHEAD + 64 * line));
+            }
+            let u = unpack::<L, F>(w, b);
+            // Two chains for each half of the codes, joined exactly.
+            let zero = L::splat_i(0);
+            let (mut upper, mut lower) = ([zero; 2], [zero; 2]);
+            for j in 0..4 {
+                for h in 0..2 {
+                    upper[h] = L::dot4(upper[h], u.codes[4 * h + j], word(4 * h + j));
+                    lower[h] = L::dot4(lower[h], u.codes[4 * h + j], word(8 + 4 * h + j));
                 }
             }
+            let start = |h: usize| L::splat_i(word(STARTS + h));
+            let join = |up, low| L::add_i(L::shift_left::<LOWER>(up), low);
+            if c.sub16 {
+                for h in 0..2 {
+                    let whole = L::add_i(join(upper[h], lower[h]), start(h));
+                    sum = L::fma(L::to_f(whole), L::mul(u.scale[h], float(SCALE)), sum);
+                }
+            } else {
+                let upper = L::add_i(upper[0], upper[1]);
+                let lower = L::add_i(lower[0], lower[1]);
+                let whole = L::add_i(join(upper, lower), start(0));
+                sum = L::fma(L::to_f(whole), L::mul(u.scale[0], float(SCALE)), sum);
+            }
+            if c.min {
+                sum = L::fma(u.min[0], float(SUMS), sum);
+            }
+            if c.min && c.sub16 {
+                sum = L::fma(u.min[1], float(SUMS + 1), sum);
+            }
         }
-        for g in 0..G {
-            out.finish::<L>(0, g, sum[g]);
-        }
+        out.finish::<L>(0, 0, sum);
     }
 }
 
-/// Bytes of one block of one group in a panel: eight vectors of codes, two of scales, two of minima.
+/// Bytes of one block of one group in a panel: eight vectors of codes, two of scales, two of minima
+/// (those that the format has).
 pub(super) const PANEL_BLOCK: usize = 12 * 64;
 
 /// Unpacks `blocks` blocks of a group, from block `from`, to every `stride`-th block of a panel.
@@ -226,6 +201,7 @@ pub(super) unsafe fn fill_panel<L: Lanes, const F: u8>(
     from: usize,
     blocks: usize,
 ) {
+    let c = super::layout::codes(super::unpack::format::<F>()).expect("a block format");
     for b in 0..blocks {
         // SAFETY: the caller's contract.
         unsafe {
@@ -234,9 +210,11 @@ pub(super) unsafe fn fill_panel<L: Lanes, const F: u8>(
             for j in 0..8 {
                 L::store_bytes(p.add(64 * j), u.codes[j]);
             }
-            for s in 0..2 {
+            for s in 0..if c.sub16 { 2 } else { 1 } {
                 L::store(p.add(512 + 64 * s).cast(), u.scale[s]);
-                L::store(p.add(640 + 64 * s).cast(), u.min[s]);
+                if c.min {
+                    L::store(p.add(640 + 64 * s).cast(), u.min[s]);
+                }
             }
         }
     }
