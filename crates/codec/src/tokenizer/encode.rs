@@ -351,3 +351,20 @@ pub(super) fn normal_form_c(text: &[u8]) -> Vec<u8> {
     }
     normal
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_after_forgetting_and_ids_stay() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/tokenizer/tokenizer.json");
+        let tokenizer = Tokenizer::from_tokenizer_json(&std::fs::read(file).unwrap()).unwrap();
+        let ids = tokenizer.encode("The people of the United States");
+        let kept = || tokenizer.idle.lock().unwrap().len();
+        assert_eq!(kept(), 1);
+        tokenizer.forget();
+        assert_eq!(kept(), 0);
+        assert_eq!(tokenizer.encode("The people of the United States"), ids);
+    }
+}
