@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes documents that hide sentences ("needles") in text and ask for them at the end.
+"""Makes documents that hide sentences ("needles") in text and say them again at the end, in another order.
 
-    scripts/make-needles.py --hay TEXT.. --documents N --chars MIN MAX [--needles K] [--digits D]
-                            [--seed S] -o OUT.jsonl
+    scripts/make-needles.py [--hay TEXT..] --documents N [--chars MIN MAX] [--needles MIN MAX] [--rounds N]
+                            [--digits D] [--sentence S] [--seed S] -o OUT.jsonl
 
-The same arguments give the same bytes. The sentences are those of the needle measure of
-`herd extend-context` (docs/training.md); keys are drawn without repetition within a document.
+The same arguments give the same bytes. The default sentence is that of the needle measure of `herd extend-context`
+(docs/training.md), whose question is the sentence up to the value; keys are drawn without repetition within a document.
 """
 
 import argparse
@@ -13,44 +13,47 @@ import json
 import random
 
 KEYS = "Paris London Berlin Rome Madrid Vienna Oslo Cairo Lima Tokyo".split()
-SENTENCE = "\nThe secret number of {} is {}.\n"
-QUESTION = "\nThe secret number of {} is {}"
+SENTENCE = "\nThe secret number of {key} is {value}.\n"
 
 
-def document(draw, hay, chars, needles, digits):
-    keys = draw.sample(KEYS, needles)
-    values = [draw.randrange(10 ** (digits - 1), 10**digits) for _ in keys]
-    start = draw.randrange(len(hay))
+def document(draw, hay, chars, needles, flags):
+    least = 10 ** (flags.digits - 1)
+    said = [
+        flags.sentence.format(key=key, value=draw.randrange(least, 10 * least)) for key in draw.sample(KEYS, needles)
+    ]
+    start = draw.randrange(max(len(hay), 1))
     text = (hay[start:] + hay)[:chars]
-    cuts = sorted(draw.randrange(len(text) + 1) for _ in keys)
     parts, last = [], 0
-    for key, value, cut in zip(keys, values, cuts):
-        parts += [text[last:cut], SENTENCE.format(key, value)]
+    for sentence, cut in zip(said, sorted(draw.randrange(len(text) + 1) for _ in said)):
+        parts += [text[last:cut], sentence]
         last = cut
     parts.append(text[last:])
-    asked = list(zip(keys, values))
-    draw.shuffle(asked)
-    parts += [QUESTION.format(key, value) for key, value in asked]
+    for _ in range(flags.rounds):
+        draw.shuffle(said)
+        parts += said
     return "".join(parts)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--hay", nargs="+", required=True, help="files of plain text")
+    parser.add_argument("--hay", nargs="+", default=[], help="files of plain text")
     parser.add_argument("--documents", type=int, required=True)
-    parser.add_argument("--chars", type=int, nargs=2, required=True, help="of hay in a document")
-    parser.add_argument("--needles", type=int, default=1, help="in a document, at most 10")
+    parser.add_argument("--chars", type=int, nargs=2, default=[0, 0], help="of hay in a document, at least and at most")
+    parser.add_argument("--needles", type=int, nargs=2, default=[1, 1], help="in a document, at least and at most; up to 10")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all are said again")
     parser.add_argument("--digits", type=int, default=4, help="of a value")
+    parser.add_argument("--sentence", default=SENTENCE, help="with {key} and {value}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("-o", "--out", required=True)
     flags = parser.parse_args()
+    flags.sentence = flags.sentence.replace("\\n", "\n")
     hay = "\n".join(open(path, encoding="utf-8").read() for path in flags.hay)
     hay = (hay * (flags.chars[1] // max(len(hay), 1) + 1)).replace("\r", "")
     draw = random.Random(flags.seed)
     with open(flags.out, "w", encoding="utf-8") as out:
         for _ in range(flags.documents):
-            chars = draw.randint(*flags.chars)
-            text = document(draw, hay, chars, flags.needles, flags.digits)
+            chars, needles = draw.randint(*flags.chars), draw.randint(*flags.needles)
+            text = document(draw, hay, chars, needles, flags)
             out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
 

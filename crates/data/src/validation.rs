@@ -4,15 +4,16 @@
 //! bits per byte = loss in nats, summed over the predictions / (ln 2 * bytes of text)
 //! ```
 //!
-//! Documents follow one another as under [`Policy::Cut`]; the last row is padded. Of a source that
-//! has more than is wanted, documents are taken in a fixed shuffled order.
+//! Documents follow one another as under [`Policy::Cut`], and the last row is padded; or they stand
+//! whole in their rows, for a model that was trained so. Of a source that has more than is wanted,
+//! documents are taken in a fixed shuffled order.
 
 use std::sync::Arc;
 
 use crate::batch::Plan;
 use crate::corpus::Documents;
 use crate::load::{Ramp, check_ends, check_ramps};
-use crate::pack::{Ends, Ledger, Packer, Piece, Policy};
+use crate::pack::{Ends, Ledger, LongDocuments, Packer, Piece, Policy};
 use crate::shuffle::permute;
 use crate::{Batch, Corpus, DataError};
 
@@ -21,6 +22,7 @@ pub struct Validation {
     corpus: Arc<Corpus>,
     ends: Ends,
     shape: Ramp,
+    policy: Policy,
     /// For each source, how many documents are taken.
     taken: Vec<u64>,
 }
@@ -51,7 +53,15 @@ impl Validation {
             (0..n).take_while(fits).count() as u64
         };
         let taken = corpus.sources().iter().map(|source| take(&source.validation)).collect();
-        Ok(Validation { corpus, ends, shape, taken })
+        Ok(Validation { corpus, ends, shape, policy: Policy::Cut, taken })
+    }
+
+    /// The same documents, each whole in a row that it fits.
+    ///
+    /// A model that never met a text cut in two is at a loss with the second half, and the more so the
+    /// better it reads its context: trained on whole documents, it is measured on whole ones.
+    pub fn whole(self) -> Validation {
+        Validation { policy: Policy::Whole(LongDocuments::Split), ..self }
     }
 
     /// The sources that have documents held out, by their place in the corpus.
@@ -77,7 +87,7 @@ impl Validation {
         let mut next = 0..self.taken[source];
         let (mut packer, mut ledger) = (Packer::default(), Ledger::default());
         let Ramp { seq_len, rows, .. } = self.shape;
-        let ends = self.ends;
+        let (ends, policy) = (self.ends, self.policy);
         let mut draw = move |_: &mut Ledger| loop {
             let document = permute(next.next()?, n, ORDER);
             let tokens = documents.tokens(document) as u64 + ends.count();
@@ -86,7 +96,7 @@ impl Validation {
                 return Some(Piece { source, epoch: 0, document, from: 0, len: tokens - 1 });
             }
         };
-        let mut row = move || packer.next_row(Policy::Cut, seq_len as u64, &mut ledger, &mut draw);
+        let mut row = move || packer.next_row(policy, seq_len as u64, &mut ledger, &mut draw);
         (0..).map_while(move |step| {
             let packed: Vec<_> = std::iter::from_fn(&mut row).take(rows).collect();
             let plan = Plan { step, rows, seq_len, packed };

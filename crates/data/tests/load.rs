@@ -332,8 +332,10 @@ fn held_out_documents_are_never_trained_on_and_their_bytes_are_known() {
         trained.extend(batch.spans.iter().map(|span| row(span, false)));
         assert_eq!(batch.origins(&corpus).unwrap().len(), batch.spans.len());
     }
-    for tokens_max in [None, Some(500)] {
+    for (tokens_max, whole) in [(None, false), (Some(500), false), (None, true), (Some(500), true)]
+    {
         let validation = Validation::new(corpus.clone(), ends, 64, 4, tokens_max).unwrap();
+        let validation = if whole { validation.whole() } else { validation };
         assert_eq!(validation.sources().collect::<Vec<_>>(), [0, 1]);
         for source in validation.sources() {
             let read =
@@ -341,6 +343,8 @@ fn held_out_documents_are_never_trained_on_and_their_bytes_are_known() {
             let batches = read();
             assert_eq!(batches, read(), "the order is fixed");
             let spans: Vec<_> = batches.iter().flat_map(|b| &b.spans).collect();
+            // A whole document begins in its row; the rest of a long one after full rows.
+            assert!(!whole || spans.iter().all(|span| span.from % 64 == 0));
             assert!(spans.iter().all(|span| !trained.contains(&row(span, true))));
             // With a begin token, every byte of the texts is predicted, and so is the end token.
             let documents = &corpus.sources()[source].validation;

@@ -163,6 +163,7 @@ fn shards(
     let mut progress = |progress: herd_data::Progress<'_>| meter.at(progress.done.bytes);
     tokenize(&words.tokenizer, &sources, &options, &folder, &RealDisk, &mut progress)
         .map_err(TrainError::from)?;
+    words.tokenizer.forget(); // training needs the memory, and encodes little
     Ok(folder)
 }
 

@@ -85,8 +85,20 @@ pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, Tr
 }
 
 fn base(preset: RunConfig) -> RunConfig {
+    let context = ContextConfig {
+        loss_tolerance: 0.01,
+        needle_rate: 1.0,
+        rounds_max: 3,
+        needle: needle(),
+        stage: vec![],
+    };
+    RunConfig { context: Some(context), ..preset }
+}
+
+/// The needles of a file that says nothing of them.
+pub(crate) fn needle() -> NeedleConfig {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect();
-    let needle = NeedleConfig {
+    NeedleConfig {
         sentence: "\nThe secret number of {key} is {value}.\n".into(),
         question: "\nThe secret number of {key} is".into(),
         answer: " {value}".into(),
@@ -95,15 +107,7 @@ fn base(preset: RunConfig) -> RunConfig {
         digits: 4,
         depths: vec![0.0, 0.25, 0.5, 0.75, 1.0],
         samples: 4,
-    };
-    let context = ContextConfig {
-        loss_tolerance: 0.01,
-        needle_rate: 1.0,
-        rounds_max: 3,
-        needle,
-        stage: vec![],
-    };
-    RunConfig { context: Some(context), ..preset }
+    }
 }
 
 /// The six stages from 8K to 128K as multiples of the short length. The base of RoPE grows so that
@@ -293,7 +297,7 @@ impl<'a> Judge<'a> {
         corpus.expect_tokenizer(herd_data::Hash::of_tokenizer(&inputs.words.tokenizer))?;
         let longest = context.stage.last().map_or(0, |stage| stage.seq_len);
         // Needles at one length and depth lie in different hay where there is enough of it.
-        let hay = needle::haystack(&corpus, &context.needle.haystack, 4 * longest)?;
+        let hay = needle::haystack(&corpus, &inputs.words, &context.needle, 4 * longest)?;
         Ok(Judge { inputs, context, corpus, hay })
     }
 

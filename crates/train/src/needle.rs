@@ -9,6 +9,7 @@
 use crate::config::NeedleConfig;
 use crate::error::TrainError;
 use crate::words::Words;
+use herd_codec::TokenId;
 use herd_data::Corpus;
 use herd_engine::rng::philox;
 use herd_engine::sample::Sampling;
@@ -38,11 +39,18 @@ pub fn rate(found: &[Found], length: usize) -> f64 {
 }
 
 /// At least `tokens` tokens of held-out text, its documents one after another and, where they are
-/// too few, again from the first.
+/// too few, again from the first. Documents that hold needles themselves are passed over: theirs
+/// would be other answers to the same question.
 ///
-/// Errors: none of the sources in `names` (all, where it is empty) has any held out.
-pub fn haystack(corpus: &Corpus, names: &[String], tokens: usize) -> Result<Vec<u32>, TrainError> {
-    let mut hay = Vec::new();
+/// Errors: none of the sources in `config.haystack` (all, where it is empty) has any held out.
+pub fn haystack(
+    corpus: &Corpus,
+    words: &Words,
+    config: &NeedleConfig,
+    tokens: usize,
+) -> Result<Vec<u32>, TrainError> {
+    let names = &config.haystack;
+    let (mut hay, mut blades) = (Vec::new(), Vec::new());
     for source in corpus.sources() {
         if !names.is_empty() && !names.contains(&source.name) {
             continue;
@@ -50,12 +58,18 @@ pub fn haystack(corpus: &Corpus, names: &[String], tokens: usize) -> Result<Vec<
         let held = &source.validation;
         for document in 0..held.counts().documents {
             if hay.len() < tokens {
-                held.read(document, 0..held.tokens(document), &mut hay)?;
+                blades.clear();
+                held.read(document, 0..held.tokens(document), &mut blades)?;
+                let ids: Vec<TokenId> = blades.iter().map(|id| TokenId(*id)).collect();
+                let text = words.tokenizer.decode(&ids);
+                if !holds_needles(&config.sentence, &String::from_utf8_lossy(&text)) {
+                    hay.extend(&blades);
+                }
             }
         }
     }
     if hay.is_empty() {
-        let expected = "sources with held-out text";
+        let expected = "sources with held-out text that holds no needles";
         return Err(TrainError::no("context.needle.haystack", names.join(", "), expected));
     }
     let all = hay.len();
@@ -64,6 +78,12 @@ pub fn haystack(corpus: &Corpus, names: &[String], tokens: usize) -> Result<Vec<
         hay.extend_from_within(..all.min(tokens - hay.len()));
     }
     Ok(hay)
+}
+
+/// Whether a text has the words with which the sentence begins.
+fn holds_needles(sentence: &str, text: &str) -> bool {
+    let head = sentence.split('{').next().unwrap_or_default().trim();
+    !head.is_empty() && text.contains(head)
 }
 
 /// Hides and asks for needles at every length and depth; the same for the same arguments.
@@ -189,5 +209,45 @@ mod tests {
         assert_eq!(rate(&all, 64), 0.75);
         assert_eq!(rate(&all, 128), 0.25);
         assert_eq!(rate(&all, 256), 0.0);
+    }
+
+    #[test]
+    fn texts_with_needles_are_no_hay() {
+        let sentence = "\nThe secret number of {key} is {value}.\n";
+        assert!(holds_needles(sentence, "hay\nThe secret number of Rome is 5.\n"));
+        assert!(!holds_needles(sentence, "A number of {key} secrets"));
+        assert!(!holds_needles("\n{key}: {value}\n", "any text"));
+    }
+
+    #[test]
+    fn questions_and_answers_are_tokens_of_the_sentence() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/tokenizer/tokenizer.json");
+        let file = std::fs::read(file).unwrap();
+        let words = Words {
+            tokenizer: Arc::new(herd_codec::Tokenizer::from_tokenizer_json(&file).unwrap()),
+            files: vec![],
+            generation: Default::default(),
+            ends: Default::default(),
+        };
+        let default = crate::extend_context::needle();
+        let adjacent = NeedleConfig {
+            sentence: "\nThe password is {key}{value}.\n".into(),
+            question: "\nThe password is {key}".into(),
+            answer: "{value}".into(),
+            ..default.clone()
+        };
+        for config in [default, adjacent] {
+            for sample in 0..20 {
+                let needle = Needle::draw(&config, &words, [sample, 0, 64]).unwrap();
+                let said = [needle.question, needle.answer].concat();
+                assert!(needle.sentence.starts_with(&said), "{said:?} in {:?}", needle.sentence);
+                // So they are in the midst of a text that is trained on.
+                let ids: Vec<TokenId> = needle.sentence.iter().map(|id| TokenId(*id)).collect();
+                let sentence = String::from_utf8(words.tokenizer.decode(&ids)).unwrap();
+                let text = format!("Once upon a time{sentence}and so on");
+                let ids: Vec<u32> = words.tokenizer.encode(&text).iter().map(|id| id.0).collect();
+                assert!(ids.windows(said.len()).any(|at| at == said), "{said:?} in {ids:?}");
+            }
+        }
     }
 }

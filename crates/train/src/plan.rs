@@ -81,7 +81,7 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
     let most = |f: &dyn Fn(usize) -> u64| {
         sizes.iter().map(|size| f(size.seq_len)).max().unwrap_or_default()
     };
-    let plan = Plan {
+    Plan {
         masters: 4 * params,
         weights,
         gradients: 4 * (params + looked_up),
@@ -89,14 +89,14 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         activations: most(&|seq_len| activations(run, shape, seq_len)),
         scratch: most(&|seq_len| scratch(run, shape, seq_len, threads)),
         rest: PROGRAM
+            + HEAP
             + TOKEN * shape.vocab as u64
             + batch(&sizes)
             + texts(run)
             + saving(shape, stored),
         checkpoint,
         disk: checkpoint * (kept + forever),
-    };
-    Plan { rest: plan.rest + plan.peak() / SLACK, ..plan }
+    }
 }
 
 /// Trained numbers, bytes of weights as products read them, and numbers of an embedding that is the
@@ -160,10 +160,19 @@ pub fn savings(run: &RunConfig, shape: &Config, threads: usize) -> Vec<(String, 
     savings
 }
 
-/// The program itself, stacks, allocator.
-const PROGRAM: u64 = 15 << 20;
+/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 12.5
+/// to 14.0 MB over the runs of `scripts/check-plan.py`, as are the next two.
+const PROGRAM: u64 = 13_000_000;
 
-/// What tokenizing the run's own input leaves behind in the allocator: caches of its threads.
+/// What is left when all else is taken from what a run holds: 2 to 6 MB, free in the allocator or
+/// read from files.
+const HEAP: u64 = 3_400_000;
+
+/// Freed after the run's own input was tokenized and kept by the allocator: 3 to 9 MB, by chance of
+/// the threads.
+const TEXTS: u64 = 6_300_000;
+
+/// That, if it has any.
 fn texts(run: &RunConfig) -> u64 {
     if run.data.input.is_empty() { 0 } else { TEXTS }
 }
@@ -174,12 +183,6 @@ fn saving(shape: &Config, stored: u64) -> u64 {
         all_parts(shape).into_iter().map(|part| part.shape(shape).iter().product::<usize>());
     parts.max().unwrap_or_default() as u64 * (4 + stored)
 }
-
-/// What that is: measured (`scripts/check-plan.py`), as is the share below.
-const TEXTS: u64 = 8_500_000;
-
-/// One part in so many of all others is lost to pages and the allocator.
-const SLACK: u64 = 50;
 
 /// Bytes a token of the vocabulary takes in the tokenizer.
 const TOKEN: u64 = 400;
@@ -203,24 +206,77 @@ fn micro_tokens(run: &RunConfig, seq_len: usize) -> usize {
     (run.batch.micro_tokens / seq_len).clamp(1, rows.max(1)) * seq_len
 }
 
-/// Bytes of all buffers after a micro-batch of rows of `seq_len` tokens.
+/// Bytes of all buffers after micro-batches of rows of `seq_len` tokens: so many that no more are
+/// taken, since a second one finds other buffers free than the first.
 pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
     let tokens = micro_tokens(run, seq_len);
     let mut play = Play { buffers: Vec::new(), shape, tokens };
-    play.step(run.precision.recompute, seq_len);
-    play.buffers.iter().map(|(len, _)| 4 * *len as u64).sum()
+    let mut bytes = 0;
+    loop {
+        play.step(run.precision.recompute, seq_len);
+        let taken: u64 = play.buffers.iter().map(|(len, _)| 4 * *len as u64).sum();
+        if taken == bytes {
+            return bytes;
+        }
+        bytes = taken;
+    }
 }
 
-/// What products lay: at most 16 MB of each factor, and the activations of the forward pass whole.
+/// What kernels lay beside tensors: the factors of a product, or the sums of attention's heads,
+/// which share one place; keys and values for attention; what each thread has for itself.
 fn scratch(run: &RunConfig, shape: &Config, seq_len: usize, threads: usize) -> u64 {
-    let tokens = micro_tokens(run, seq_len) as u64;
-    let bytes = if run.precision.weights == Precision::Bf16 { 2 } else { 4 };
-    let widest = shape.width.max(shape.heads * shape.head_dim).max(shape.ffn_width) as u64;
-    let forward = tokens * widest * bytes;
-    let terms = ((16 << 20) / bytes / (tokens + widest) / 256 * 256).clamp(256, 1024);
-    let backward = (tokens + widest) * terms * bytes;
-    let keys = tokens * 2 * (shape.kv_heads * shape.head_dim.next_multiple_of(16)) as u64 * 4;
-    forward.max(backward) + keys + threads as u64 * (1 << 20)
+    let Config { width, heads, kv_heads, head_dim, ffn_width, vocab, .. } = *shape;
+    let tokens = micro_tokens(run, seq_len);
+    let narrow = run.precision.weights == Precision::Bf16;
+    let bytes = if narrow { 2 } else { 4 };
+    let products = [
+        [tokens, heads * head_dim, width],
+        [tokens, kv_heads * head_dim, width],
+        [tokens, width, heads * head_dim],
+        [tokens, ffn_width, width],
+        [tokens, width, ffn_width],
+        [seq_len.min(HEAD_ROWS), vocab, width],
+    ];
+    let laid = products.map(|[tokens, outputs, inputs]| laid(tokens, outputs, inputs, bytes));
+    let documents = tokens / seq_len;
+    // As in the kernel: where there are few of them, each query head has sums of its own.
+    let apart = match heads > kv_heads && documents * kv_heads < 4 * threads {
+        true => 2 * 4 * tokens * heads * head_dim,
+        false => 0,
+    };
+    let padded = head_dim.next_multiple_of(16);
+    let keys = 2 * 4 * tokens * kv_heads * padded;
+    let shared = laid.into_iter().max().unwrap_or_default().max(apart) + keys;
+    (shared + threads * attention(seq_len, padded, narrow)) as u64
+}
+
+/// Rows of logits at once.
+const HEAD_ROWS: usize = 256;
+
+/// Bytes of the factors of y = x W^T (x alone), dx = dy W and dW = dy^T x, whichever has most.
+/// Sums of more terms than 16 MB hold are cut, but not below 256 terms, nor beyond 1024.
+fn laid(tokens: usize, outputs: usize, inputs: usize, bytes: usize) -> usize {
+    const ROOM: usize = 16 << 20;
+    const MOST: usize = 1024;
+    let terms = (ROOM / bytes / (tokens + inputs) / 256 * 256).clamp(256, MOST);
+    let y = tokens * inputs;
+    let dx = (tokens + inputs) * outputs.min(terms);
+    let dw = (outputs.min(ROOM / bytes / tokens.min(MOST)) + inputs) * tokens.min(MOST);
+    bytes * y.max(dx).max(dw)
+}
+
+/// What a thread needs for a head of one document: its keys and values, sums of their gradients,
+/// a span of queries, and scores of a block; little else when it goes forward.
+fn attention(len: usize, padded: usize, narrow: bool) -> usize {
+    const SPAN: usize = 3 * 96; // queries
+    const SCORES: usize = 48 * 96;
+    let (sums, scores) = ((4 * len + SPAN) * padded, 2 * SCORES);
+    // A number in bf16 takes half a word; what is multiplied along rows lies there a second time.
+    let words = match narrow {
+        false => (2 * len + 4 * SPAN) * padded + sums + scores,
+        true => (3 * len + 6 * SPAN) * padded / 2 + sums + scores + 3 * SCORES / 2,
+    };
+    4 * words
 }
 
 /// A buffer that is lent.
@@ -440,6 +496,7 @@ mod tests {
             (shape(4, 48, 6, 6, 96), 300, 2, true),
             (shape(2, 64, 2, 1, 512), 16, 2, true),
             (shape(5, 64, 2, 2, 40), 16, 2, false),
+            (shape(3, 32, 2, 2, 768), 64, 8, false), // its second micro-batch takes more
         ] {
             let device = Device::cpu(Class::best(), 1);
             let tape = Arc::new(Tape::default());

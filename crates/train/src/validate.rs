@@ -1,6 +1,6 @@
 //! Held-out text: nats a token and bits per byte, by source.
 
-use crate::config::RunConfig;
+use crate::config::{Packing, RunConfig};
 use crate::error::TrainError;
 use crate::metrics::{Line, Measured};
 use crate::trainer::{Packed, Trainer};
@@ -57,7 +57,7 @@ pub fn measure(run: &Trainer<'_>) -> Result<Option<Measurement>, TrainError> {
     run.tape.paused(|| measure_model(&run.model, &run.config, &run.corpus, run.words.ends))
 }
 
-/// The held-out text, in the rows of `config`, as each measurement reads it.
+/// The held-out text, in the rows of `config` and packed as it says, as each measurement reads it.
 pub fn held_out(
     config: &RunConfig,
     corpus: &Arc<Corpus>,
@@ -66,7 +66,11 @@ pub fn held_out(
     let batch = &config.batch;
     let rows = (batch.micro_tokens / batch.seq_len).max(1);
     let tokens_max = Some(config.validation.tokens as u64);
-    Ok(Validation::new(Arc::clone(corpus), ends, batch.seq_len, rows, tokens_max)?)
+    let held = Validation::new(Arc::clone(corpus), ends, batch.seq_len, rows, tokens_max)?;
+    Ok(match config.data.packing {
+        Packing::Cut => held,
+        Packing::Whole => held.whole(),
+    })
 }
 
 /// The same with any weights, none of which are recorded; rows are those of `config`.
