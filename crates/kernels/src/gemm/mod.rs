@@ -12,6 +12,7 @@ mod entry;
 mod amx;
 #[macro_use]
 pub mod backward;
+pub mod head;
 mod kernels;
 mod layout;
 mod refill;
