@@ -34,5 +34,8 @@ fn main() {
         best = best.min(start.elapsed().as_secs_f64());
     }
     let bound = 6.0 * (tokens * vocab * width) as f64 / probe::peaks(&cpu).bf16_flops;
-    println!("{threads} threads, width {width}: {best:.4} s, {:.0} % of its bound", 100.0 * bound / best);
+    println!(
+        "{threads} threads, width {width}: {best:.4} s, {:.0} % of its bound",
+        100.0 * bound / best
+    );
 }

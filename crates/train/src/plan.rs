@@ -206,7 +206,8 @@ fn micro_tokens(run: &RunConfig, seq_len: usize) -> usize {
 /// Bytes of all buffers after a micro-batch of rows of `seq_len` tokens.
 pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
     let tokens = micro_tokens(run, seq_len);
-    let mut play = Play { buffers: Vec::new(), shape, tokens };
+    let fused = head_bytes(run, shape, tokens, 1).is_some();
+    let mut play = Play { buffers: Vec::new(), shape, tokens, fused };
     play.step(run.precision.recompute, seq_len);
     play.buffers.iter().map(|(len, _)| 4 * *len as u64).sum()
 }
@@ -220,7 +221,17 @@ fn scratch(run: &RunConfig, shape: &Config, seq_len: usize, threads: usize) -> u
     let terms = ((16 << 20) / bytes / (tokens + widest) / 256 * 256).clamp(256, 1024);
     let backward = (tokens + widest) * terms * bytes;
     let keys = tokens * 2 * (shape.kv_heads * shape.head_dim.next_multiple_of(16)) as u64 * 4;
-    forward.max(backward) + keys + threads as u64 * (1 << 20)
+    let head = head_bytes(run, shape, tokens as usize, threads).unwrap_or(0);
+    forward.max(backward).max(head) + keys + threads as u64 * (1 << 20)
+}
+
+/// What the fused head takes of the scratch; `None` if its logits are a tensor.
+fn head_bytes(run: &RunConfig, shape: &Config, tokens: usize, threads: usize) -> Option<u64> {
+    let format = match run.precision.weights {
+        Precision::Bf16 => Format::BF16,
+        Precision::F32 => Format::F32,
+    };
+    herd_tensor::ops::fused_head_bytes(format, [tokens, shape.vocab, shape.width], threads)
 }
 
 /// A buffer that is lent.
@@ -231,6 +242,8 @@ struct Play<'a> {
     buffers: Vec<(usize, bool)>,
     shape: &'a Config,
     tokens: usize,
+    /// The head needs no tensor of logits.
+    fused: bool,
 }
 
 /// What a block keeps for its gradient.
@@ -309,7 +322,8 @@ impl Play<'_> {
         }
         let normed = self.take(d);
         let mut dy = self.take(d);
-        for rows in (0..seq_len).step_by(256).map(|a| 256.min(seq_len - a)) {
+        let logits = if self.fused { 0 } else { seq_len };
+        for rows in (0..logits).step_by(256).map(|a| 256.min(seq_len - a)) {
             let logits = self.take_len(rows * self.shape.vocab);
             self.give([logits]);
         }

@@ -46,8 +46,8 @@ pub struct HeadGrads<'a> {
 const ROWS: usize = 2 * BLOCK_TOKENS;
 
 /// Whether [`head_loss`] computes this head: bf16 without the tile unit, which sums in other steps.
-pub fn fuses(cpu: &Cpu, format: Format, z_loss: f32) -> bool {
-    let vectors = match cpu.class {
+pub fn fuses(class: Class, format: Format, z_loss: f32) -> bool {
+    let vectors = match class {
         Class::Portable | Class::Avx2 | Class::Avx512 => true,
         Class::Amx => false,
     };
@@ -83,14 +83,11 @@ pub fn head_loss(
         let rows = first.start..now[fit - 1].end;
         let blocks: Vec<Range<usize>> =
             now.iter().map(|b| b.start - rows.start..b.end - rows.start).collect();
+        let (ids, weights) = (&head.targets.ids[rows.clone()], &head.targets.weights[rows.clone()]);
         let part = Head {
             x: &head.x[rows.start * width..rows.end * width],
             w: head.w,
-            targets: Targets {
-                ids: &head.targets.ids[rows.clone()],
-                weights: &head.targets.weights[rows.clone()],
-                ..head.targets
-            },
+            targets: Targets { ids, weights, ..head.targets },
             blocks: &blocks,
         };
         let grads = grads.as_mut().map(|grads| HeadGrads {
@@ -107,7 +104,7 @@ pub fn head_loss(
 
 fn check(cpu: &Cpu, nats: &[f32], head: &Head<'_>, grads: &Option<HeadGrads<'_>>) {
     let (tokens, vocab, width) = (nats.len(), head.w.rows(), head.w.cols());
-    assert!(fuses(cpu, head.w.format(), head.targets.z_loss), "head_loss: not such a head");
+    assert!(fuses(cpu.class, head.w.format(), head.targets.z_loss), "head_loss: not such a head");
     assert!(vocab > 0 && width > 0, "head_loss: a head of {vocab} x {width}");
     assert_eq!(head.x.len(), tokens * width, "head_loss: x is not {tokens} x {width}");
     assert_eq!(head.targets.ids.len(), tokens, "head_loss: ids and nats differ in length");
@@ -129,3 +126,6 @@ fn check(cpu: &Cpu, nats: &[f32], head: &Head<'_>, grads: &Option<HeadGrads<'_>>
         assert!(right, "head_loss: dW is not {vocab} x {width}");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The loops of the fused head over lanes, compiled for each class.
 
-use super::super::backward::lay::{Compiled, Matrix, Place};
 use super::super::activations::Kind;
+use super::super::backward::lay::{Compiled, Matrix, Place};
 use super::super::kernels::Out;
 use super::super::layout::GROUP;
 use super::pass::{Desk, Pass, Piece};
