@@ -274,8 +274,8 @@ struct Job<'a> {
     tasks: usize,
 }
 
-/// Bytes of laid rows that stay in the second cache while all weights pass over them. Rows of half a
-/// million were 41 to 47 % of the peak where all weights of a group passed over all of them.
+/// Bytes of laid rows that stay in the second cache while all weights pass over them, a quarter of
+/// it as in `backward`.
 const STRIP_BYTES: usize = 256 << 10;
 
 impl<'a> Job<'a> {
@@ -295,6 +295,7 @@ impl<'a> Job<'a> {
         Job { w: p.w, y: Parts::new(p.y), x, rows, strip, grain, tasks }
     }
 
+    /// Rows of a strip: plain floats alone, whose rows are long where prompts and batches are.
     fn strip(class: Class, w: &Packed, rows: usize) -> usize {
         let kind = w.kind(class);
         match kind {

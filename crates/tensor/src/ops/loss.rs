@@ -32,8 +32,8 @@ const ROWS: usize = 256;
 ///
 /// On a tape, the gradient of the head is summed at once, block by block of the tape, and that of
 /// `x` waits for [`Loss::backward`]: logits are computed once and never kept. A head in bf16 is one
-/// kernel (`herd_kernels::gemm::head`). Panics if there is
-/// not one target a row, a target is not below V, or the head has a LoRA.
+/// kernel (`herd_kernels::gemm::head`). Panics if there is not one target a row, a target is not
+/// below V, or the head has a LoRA.
 pub fn cross_entropy(x: &Tensor, w: &Weight, targets: &Targets<'_>) -> Loss {
     assert!(!matches!(w, Weight::Lora(_)), "the loss of a head with LoRA");
     assert_eq!(targets.ids.len(), x.rows(), "cross_entropy: not one target a row");
