@@ -40,6 +40,13 @@ pub(super) struct Row {
     pub sum: f64,
 }
 
+impl Row {
+    /// Whether its shift is too small, or its sum no number.
+    fn outgrown(&self) -> bool {
+        self.sum.is_nan() || self.sum >= OUTGROWN
+    }
+}
+
 /// The tasks of a pass, compiled for each class.
 ///
 /// # Safety
@@ -103,13 +110,13 @@ unsafe fn walk<L: Entry>(pass: &Pass<'_>, piece: &Piece, desk: &mut Desk<'_>) {
         logits::<L>(pass, desk, first.clone());
         peaks(pass, desk, first, |_| true);
         outputs::<L>(pass, piece, desk);
-        if desk.rows.iter().all(|row| row.sum < OUTGROWN) {
+        if !desk.rows.iter().any(Row::outgrown) {
             return;
         }
         for g in (0..pass.groups()).step_by(LOGIT_GROUPS) {
             let groups = g..pass.groups().min(g + LOGIT_GROUPS);
             logits::<L>(pass, desk, groups.clone());
-            peaks(pass, desk, groups, |row| !(row.sum < OUTGROWN));
+            peaks(pass, desk, groups, Row::outgrown);
         }
         outputs::<L>(pass, piece, desk);
     }
