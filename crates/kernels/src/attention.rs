@@ -17,6 +17,8 @@ mod codes;
 mod floats;
 mod tiles;
 mod weights;
+
+pub(crate) use weights::exp2;
 mod work;
 
 use tiles::{Batch, TILES};

@@ -210,7 +210,8 @@ fn micro_tokens(run: &RunConfig, seq_len: usize) -> usize {
 /// taken, since a second one finds other buffers free than the first.
 pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
     let tokens = micro_tokens(run, seq_len);
-    let mut play = Play { buffers: Vec::new(), shape, tokens };
+    let fused = head_bytes(run, shape, tokens, 1).is_some();
+    let mut play = Play { buffers: Vec::new(), shape, tokens, fused };
     let mut bytes = 0;
     loop {
         play.step(run.precision.recompute, seq_len);
@@ -235,8 +236,9 @@ fn scratch(run: &RunConfig, shape: &Config, seq_len: usize, threads: usize) -> u
         [tokens, width, heads * head_dim],
         [tokens, ffn_width, width],
         [tokens, width, ffn_width],
-        [seq_len.min(HEAD_ROWS), vocab, width],
     ];
+    let head = head_bytes(run, shape, tokens, threads)
+        .map_or_else(|| laid(seq_len.min(HEAD_ROWS), vocab, width, bytes), |bytes| bytes as usize);
     let laid = products.map(|[tokens, outputs, inputs]| laid(tokens, outputs, inputs, bytes));
     let documents = tokens / seq_len;
     // As in the kernel: where there are few of them, each query head has sums of its own.
@@ -246,7 +248,7 @@ fn scratch(run: &RunConfig, shape: &Config, seq_len: usize, threads: usize) -> u
     };
     let padded = head_dim.next_multiple_of(16);
     let keys = 2 * 4 * tokens * kv_heads * padded;
-    let shared = laid.into_iter().max().unwrap_or_default().max(apart) + keys;
+    let shared = laid.into_iter().fold(head.max(apart), usize::max) + keys;
     (shared + threads * attention(seq_len, padded, narrow)) as u64
 }
 
@@ -279,6 +281,15 @@ fn attention(len: usize, padded: usize, narrow: bool) -> usize {
     4 * words
 }
 
+/// What the fused head takes of the scratch; `None` if its logits are a tensor.
+fn head_bytes(run: &RunConfig, shape: &Config, tokens: usize, threads: usize) -> Option<u64> {
+    let format = match run.precision.weights {
+        Precision::Bf16 => Format::BF16,
+        Precision::F32 => Format::F32,
+    };
+    herd_tensor::ops::fused_head_bytes(format, [tokens, shape.vocab, shape.width], threads)
+}
+
 /// A buffer that is lent.
 type Lent = usize;
 
@@ -287,6 +298,8 @@ struct Play<'a> {
     buffers: Vec<(usize, bool)>,
     shape: &'a Config,
     tokens: usize,
+    /// The head needs no tensor of logits.
+    fused: bool,
 }
 
 /// What a block keeps for its gradient.
@@ -365,7 +378,8 @@ impl Play<'_> {
         }
         let normed = self.take(d);
         let mut dy = self.take(d);
-        for rows in (0..seq_len).step_by(256).map(|a| 256.min(seq_len - a)) {
+        let logits = if self.fused { 0 } else { seq_len };
+        for rows in (0..logits).step_by(256).map(|a| 256.min(seq_len - a)) {
             let logits = self.take_len(rows * self.shape.vocab);
             self.give([logits]);
         }

@@ -52,7 +52,7 @@ pub(super) unsafe fn weigh<L: Lanes>(s: &mut [f32], m: f32, factor: f32) -> f32 
 ///
 /// The contract of `Lanes`.
 #[inline(always)]
-pub(super) unsafe fn exp2<L: Lanes>(x: L::F) -> L::F {
+pub(crate) unsafe fn exp2<L: Lanes>(x: L::F) -> L::F {
     const SHIFT: f32 = 12_582_912.0 + 126.0; // 1.5 * 2^23: ulp 1; bias 127, less one
     const C: [f32; 6] =
         [2.0, 1.386_294, 0.480_444_85, 0.111_014_67, 0.019_343_026, 0.002_652_945_5];

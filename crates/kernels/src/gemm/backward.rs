@@ -298,7 +298,7 @@ const SIDE_BY_SIDE: usize = 8;
 
 /// Calls `lay(tiles, first step, first column, block)` for every block, in order, of every few
 /// tiles of `out`.
-fn lay_blocks(
+pub(super) fn lay_blocks(
     cpu: &Cpu,
     out: &mut [u32],
     blocks: &[Range<usize>],

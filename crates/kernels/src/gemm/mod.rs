@@ -12,6 +12,7 @@ mod entry;
 mod amx;
 #[macro_use]
 pub mod backward;
+pub mod head;
 mod kernels;
 mod layout;
 mod refill;
@@ -190,7 +191,7 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
     for (job, p) in jobs.iter_mut().zip(products.iter_mut()) {
         let kind = p.w.kind(cpu.class);
         let slot = kinds.iter().position(|k| *k == Some(kind)).expect("laid above");
-        *job = Some(Job::new(p, &scratch[places[slot]..], rows, cpu.pool.threads()));
+        *job = Some(Job::new(cpu.class, p, &scratch[places[slot]..], rows, cpu.pool.threads()));
     }
     let tasks: usize = jobs.iter().flatten().map(|j| j.tasks).sum();
     cpu.pool.run(tasks, |mut task| {
@@ -266,13 +267,25 @@ struct Job<'a> {
     y: Parts<f32>,
     x: &'a [u32],
     rows: usize,
+    /// Rows that are multiplied by all weights before the next: whole tiles.
+    strip: usize,
     /// Groups a task.
     grain: usize,
     tasks: usize,
 }
 
+/// Bytes of laid rows that stay in the second cache while all weights pass over them, a quarter of
+/// it as in `backward`.
+const STRIP_BYTES: usize = 256 << 10;
+
 impl<'a> Job<'a> {
-    fn new(p: &'a mut Product<'_>, x: &'a [u32], rows: usize, threads: usize) -> Job<'a> {
+    fn new(
+        class: Class,
+        p: &'a mut Product<'_>,
+        x: &'a [u32],
+        rows: usize,
+        threads: usize,
+    ) -> Job<'a> {
         let groups = p.w.groups();
         // Small enough that threads end together, large enough to amortise a claim; pairs of
         // groups share what they read of x. A single row shares nothing: it wants long runs of
@@ -281,7 +294,23 @@ impl<'a> Job<'a> {
             1 => groups.div_ceil(threads * 4).clamp(1, 16),
             _ => (groups / (threads * 4)).clamp(2, 16) & !1,
         };
-        Job { w: p.w, y: Parts::new(p.y), x, rows, grain, tasks: groups.div_ceil(grain) }
+        let strip = Job::strip(class, p.w, rows);
+        let tasks = groups.div_ceil(grain) * rows.div_ceil(strip);
+        Job { w: p.w, y: Parts::new(p.y), x, rows, strip, grain, tasks }
+    }
+
+    /// Rows of a strip: plain floats alone, whose rows are long where prompts and batches are.
+    fn strip(class: Class, w: &Packed, rows: usize) -> usize {
+        let kind = w.kind(class);
+        match kind {
+            Kind::Floats | Kind::Pairs => {
+                let tiles = tiles(class, kind, rows);
+                let tile = tiles[tiles.len() - 1];
+                let most = STRIP_BYTES / (4 * words(kind, w.cols).max(1) * tile);
+                rows.min(most.max(4) * tile)
+            }
+            Kind::PairTiles | Kind::Codes { .. } => rows,
+        }
     }
 }
 
@@ -302,6 +331,8 @@ const FEW_ROWS: usize = 48;
 ///
 /// The machine runs the class of `L`; no other task writes the columns of y of task `i`.
 unsafe fn run_task<L: Entry>(class: Class, job: &Job<'_>, i: usize) {
+    let tasks = job.w.groups().div_ceil(job.grain);
+    let (strip, i) = (i / tasks * job.strip, i % tasks);
     let last = job.w.groups().min((i + 1) * job.grain);
     let mut g = i * job.grain;
     while g < last {
@@ -309,9 +340,9 @@ unsafe fn run_task<L: Entry>(class: Class, job: &Job<'_>, i: usize) {
         // SAFETY: the caller's contract.
         unsafe {
             match job.w.format {
-                Format::F32 => dense_groups::<L, W_F32>(class, job, g, n),
-                Format::F16 => dense_groups::<L, W_F16>(class, job, g, n),
-                Format::BF16 => dense_groups::<L, W_BF16>(class, job, g, n),
+                Format::F32 => dense_groups::<L, W_F32>(class, job, strip, g, n),
+                Format::F16 => dense_groups::<L, W_F16>(class, job, strip, g, n),
+                Format::BF16 => dense_groups::<L, W_BF16>(class, job, strip, g, n),
                 Format::Q4_0 => groups::<L, { Format::Q4_0 as u8 }>(class, job, g, n),
                 Format::Q4_1 => groups::<L, { Format::Q4_1 as u8 }>(class, job, g, n),
                 Format::Q5_0 => groups::<L, { Format::Q5_0 as u8 }>(class, job, g, n),
@@ -360,12 +391,18 @@ impl Job<'_> {
     }
 }
 
-/// `n` groups (1 or 2) of plain floats by all rows.
+/// `n` groups (1 or 2) of plain floats by the strip of rows from `from` on.
 ///
 /// # Safety
 ///
 /// As `run_task`.
-unsafe fn dense_groups<L: Entry, const W: u8>(class: Class, job: &Job<'_>, g: usize, n: usize) {
+unsafe fn dense_groups<L: Entry, const W: u8>(
+    class: Class,
+    job: &Job<'_>,
+    from: usize,
+    g: usize,
+    n: usize,
+) {
     let kind = job.w.kind(class);
     let steps = words(kind, job.w.cols);
     // SAFETY: the caller's contract; tiles were laid with these sizes.
@@ -374,9 +411,10 @@ unsafe fn dense_groups<L: Entry, const W: u8>(class: Class, job: &Job<'_>, g: us
             return L::dense::<W, 1, 1>(job.out(0, 1, g, 1), [job.group(g)], job.x.as_ptr(), steps);
         }
         let w = [job.group(g), job.group(g + 1)];
-        for (t, rows, tile) in cut(tiles(class, kind, job.rows), job.rows) {
-            let out = job.out(t, rows, g, n);
-            let x = job.x[t * steps..].as_ptr();
+        let rows = job.strip.min(job.rows - from);
+        for (t, rows, tile) in cut(tiles(class, kind, job.rows), rows) {
+            let out = job.out(from + t, rows, g, n);
+            let x = job.x[(from + t) * steps..].as_ptr();
             match tile {
                 1 => L::dense::<W, 2, 1>(out, w, x, steps),
                 3 => L::dense::<W, 2, 3>(out, w, x, steps),

@@ -203,3 +203,23 @@ fn the_tile_unit_gives_the_bits_of_its_definition() {
         }
     }
 }
+
+#[test]
+fn strips_of_rows_change_no_bit() {
+    let (n, k) = (37, 12_000);
+    for class in Class::available() {
+        let cpu = Cpu::new(class, 2);
+        for format in [Format::F32, Format::F16, Format::BF16] {
+            let w = Packed::new(&cpu, format, n, k, &raw_weights(format, n, k, 7));
+            let rows = 101;
+            let strip = Job::strip(class, &w, rows);
+            assert!(class == Class::Amx || strip < rows, "{class}: one strip of {strip}");
+            let x = noise(3, rows * k);
+            let y = product(&cpu, &x, rows, &w);
+            for t in [0, strip.min(rows) - 1, strip % rows, rows - 1] {
+                let alone = product(&cpu, &x[t * k..(t + 1) * k], 1, &w);
+                assert_eq!(bits(&alone), bits(&y[t * n..(t + 1) * n]), "{class} row {t}");
+            }
+        }
+    }
+}

@@ -7,7 +7,9 @@ use crate::tape::Slot;
 use crate::{Tensor, Weight};
 use herd_kernels::cross_entropy as kernel;
 use herd_kernels::gemm::backward::{Write, matmul_dx};
+use herd_kernels::gemm::head::{Head, HeadGrads, fuses, head_loss, scratch_words};
 use herd_kernels::gemm::{Product, matmul};
+use herd_kernels::{Class, Format};
 use std::ops::Range;
 
 pub use kernel::Targets;
@@ -23,14 +25,15 @@ pub struct Loss {
     back: Option<(Slot, Tensor)>,
 }
 
-/// Rows whose logits exist at once, at most.
+/// Rows of a block where no tape names them, and whose logits exist at once, at most.
 const ROWS: usize = 256;
 
 /// The loss of hidden states `x` [T, D] under the head `w` [V, D].
 ///
 /// On a tape, the gradient of the head is summed at once, block by block of the tape, and that of
-/// `x` waits for [`Loss::backward`]: logits are computed once and never kept. Panics if there is
-/// not one target a row, a target is not below V, or the head has a LoRA.
+/// `x` waits for [`Loss::backward`]: logits are computed once and never kept. A head in bf16 is one
+/// kernel (`herd_kernels::gemm::head`). Panics if there is not one target a row, a target is not
+/// below V, or the head has a LoRA.
 pub fn cross_entropy(x: &Tensor, w: &Weight, targets: &Targets<'_>) -> Loss {
     assert!(!matches!(w, Weight::Lora(_)), "the loss of a head with LoRA");
     assert_eq!(targets.ids.len(), x.rows(), "cross_entropy: not one target a row");
@@ -41,6 +44,12 @@ pub fn cross_entropy(x: &Tensor, w: &Weight, targets: &Targets<'_>) -> Loss {
     };
     let mut dx = slot.as_ref().map(|_| Tensor::uninitialised(x.device(), x.rows(), x.width()));
     let mut loss = Loss { nats_t: vec![0.0; x.rows()], nats: 0.0, z: 0.0, back: None };
+    if fuses(x.device().class(), w.format(), targets.z_loss) {
+        let sums = fused(x, w, targets, &chunks, &mut loss.nats_t, dx.as_mut());
+        (loss.nats, loss.z) = (sums.nats, sums.z);
+        loss.back = slot.zip(dx);
+        return loss;
+    }
     for rows in chunks {
         let (dlogits, sums) = chunk(x, w, targets, &rows, &mut loss.nats_t[rows.clone()]);
         loss.nats += sums.nats;
@@ -57,6 +66,36 @@ pub fn cross_entropy(x: &Tensor, w: &Weight, targets: &Targets<'_>) -> Loss {
     }
     loss.back = slot.zip(dx);
     loss
+}
+
+/// Bytes of working memory where a head [V, D] in this format is one kernel for T tokens, on this
+/// machine's fastest class; `None` where logits are a tensor. `sizes` are T, V and D.
+pub fn fused_head_bytes(format: Format, sizes: [usize; 3], threads: usize) -> Option<u64> {
+    let [tokens, vocab, width] = sizes;
+    let fused = fuses(Class::best(), format, 0.0);
+    fused.then(|| 4 * scratch_words(tokens, vocab, width, threads) as u64)
+}
+
+/// All in one walk, whose logits never leave the cache.
+fn fused(
+    x: &Tensor,
+    w: &Weight,
+    targets: &Targets<'_>,
+    blocks: &[Range<usize>],
+    nats_t: &mut [f32],
+    dx: Option<&mut Tensor>,
+) -> kernel::Loss {
+    let (cpu, packed) = (x.device().kernels(), w.packed());
+    let head = Head { x: x.data(), w: &packed, targets: *targets, blocks };
+    let Some(dx) = dx.map(Tensor::data_mut) else { return head_loss(cpu, nats_t, &head, None) };
+    let Weight::Trained(param) = w else {
+        return head_loss(cpu, nats_t, &head, Some(HeadGrads { dx, dw: None }));
+    };
+    let mut sums = kernel::Loss { nats: 0.0, z: 0.0 };
+    param.accumulate(|dw| {
+        sums = head_loss(cpu, nats_t, &head, Some(HeadGrads { dx, dw: Some(dw) }));
+    });
+    sums
 }
 
 /// The gradient of the logits of some rows, and their sums.

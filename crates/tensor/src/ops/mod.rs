@@ -17,7 +17,7 @@ pub use adamw::{AdamW, Moments, adamw, gradient_square};
 pub use attention::{Documents, Keys, KvCache, attention};
 pub use embed::embed;
 pub use linear::{linear, linears};
-pub use loss::{Loss, Targets, cross_entropy};
+pub use loss::{Loss, Targets, cross_entropy, fused_head_bytes};
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rope::{Positions, rope};
