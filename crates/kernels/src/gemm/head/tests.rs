@@ -136,8 +136,9 @@ fn threads_and_micro_batches_change_no_bit() {
                     scale: SCALE,
                     z_loss: 0.0,
                 };
-                let alone = [0..block.len()];
-                let head = Head { x: &case.x[rows.clone()], w: &w, targets, blocks: &alone };
+                let alone = 0..block.len();
+                let blocks = std::slice::from_ref(&alone);
+                let head = Head { x: &case.x[rows.clone()], w: &w, targets, blocks };
                 let grads = HeadGrads { dx: &mut dx, dw: Some(&mut dw) };
                 head_loss(&cpu, &mut nats, &head, Some(grads));
                 assert!(bits(&nats).eq(bits(&want.0[block.clone()])), "{class}: nats alone");
