@@ -1,3 +1,5 @@
+//! The fused head against the products and the loss that it stands for.
+
 use super::*;
 use crate::gemm::backward::blocks;
 use crate::naive;
