@@ -51,11 +51,18 @@ fn names_are_found_in_prose() {
 }
 
 #[test]
-fn every_page_is_linked_from_the_index() {
+fn every_page_is_linked_from_the_index_and_every_picture_from_a_page() {
     let index = Page { path: "docs/README.md".into(), text: read("docs/README.md") };
     let linked = links(&index);
-    let lost = paths("docs").into_iter().filter(|p| *p != index.path && !linked.contains(p));
+    let (others, pages_lost): (Vec<_>, Vec<_>) = paths("docs")
+        .into_iter()
+        .filter(|p| !linked.contains(p))
+        .partition(|p| !p.ends_with(".md"));
+    let lost = pages_lost.into_iter().filter(|p| *p != index.path);
     expect_none("docs/README.md links every page", &lost.collect::<Vec<_>>());
+    let shown: Vec<_> = pages("docs", &[".md"]).iter().flat_map(links).collect();
+    let lost = others.into_iter().filter(|p| !shown.contains(p));
+    expect_none("a page shows every picture", &lost.collect::<Vec<_>>());
 }
 
 #[test]
