@@ -294,6 +294,10 @@ fn damaged_parquet_gives_errors_and_bounded_memory() {
                 let rows = documents.count();
                 assert!(rows < 10_000_000, "{name}: {rows} rows");
             }
+            if let Ok(records) = herd_data::read::objects(&file) {
+                let rows = records.count();
+                assert!(rows < 10_000_000, "{name}: {rows} records");
+            }
             let most = MEMORY.peak_usage() - before;
             assert!(most < 64 << 20, "{name}: {most} bytes for a file of {}", bytes.len());
         }

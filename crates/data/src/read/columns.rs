@@ -9,6 +9,7 @@ use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use super::{Body, Raw, ReadOptions, RowId};
 use crate::{DataError, Fault};
@@ -20,6 +21,19 @@ const ROWS: usize = 128;
 /// proportion to its size. Texts that are all null or all the same are the only ones that small.
 const ROWS_PER_BYTE: u64 = 64;
 const ROWS_FREE: u64 = 1 << 16;
+
+/// Columns of texts that are read at once, and how many an error names.
+const COLUMNS_MAX: usize = 256;
+const NAMED: usize = 20;
+
+/// The columns that hold one text a row: their numbers and names.
+fn texts(schema: &SchemaDescriptor) -> Vec<(usize, String)> {
+    let columns = schema.columns().iter().enumerate();
+    let text = |column: &ColumnDescriptor| {
+        column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0
+    };
+    columns.filter(|(_, c)| text(c)).map(|(at, c)| (at, c.path().string())).collect()
+}
 
 /// The values of one column, row by row.
 pub struct Columns {
@@ -43,6 +57,18 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// The names of all columns of texts. Errors: the file has none, or too many of them.
+    pub(super) fn texts(path: &Path) -> Result<Vec<String>, DataError> {
+        let file = File::open(path).map_err(DataError::io("open", path))?;
+        let file = guard(path, || SerializedFileReader::new(file))?;
+        let names = texts(&file.metadata().file_metadata().schema_descr_ptr());
+        match names.len() {
+            1..=COLUMNS_MAX => Ok(names.into_iter().map(|(_, name)| name).collect()),
+            0 => Err(fault(path, "no column of it holds a text a row")),
+            n => Err(fault(path, &format!("it has {n} columns of texts, more than {COLUMNS_MAX}"))),
+        }
+    }
+
     pub(super) fn open(
         path: &Path,
         number: u32,
@@ -52,19 +78,20 @@ impl Columns {
         let length = file.metadata().map_err(DataError::io("read", path))?.len();
         let file = guard(path, || SerializedFileReader::new(file))?;
         let schema = file.metadata().file_metadata().schema_descr_ptr();
-        let name = |c: usize| schema.column(c).path().string();
-        let texts = |c: &usize| {
-            let column = schema.column(*c);
-            column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0
-        };
-        let all: Vec<usize> = (0..schema.num_columns()).filter(texts).collect();
-        let Some(&column) = all.iter().find(|&&c| name(c) == options.field) else {
-            let got: Vec<String> = all.into_iter().take(20).map(name).collect();
+        let all = texts(&schema);
+        let Some(&(column, _)) = all.iter().find(|(_, name)| *name == options.field) else {
+            let got: Vec<String> = all.into_iter().take(NAMED).map(|(_, name)| name).collect();
             let (path, column) = (path.to_owned(), options.field.clone());
             return Err(DataError::Column { path, column, got: got.join(", ") });
         };
         let levels_max = schema.column(column).max_def_level();
-        check_rows(path, &file, length)?;
+        let groups = file.metadata().row_groups().iter();
+        let rows = groups.map(|g| u64::try_from(g.num_rows()).unwrap_or(u64::MAX));
+        let rows = rows.fold(0, u64::saturating_add);
+        let limit = length.saturating_mul(ROWS_PER_BYTE).saturating_add(ROWS_FREE);
+        if rows > limit {
+            return Err(fault(path, &format!("it states {rows} rows in {length} bytes")));
+        }
         Ok(Columns {
             path: path.to_owned(),
             file,
@@ -149,24 +176,8 @@ impl Columns {
     }
 }
 
-/// Errors if a file states more rows than its length allows.
-pub(super) fn check_rows(
-    path: &Path,
-    file: &SerializedFileReader<File>,
-    length: u64,
-) -> Result<(), DataError> {
-    let groups = file.metadata().row_groups().iter();
-    let rows = groups.map(|g| u64::try_from(g.num_rows()).unwrap_or(u64::MAX));
-    let rows = rows.fold(0, u64::saturating_add);
-    let limit = length.saturating_mul(ROWS_PER_BYTE).saturating_add(ROWS_FREE);
-    match rows > limit {
-        true => Err(fault(path, &format!("it states {rows} rows in {length} bytes"))),
-        false => Ok(()),
-    }
-}
-
 /// Runs the Parquet reader; its errors, and its panics on hostile files, become errors.
-pub(super) fn guard<T>(
+fn guard<T>(
     path: &Path,
     read: impl FnOnce() -> Result<T, parquet::errors::ParquetError>,
 ) -> Result<T, DataError> {

@@ -1,7 +1,9 @@
 //! Records of text files, of JSON lines and of JSON lists.
 
+use std::fmt;
 use std::ops::Range;
 
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::stream::{LineEnd, Stream};
@@ -159,10 +161,30 @@ fn elements(text: &[u8]) -> Result<Vec<Range<usize>>, Fault> {
         let lines = start.split(|&byte| byte == b'\n').filter(|l| !l.trim_ascii().is_empty());
         return Ok(lines.map(place).collect());
     }
-    let found: Result<Vec<&RawValue>, _> = serde_json::from_slice(start);
-    match found {
-        Ok(found) => Ok(found.into_iter().map(|element| place(element.get().as_bytes())).collect()),
-        Err(e) => Err(Fault::NotJson { reason: e.to_string() }),
+    let mut reader = serde_json::Deserializer::from_slice(start);
+    let found = reader.deserialize_seq(Elements(&place)).and_then(|found| {
+        reader.end()?;
+        Ok(found)
+    });
+    found.map_err(|e| Fault::NotJson { reason: e.to_string() })
+}
+
+/// Keeps where each element of a list lies, and nothing else of it.
+struct Elements<'p, F>(&'p F);
+
+impl<'de, F: Fn(&[u8]) -> Range<usize>> Visitor<'de> for Elements<'_, F> {
+    type Value = Vec<Range<usize>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut found = Vec::new();
+        while let Some(element) = list.next_element::<&RawValue>()? {
+            found.push((self.0)(element.get().as_bytes()));
+        }
+        Ok(found)
     }
 }
 

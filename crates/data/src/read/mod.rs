@@ -22,7 +22,7 @@ mod stream;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use objects::{Objects, objects};
+pub use objects::objects;
 pub use sources::{InputFile, Kind, Packing, Source, Sources};
 
 use crate::{DataError, Fault};
@@ -121,6 +121,19 @@ impl Raw {
         self.labelled(field).map(|record| record.text)
     }
 
+    /// The whole record as JSON. Errors: it is none.
+    pub fn json(self) -> Result<serde_json::Value, Fault> {
+        match self.body {
+            Body::Text(line) | Body::Json(line) => {
+                if let Err(e) = std::str::from_utf8(&line) {
+                    return Err(Fault::NotUtf8 { at: e.valid_up_to() });
+                }
+                serde_json::from_slice(&line).map_err(|e| Fault::NotJson { reason: e.to_string() })
+            }
+            Body::Broken(fault) => Err(fault),
+        }
+    }
+
     /// The text of the record and its labels, as [`parse`](Raw::parse) gives it.
     pub fn labelled(self, field: &str) -> Result<Labelled, Fault> {
         let record = match self.body {
@@ -140,8 +153,10 @@ impl Raw {
 pub enum Records {
     /// Of a text or of JSON lines.
     Lines(lines::Lines),
-    /// Of a Parquet file.
+    /// Of a column of a Parquet file.
     Columns(Box<columns::Columns>),
+    /// Of all columns of texts of a Parquet file.
+    Rows(objects::Rows),
 }
 
 impl Records {
@@ -161,6 +176,18 @@ impl Records {
             }
         })
     }
+
+    /// The same for [`Raw::json`]: of a Parquet file all columns of texts.
+    pub(crate) fn whole(
+        file: &InputFile,
+        number: u32,
+        options: &ReadOptions,
+    ) -> Result<Records, DataError> {
+        match file.kind {
+            Kind::Parquet => Ok(Records::Rows(objects::Rows::open(&file.path, number, options)?)),
+            Kind::Text | Kind::Json | Kind::JsonLines => Records::open(file, number, options),
+        }
+    }
 }
 
 impl Iterator for Records {
@@ -171,6 +198,7 @@ impl Iterator for Records {
         match self {
             Records::Lines(lines) => lines.next().transpose(),
             Records::Columns(columns) => columns.next().transpose(),
+            Records::Rows(rows) => rows.next().transpose(),
         }
     }
 }
