@@ -119,7 +119,8 @@ fn the_mean_of_a_model_with_itself_is_the_model() {
         let [a, b] = [&folder, &mean].map(|folder| fs::read(folder.join(name)).unwrap());
         assert!(a == b, "{name}");
     }
-    let (code, out, _) = run(home, &["complete", "-m", mean_text, "-p", "a", "-n", "3", "-q"]);
+    let (code, out, _) =
+        run(home, &["complete", "-m", mean_text, "-p", "a", "-n", "3", "--temp", "0", "-q"]);
     assert!(code == 0 && !out.is_empty());
     let (code, _, err) = run(home, &average);
     assert!(code == 2 && err.contains("already exists"), "{err}");
