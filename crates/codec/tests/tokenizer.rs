@@ -124,7 +124,7 @@ fn batches_give_the_same_ids_on_any_number_of_threads() {
     let texts: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
     let expected: Vec<_> = cases.iter().map(|case| case.tiktoken.clone()).collect();
     for threads in [0, 1, 2, 3, 8] {
-        assert_eq!(tokenizer.encode_batch(&texts, threads), expected);
+        assert!(tokenizer.encode_batch(&texts, threads).iter().eq(expected.iter()));
     }
 }
 

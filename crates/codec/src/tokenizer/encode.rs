@@ -1,7 +1,6 @@
 //! Text to ids: the loop over pieces, and its entrances.
 
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::added::Segment;
 use super::bpe::{NONE, Scratch};
@@ -56,7 +55,7 @@ impl Tokenizer {
 
     /// [`encode_bytes`](Self::encode_bytes), appending to `ids`.
     pub fn encode_bytes_into(&self, text: &[u8], ids: &mut Vec<TokenId>) {
-        self.encode_segments(text, None, ids);
+        self.with_work(|work| self.encode_segments(text, None, work, ids));
     }
 
     /// The ids of a raw prompt, in which the `allowed` special strings are control tokens.
@@ -65,7 +64,9 @@ impl Tokenizer {
     /// llama.cpp.
     pub fn encode_with_specials(&self, text: &str, allowed: &SpecialSet) -> Vec<TokenId> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 4);
-        self.encode_segments(text.as_bytes(), Some(allowed), &mut ids);
+        self.with_work(|work| {
+            self.encode_segments(text.as_bytes(), Some(allowed), work, &mut ids);
+        });
         ids
     }
 
@@ -78,34 +79,6 @@ impl Tokenizer {
         Ok(self.encode(text))
     }
 
-    /// The ids of many texts, on up to `threads` threads. The same ids for any number of them.
-    pub fn encode_batch(&self, texts: &[&str], threads: usize) -> Vec<Vec<TokenId>> {
-        let threads = threads.clamp(1, texts.len().max(1));
-        if threads == 1 {
-            return texts.iter().map(|text| self.encode(text)).collect();
-        }
-        let next = AtomicUsize::new(0);
-        let worker = || {
-            let mut done = Vec::new();
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(text) = texts.get(at) else { return done };
-                done.push((at, self.encode(text)));
-            }
-        };
-        let mut all = vec![Vec::new(); texts.len()];
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-            for handle in workers {
-                let done = handle.join().expect("encoding does not panic");
-                for (at, ids) in done {
-                    all[at] = ids;
-                }
-            }
-        });
-        all
-    }
-
     /// Gives back the memory kept for texts to come: the pieces met so far, up to 40 MB for each
     /// thread that has encoded. No id changes; the next text is slower.
     pub fn forget(&self) {
@@ -113,20 +86,30 @@ impl Tokenizer {
         *idle = Vec::new();
     }
 
-    fn encode_segments(&self, text: &[u8], allowed: Option<&SpecialSet>, ids: &mut Vec<TokenId>) {
+    /// Lends the working memory of a thread.
+    pub(super) fn with_work(&self, encode: impl FnOnce(&mut Work)) {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut work = idle.unwrap_or_else(Work::new);
+        encode(&mut work);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(work);
+    }
+
+    /// Appends the ids of a text in which the `allowed` special strings are tokens.
+    pub(super) fn encode_segments(
+        &self,
+        text: &[u8],
+        allowed: Option<&SpecialSet>,
+        work: &mut Work,
+        ids: &mut Vec<TokenId>,
+    ) {
         let mut whole = true;
         self.added.segments(text, allowed, |segment| {
             match segment {
                 Segment::Token(id) => ids.push(id),
-                Segment::Text(text, fresh) => {
-                    self.encode_text(text, fresh, whole, &mut work, ids);
-                }
+                Segment::Text(text, fresh) => self.encode_text(text, fresh, whole, work, ids),
             }
             whole = false;
         });
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(work);
     }
 
     /// Encodes text without added tokens, after normalising it.

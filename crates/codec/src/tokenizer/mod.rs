@@ -11,6 +11,7 @@
 //! `steps`), look each piece up (`cache`), merge where it is new (`bpe`). [`train`] makes new ones.
 
 mod added;
+mod batch;
 mod bpe;
 mod build;
 mod byte_chars;
@@ -37,6 +38,7 @@ mod vocab;
 use std::sync::Mutex;
 
 pub use added::AddedToken;
+pub use batch::Batch;
 pub use compression::Compression;
 pub use gguf::GgufVocab;
 pub use infill::InfillOrder;
