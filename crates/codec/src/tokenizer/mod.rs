@@ -48,8 +48,9 @@ pub use stream::StreamDecoder;
 use added::AddedTokens;
 use bpe::Merges;
 use build::MergeOrder;
+use cache::Cache;
 use chars::Chars;
-use encode::Work;
+use encode::Memory;
 use steps::Splitter;
 use vocab::Vocab;
 
@@ -137,8 +138,10 @@ pub struct Tokenizer {
     specials: Specials,
     add_bos: bool,
     add_eos: bool,
+    /// Ids of pieces met before.
+    cache: Cache,
     /// Working memory of threads that are not encoding at the moment.
-    idle: Mutex<Vec<Work>>,
+    idle: Mutex<Vec<Memory>>,
 }
 
 impl std::fmt::Debug for Tokenizer {
