@@ -14,6 +14,8 @@ use super::hash::{hash_bytes, mix, short_key};
 /// 30 MB has some 200,000 different pieces.
 const SETS_LOG2_FIRST: u32 = 13;
 const SETS_LOG2_MAX: u32 = 19;
+/// Sets in which a piece may stand; nearly all stand in the first, which is looked at in line.
+const PROBES: usize = 4;
 /// A table is followed by one four times as large: fresh pages cost 0.7 us each, and threads take
 /// them one after the other.
 const GROWTH_LOG2: u32 = 2;
@@ -204,7 +206,7 @@ impl Table {
     #[inline(never)]
     pub(super) fn find(&self, key: Key, piece: &[u8], out: &mut Vec<TokenId>) -> bool {
         let place = self.place(key.hash);
-        let found = self.entry_at(place, key).or_else(|| self.entry_at(place ^ 1, key));
+        let found = (0..PROBES).find_map(|beside| self.entry_at(place ^ beside, key));
         let Some(found) = found else { return false };
         let (count, room) = ((found[1] >> 32) as usize & COUNT_MASK, room(found));
         let first = usize::from(key.is_long());
@@ -223,7 +225,7 @@ impl Table {
         true
     }
 
-    /// Keeps `ids` as those of `piece`, in a free place of its set or of the one beside it.
+    /// Keeps `ids` as those of `piece`, in a free place of its sets.
     #[must_use]
     fn insert(&self, key: Key, piece: &[u8], ids: &[TokenId]) -> Option<()> {
         let entry = self.take(key.hash)?;
@@ -256,19 +258,18 @@ impl Table {
     /// A free entry for a hash, which from now on is the caller's to fill.
     fn take(&self, hash: u64) -> Option<&Entry> {
         let place = self.place(hash);
-        let [near, beside] = [&self.sets[place], &self.sets[place ^ 1]];
         let free = |entry: &&Entry| {
             entry[1].load(Relaxed) == FREE
                 && entry[1].compare_exchange(FREE, TAKEN, Relaxed, Relaxed).is_ok()
         };
-        near.0.iter().chain(&beside.0).find(free)
+        (0..PROBES).flat_map(|beside| &self.sets[place ^ beside].0).find(free)
     }
 
     /// How many pieces may find no room before another table follows: few while tables grow; at
     /// the bound so many that learning them anew has cost as much as filling the table.
     fn refused_max(&self) -> usize {
         match self.sets_log2 < SETS_LOG2_MAX {
-            true => self.sets.len() / 32,
+            true => self.sets.len() / 8,
             false => self.sets.len() * 2,
         }
     }
