@@ -1,8 +1,8 @@
 //! Many texts at once, on several threads.
 //!
-//! Each thread writes the ids of its texts one after the other into one buffer, so that results
-//! cost a few large allocations. A vector for each text cost more than encoding on two threads:
-//! glibc's arena of a second thread grows by a system call for every one, and all threads wait.
+//! Each thread writes the ids of its texts one after the other into one buffer. With a vector for
+//! each text the first pass on two threads was an eighth slower (325 MB/s in place of 371): the
+//! arena of every thread but the first grows by a system call at a time, and all of them wait.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,6 +54,8 @@ impl Batch {
 
 impl Tokenizer {
     /// The ids of many texts, on up to `threads` threads. The same ids for any number of them.
+    ///
+    /// A text is one thread's; threads take them one by one, in order.
     pub fn encode_batch(&self, texts: &[&str], threads: usize) -> Batch {
         let threads = threads.clamp(1, texts.len().max(1));
         let bytes: usize = texts.iter().map(|text| text.len()).sum();

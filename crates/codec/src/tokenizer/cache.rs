@@ -329,3 +329,72 @@ fn is_key(entry: &Entry, key: Key) -> bool {
     let high = entry[1].load(Acquire);
     (high ^ key.words.1) | (entry[0].load(Relaxed) ^ key.words.0) == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A piece for each number, every third a long one, with up to six ids.
+    fn piece(n: u32) -> (Vec<u8>, Vec<TokenId>) {
+        let piece = match n % 3 {
+            0 => format!("a piece of more than sixteen bytes {n}"),
+            _ => format!("p{n}"),
+        };
+        (piece.into_bytes(), (0..n % 7).map(|i| TokenId(n + i)).collect())
+    }
+
+    fn key(piece: &[u8]) -> Key {
+        Key::new(piece, 0, piece.len())
+    }
+
+    fn found(table: &Table, n: u32) -> bool {
+        let (piece, ids) = piece(n);
+        let mut out = Vec::new();
+        let found = table.find(key(&piece), &piece, &mut out);
+        assert!(!found || out == ids, "piece {n} has ids {out:?} in place of {ids:?}");
+        found
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_its_follower_has_all_it_had() {
+        let table = Table::new(4);
+        let kept = |n: &u32| {
+            let (piece, ids) = piece(*n);
+            table.insert(key(&piece), &piece, &ids).is_some()
+        };
+        let kept: Vec<u32> = (0..100).filter(kept).collect();
+        assert!(!kept.is_empty() && kept.len() <= 32, "{} pieces in 32 places", kept.len());
+        let larger = table.follower();
+        assert_eq!(larger.sets_log2, 4 + GROWTH_LOG2);
+        for n in 0..100 {
+            assert_eq!(found(&table, n), kept.contains(&n), "piece {n}");
+            assert_eq!(found(&larger, n), kept.contains(&n), "piece {n} in the larger table");
+        }
+    }
+
+    #[test]
+    fn threads_that_fill_one_cache_find_the_ids_of_each_piece_or_nothing() {
+        let cache = Cache::default();
+        let work = |thread: u32| {
+            let mut table = cache.table();
+            // Each meets all pieces, in an order of its own; the first table has not room for all.
+            for i in 0..40_000 {
+                let n = i * (2 * thread + 1) % 40_000;
+                if !found(&table, n) {
+                    let (piece, ids) = piece(n);
+                    cache.insert(&mut table, key(&piece), &piece, &ids);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let work = &work;
+            (0..4).for_each(|thread| drop(scope.spawn(move || work(thread))));
+        });
+        let table = cache.table();
+        assert!(table.sets_log2 > SETS_LOG2_FIRST, "the table has not grown");
+        let known = (0..40_000).filter(|&n| found(&table, n)).count();
+        assert!(known > 20_000, "{known} of 40,000 pieces are known");
+        cache.forget();
+        assert!(!found(&cache.table(), 1));
+    }
+}
