@@ -1,7 +1,7 @@
 //! The ids of pieces met before, for all threads of a tokenizer: a table that only fills.
 //!
 //! An entry is written once and never changed, so a reader needs no lock and no second look: who
-//! sees the key sees the ids. A full table is followed by a larger one, at the bound by an empty one.
+//! sees the key sees the ids. A larger table follows a full one, at the bound an empty one.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
@@ -231,7 +231,7 @@ impl Table {
         let entry = self.take(key.hash)?;
         let mut room = [0; 3];
         let first = usize::from(key.is_long());
-        // From here on a place is lost if there is no room elsewhere: then the table is near its end.
+        // The place is lost if there is no room elsewhere: then the table is near its end.
         if key.is_long() {
             let (at, words) = self.words.take(words_of(piece).count())?;
             words_of(piece).zip(words).for_each(|(word, kept)| kept.store(word, Relaxed));
