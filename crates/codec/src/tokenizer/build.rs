@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use super::added::AddedTokens;
 use super::bpe::{Merge, Merges, NONE};
+use super::cache::Cache;
 use super::chars::{Chars, Prefix};
 use super::steps::Splitter;
 use super::vocab::Vocab;
@@ -89,6 +90,7 @@ impl Parts {
             specials: self.specials,
             add_bos: self.add_bos,
             add_eos: self.add_eos,
+            cache: Cache::default(),
             idle: Mutex::new(Vec::new()),
         })
     }
