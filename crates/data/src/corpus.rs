@@ -151,6 +151,18 @@ impl Documents {
         shard.read(at, part, ids)
     }
 
+    /// Reads the weights of the losses of the tokens `part` of a document; 1 where shards have none.
+    /// Panics if there is no such document or part.
+    pub fn weights(
+        &self,
+        document: u64,
+        part: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), DataError> {
+        let (shard, at) = self.find(document);
+        shard.weights(at, part, out)
+    }
+
     /// Where a document came from, and the bytes of its text. Panics if there is no such document.
     pub fn row(&self, document: u64) -> Result<(RowId, u32), DataError> {
         let (shard, at) = self.find(document);

@@ -37,11 +37,12 @@ fn read_all(shard: &Shard) -> Result<(), DataError> {
 }
 
 fn small_shard(folder: &std::path::Path, size: u64) -> Vec<u8> {
-    let mut builder = ShardBuilder::new(vocabulary(size));
+    let mut builder = ShardBuilder::new(vocabulary(size), false);
     for i in 0..20u32 {
         let ids: Vec<u32> = (0..1 + i % 5).map(|t| (i * 40 + t) % size as u32).collect();
         builder.push(
             &ids,
+            &[],
             3 * i,
             &RowId { file: 1, row: u64::from(i), bytes: 7..u64::from(i) + 9 },
         );
@@ -145,7 +146,7 @@ proptest! {
         let _alone = alone();
         let folder = tempfile::tempdir().unwrap();
         let size = if wide { 1 << 20 } else { 1 << 16 };
-        let mut builder = ShardBuilder::new(vocabulary(size));
+        let mut builder = ShardBuilder::new(vocabulary(size), false);
         let documents: Vec<_> = documents
             .into_iter()
             .map(|(ids, text_bytes, file, [row, start, end])| {
@@ -153,7 +154,7 @@ proptest! {
                 (ids, text_bytes, RowId { file, row, bytes: start..end })
             })
             .collect();
-        documents.iter().for_each(|(ids, bytes, row)| builder.push(ids, *bytes, row));
+        documents.iter().for_each(|(ids, bytes, row)| builder.push(ids, &[], *bytes, row));
         let hash = builder.write(&RealDisk, folder.path(), "a.tok").unwrap();
         let shard = Shard::open(&folder.path().join("a.tok")).unwrap();
         shard.verify().unwrap();
