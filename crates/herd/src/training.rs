@@ -4,15 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use herd_data::dialogue::Lessons;
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
 use herd_data::{Ends, TokenizeOptions, tokenize};
-use herd_model::{Config, GenerationDefaults};
+use herd_model::{Checkpoint, Config, GenerationDefaults};
 use herd_tensor::Device;
+use herd_train::config::ChatConfig;
 use herd_train::plan::{plan, savings};
 use herd_train::runs::Run;
-use herd_train::{Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
+use herd_train::{Chat, Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
 
+use crate::about::About;
 use crate::console::Console;
 use crate::error::Error;
 use crate::teller::Teller;
@@ -79,7 +82,10 @@ pub fn with_inputs<T>(
     f: impl FnOnce(Inputs<'_>, &mut dyn FnMut(Event<'_>)) -> Result<T, TrainError>,
 ) -> Result<T, Error> {
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
-    let words = words(&config.tokenizer)?;
+    let mut words = words(&config.tokenizer)?;
+    if let Some(chat) = &config.chat {
+        teach_chat(&config, chat, &mut words)?;
+    }
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
     refuse_what_does_not_fit(&config, &network(&config, &words)?, device.threads())?;
     let shards = shards(&config, &words, &flags.out, device.threads(), console)?;
@@ -138,7 +144,29 @@ pub fn words(path: &Path) -> Result<Words, Error> {
         eos_token_ids: ends.eos.into_iter().collect(),
         ..GenerationDefaults::default()
     };
-    Ok(Words { tokenizer: Arc::new(tokenizer), files, generation, ends })
+    Ok(Words { tokenizer: Arc::new(tokenizer), files, generation, ends, chat: None })
+}
+
+/// Makes the words of a run those of dialogues: their format, and no other ends.
+///
+/// Errors: the checkpoint that the run starts from cannot be opened, or says no chat format.
+fn teach_chat(config: &RunConfig, chat: &ChatConfig, words: &mut Words) -> Result<(), Error> {
+    let init = config.model.init.as_ref().expect("stages of dialogues start from a checkpoint");
+    let about = About::read(&Checkpoint::open(init)?)?;
+    let format = about.chat_format(chat.template.as_deref())?;
+    let today = chat.date.as_deref().map(flags::day).transpose()?;
+    words.generation.eos_token_ids = about.stop_ids(Some(&format));
+    words.ends = Ends::default();
+    let has = |words: &Words, name: &str| words.files.iter().any(|(file, _)| file == name);
+    if !has(words, "tokenizer.json") {
+        let json = words.tokenizer.to_tokenizer_json()?.into_bytes();
+        words.files.push(("tokenizer.json".to_owned(), json));
+    }
+    if let (Some(template), false) = (about.template(), has(words, "chat_template.jinja")) {
+        words.files.push(("chat_template.jinja".to_owned(), template.as_bytes().to_vec()));
+    }
+    words.chat = Some(Chat { format, today });
+    Ok(())
 }
 
 /// The shards of a run: those it names, or its input tokenized into its folder.
@@ -155,8 +183,15 @@ fn shards(
     let folder = out.join("data");
     let inputs: Vec<String> = config.data.input.iter().map(|p| p.display().to_string()).collect();
     let sources = Sources::find(&inputs).map_err(TrainError::from)?;
+    let lessons = words.chat.as_ref().map(|chat| Lessons {
+        shape: config.chat.as_ref().and_then(|chat| chat.shape),
+        format: chat.format.clone(),
+        options: chat.options(),
+    });
     let options = TokenizeOptions {
+        lessons,
         validation: config.data.validation_share,
+        skip_bad: config.chat.as_ref().is_some_and(|chat| chat.skip_bad),
         ..TokenizeOptions::new(threads)
     };
     let mut meter = console.meter("tokenized", None);

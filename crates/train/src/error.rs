@@ -44,6 +44,12 @@ pub enum TrainError {
     )]
     Spikes { step: u64, what: &'static str, value: f64, rewinds: u64 },
 
+    #[error(
+        "row {row} of {} has {tokens} tokens where {places} fit, and so have {others} others",
+        path.display()
+    )]
+    Long { path: PathBuf, row: u64, tokens: usize, places: usize, others: u64 },
+
     #[error("the data ended after step {step} of {steps}")]
     DataEnded { step: u64, steps: u64 },
 
@@ -108,6 +114,9 @@ impl TrainError {
                 Some("a lower optim.lr, or spikes.policy = \"rewind\"".into())
             }
             TrainError::Damaged { .. } => Some("remove it; an older checkpoint is taken up".into()),
+            TrainError::Long { .. } => {
+                Some("a larger batch.seq_len, or data.long = \"shorten\" or \"drop\"".into())
+            }
             TrainError::DataEnded { .. } => {
                 Some("fewer optim.steps, a larger data.epochs_max, or more data".into())
             }

@@ -1,6 +1,6 @@
 //! A run under way: its model, its data, its folder, and the parts of a step that all stages share.
 
-use crate::config::{Packing, Precision, RunConfig, SpikePolicy};
+use crate::config::{Long, Packing, Precision, RunConfig, SpikePolicy};
 use crate::error::TrainError;
 use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
@@ -12,8 +12,8 @@ use crate::words::Words;
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::disk::RealDisk;
 use herd_data::{
-    Batch, Check, Corpus, Hash, Loader, LoaderConfig, LongDocuments, MixSource, Mixture, Phase,
-    Policy, Ramp, Validation,
+    Batch, Check, Corpus, Ends, Hash, Loader, LoaderConfig, LongDocuments, MixSource, Mixture,
+    Phase, Policy, Ramp, Validation,
 };
 use herd_model::llama::{Llama, Training};
 use herd_model::{Checkpoint, Config, RopeScaling};
@@ -113,6 +113,9 @@ impl<'a> Trainer<'a> {
         keep_config(&config, out)?;
         let corpus = Arc::new(Corpus::open(shards, Check::Contents)?);
         corpus.expect_tokenizer(Hash::of_tokenizer(&words.tokenizer))?;
+        if config.data.packing == Packing::Whole && config.data.long == Long::Refuse {
+            refuse_long(&corpus, words.ends, config.batch.seq_len)?;
+        }
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
@@ -593,6 +596,26 @@ fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// Errors: a document to train on is longer than a row.
+fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize) -> Result<(), TrainError> {
+    for (number, source) in corpus.sources().iter().enumerate() {
+        let documents = &source.train;
+        // A row of n places is made of n + 1 tokens.
+        let len = |document: &u64| documents.tokens(*document) + ends.count() as usize - 1;
+        let mut long = (0..documents.counts().documents).filter(|d| len(d) > seq_len);
+        let Some(first) = long.next() else { continue };
+        let (row, _) = documents.row(first)?;
+        return Err(TrainError::Long {
+            path: corpus.file_of(number, &row).unwrap_or(&source.name).into(),
+            row: row.row,
+            tokens: len(&first) + 1,
+            places: seq_len + 1,
+            others: long.count() as u64,
+        });
+    }
+    Ok(())
+}
+
 fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderConfig {
     let mixture = |mix: &std::collections::BTreeMap<String, f64>| match mix.is_empty() {
         true => {
@@ -624,7 +647,11 @@ fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderCo
         ramps: ramps(config),
         policy: match config.data.packing {
             Packing::Cut => Policy::Cut,
-            Packing::Whole => Policy::Whole(LongDocuments::Split),
+            Packing::Whole => Policy::Whole(match config.data.long {
+                Long::Split => LongDocuments::Split,
+                Long::Shorten => LongDocuments::Shorten,
+                Long::Drop | Long::Refuse => LongDocuments::Drop,
+            }),
         },
         ends: words.ends,
     }
