@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::dialogue::Lessons;
 use crate::manifest::{Manifest, Part, SourceReport};
 use crate::shard::{Counts, Shard, Vocabulary};
 use crate::tokenize::expect_entry;
@@ -75,6 +76,24 @@ impl Corpus {
         match got == expected {
             true => Ok(()),
             false => Err(DataError::Tokenizer { path: self.folder.clone(), expected, got }),
+        }
+    }
+
+    /// Errors: the shards are not of dialogues read and rendered as these are; or they are of
+    /// dialogues, and plain texts are expected.
+    pub fn expect_lessons(&self, lessons: Option<&Lessons>) -> Result<(), DataError> {
+        let told = |hash: Option<Hash>| match hash {
+            Some(hash) => format!("the dialogues of rendering {hash}"),
+            None => "plain texts".to_owned(),
+        };
+        let (got, expected) = (self.manifest.settings.lessons, lessons.map(Lessons::hash));
+        match got == expected {
+            true => Ok(()),
+            false => Err(DataError::Setting {
+                what: format!("what {} holds", self.folder.display()),
+                got: told(got),
+                expected: told(expected),
+            }),
         }
     }
 

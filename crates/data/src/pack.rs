@@ -32,7 +32,8 @@ pub enum Policy {
 pub enum LongDocuments {
     /// They fill rows of their own; the rest is packed like a document.
     Split,
-    /// Their beginning fills a row; the rest is left out, and counted.
+    /// Their beginning fills a row; the rest is left out, and counted. They are dropped where none of
+    /// what is left would count.
     Shorten,
     /// They are left out, and counted.
     Drop,
@@ -57,7 +58,8 @@ impl Ends {
 
 /// What packing did with the documents drawn so far. Tokens count begin and end tokens in.
 ///
-/// `tokens` = `kept` + `unpredicted` + `shortened` + those of `dropped` + those still waiting for their row.
+/// `tokens` = `kept` + `unpredicted` + `shortened` + those of `dropped` + those still waiting for
+/// their row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ledger {
@@ -248,7 +250,7 @@ impl Ledger {
     }
 
     /// A document of `predictions` was drawn and is left out; its first token with it.
-    fn drop_documents(&mut self, reason: &str, predictions: u64) {
+    pub(crate) fn drop_documents(&mut self, reason: &str, predictions: u64) {
         let dropped = self.dropped.entry(reason.to_owned()).or_default();
         dropped.documents += 1;
         dropped.tokens += predictions + 1;

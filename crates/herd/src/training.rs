@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use herd_data::dialogue::Lessons;
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
-use herd_data::{Ends, TokenizeOptions, tokenize};
-use herd_model::{Checkpoint, Config, GenerationDefaults};
+use herd_data::{Ends, Ledger, TokenizeOptions, tokenize};
+use herd_model::{Config, GenerationDefaults};
 use herd_tensor::Device;
 use herd_train::config::ChatConfig;
 use herd_train::plan::{plan, savings};
@@ -16,7 +15,7 @@ use herd_train::runs::Run;
 use herd_train::{Chat, Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
 
 use crate::about::About;
-use crate::console::Console;
+use crate::console::{Console, count};
 use crate::error::Error;
 use crate::teller::Teller;
 use crate::{flags, machine, vocabulary};
@@ -58,6 +57,9 @@ pub fn run(
     with_inputs(flags, config, name, console, |inputs, watch| {
         let mut trainer = Trainer::open(inputs, watch)?;
         stage(&mut trainer)?;
+        for told in left_out(trainer.ledger()) {
+            console.note(told);
+        }
         if let Some(path) = trainer.last_checkpoint() {
             console.note(format!("the model stands in {}", path.display()));
         }
@@ -70,6 +72,25 @@ pub fn run(
         }
         Err(error) => console.note(format!("no report: {error}")), // the run itself is whole
     }
+    Ok(())
+}
+
+/// What packing left out of the documents that were drawn, in words.
+fn left_out(ledger: &Ledger) -> Vec<String> {
+    let dropped = ledger.dropped.iter().map(|(reason, dropped)| {
+        let (documents, tokens) = (count(dropped.documents), count(dropped.tokens));
+        format!("left out: {documents} documents of {tokens} tokens ({reason})")
+    });
+    let shortened = (ledger.shortened > 0).then(|| {
+        format!("left out: {} tokens behind the ends of rows (shortened)", count(ledger.shortened))
+    });
+    dropped.chain(shortened).collect()
+}
+
+/// Writes what another program needs to repeat a run, in place of running it.
+pub fn export(run: &mut Trainer<'_>, steps: u64, console: &Console) -> Result<(), TrainError> {
+    let path = herd_train::export(run, steps)?;
+    console.note(format!("wrote {}", path.display()));
     Ok(())
 }
 
@@ -125,7 +146,7 @@ pub fn words(path: &Path) -> Result<Words, Error> {
         "tokenizer.model",
         "tokenizer_config.json",
         "special_tokens_map.json",
-        "chat_template.jinja",
+        TEMPLATE,
     ];
     let tokenizer = vocabulary::load(path)?;
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
@@ -147,12 +168,14 @@ pub fn words(path: &Path) -> Result<Words, Error> {
     Ok(Words { tokenizer: Arc::new(tokenizer), files, generation, ends, chat: None })
 }
 
+/// The file of a model's chat template.
+const TEMPLATE: &str = "chat_template.jinja";
+
 /// Makes the words of a run those of dialogues: their format, and no other ends.
 ///
-/// Errors: the checkpoint that the run starts from cannot be opened, or says no chat format.
+/// Errors: nothing names a chat format, or what should cannot be opened.
 fn teach_chat(config: &RunConfig, chat: &ChatConfig, words: &mut Words) -> Result<(), Error> {
-    let init = config.model.init.as_ref().expect("stages of dialogues start from a checkpoint");
-    let about = About::read(&Checkpoint::open(init)?)?;
+    let about = About::of_run(config)?;
     let format = about.chat_format(chat.template.as_deref())?;
     let today = chat.date.as_deref().map(flags::day).transpose()?;
     words.generation.eos_token_ids = about.stop_ids(Some(&format));
@@ -162,10 +185,10 @@ fn teach_chat(config: &RunConfig, chat: &ChatConfig, words: &mut Words) -> Resul
         let json = words.tokenizer.to_tokenizer_json()?.into_bytes();
         words.files.push(("tokenizer.json".to_owned(), json));
     }
-    if let (Some(template), false) = (about.template(), has(words, "chat_template.jinja")) {
-        words.files.push(("chat_template.jinja".to_owned(), template.as_bytes().to_vec()));
-    }
-    words.chat = Some(Chat { format, today });
+    let template = about.template_for(chat.template.as_deref(), &format)?;
+    words.files.retain(|(name, _)| name != TEMPLATE || template.is_none());
+    words.files.extend(template.map(|text| (TEMPLATE.to_owned(), text.into_bytes())));
+    words.chat = Some(Chat { format, today, shape: chat.shape });
     Ok(())
 }
 
@@ -183,11 +206,7 @@ fn shards(
     let folder = out.join("data");
     let inputs: Vec<String> = config.data.input.iter().map(|p| p.display().to_string()).collect();
     let sources = Sources::find(&inputs).map_err(TrainError::from)?;
-    let lessons = words.chat.as_ref().map(|chat| Lessons {
-        shape: config.chat.as_ref().and_then(|chat| chat.shape),
-        format: chat.format.clone(),
-        options: chat.options(),
-    });
+    let lessons = words.chat.as_ref().map(Chat::lessons);
     let options = TokenizeOptions {
         lessons,
         validation: config.data.validation_share,

@@ -2,6 +2,7 @@
 
 use crate::error::TrainError;
 use crate::presets;
+use herd_data::LongDocuments;
 use herd_data::dialogue::Shape;
 use herd_model::nearest;
 use serde::{Deserialize, Serialize};
@@ -165,6 +166,17 @@ pub enum Long {
     Drop,
     /// They are an error.
     Refuse,
+}
+
+impl Long {
+    /// As packing has it; of those that are refused there are none.
+    pub(crate) fn documents(self) -> LongDocuments {
+        match self {
+            Long::Split => LongDocuments::Split,
+            Long::Shorten => LongDocuments::Shorten,
+            Long::Drop | Long::Refuse => LongDocuments::Drop,
+        }
+    }
 }
 
 /// Another mix from some number of tokens on.

@@ -50,6 +50,9 @@ pub enum TrainError {
     )]
     Long { path: PathBuf, row: u64, tokens: usize, places: usize, others: u64 },
 
+    #[error("nothing in the batch of step {step} is learnt: its weights are all 0")]
+    NothingLearnt { step: u64 },
+
     #[error("the data ended after step {step} of {steps}")]
     DataEnded { step: u64, steps: u64 },
 
@@ -120,6 +123,7 @@ impl TrainError {
             TrainError::DataEnded { .. } => {
                 Some("fewer optim.steps, a larger data.epochs_max, or more data".into())
             }
+            TrainError::NothingLearnt { .. } => Some("shards of dialogues in data.input".into()),
             TrainError::Begun { .. } => Some("take another --out".into()),
             TrainError::Data(error) => error.hint().map(str::to_owned),
             TrainError::Checkpoint(error) => error.hint().map(str::to_owned),

@@ -37,6 +37,13 @@ fn resolved(mut config: RunConfig) -> Result<RunConfig, TrainError> {
             "whole: an answer stays behind its prompt",
         ));
     }
+    if config.data.long == Long::Split {
+        return Err(TrainError::no(
+            "data.long",
+            "split",
+            "shorten, drop or refuse: an answer stays behind its prompt",
+        ));
+    }
     if !config.data.document_mask {
         return Err(TrainError::no("data.document_mask", "false", "true: dialogues are strangers"));
     }
@@ -72,6 +79,7 @@ mod tests {
         let error = |text: &str| parse(text).unwrap_err().to_string();
         assert!(error("").contains("model.init"));
         assert!(error("model.init = \"m\"\ndata.packing = \"cut\"").contains("data.packing"));
+        assert!(error("model.init = \"m\"\ndata.long = \"split\"").contains("data.long"));
         let unmasked = "model.init = \"m\"\ndata.document_mask = false";
         assert!(error(unmasked).contains("data.document_mask"));
         assert!(error("model.init = \"m\"\nchat.shap = \"alpaca\"").contains("chat.shape"));

@@ -3,6 +3,7 @@
 use herd_codec::Tokenizer;
 use herd_codec::chat::{ChatFormat, Date, RenderOptions};
 use herd_data::Ends;
+use herd_data::dialogue::{Lessons, Shape};
 use herd_model::GenerationDefaults;
 use std::sync::Arc;
 
@@ -13,9 +14,16 @@ pub struct Chat {
     pub format: ChatFormat,
     /// The day, if formats are to name one.
     pub today: Option<Date>,
+    /// The shape of the rows; told by their keys where nothing is said.
+    pub shape: Option<Shape>,
 }
 
 impl Chat {
+    /// How rows become lessons in it.
+    pub fn lessons(&self) -> Lessons {
+        Lessons { shape: self.shape, format: self.format.clone(), options: self.options() }
+    }
+
     /// The same as options of a rendering.
     pub fn options(&self) -> RenderOptions {
         RenderOptions { today: self.today, ..RenderOptions::CLOSED }

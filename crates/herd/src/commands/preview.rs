@@ -63,7 +63,7 @@ struct Totals {
 /// Prints the first rows token by token, and counts all.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let asked = flags.asked()?;
-    let about = About::read(&Checkpoint::open(&asked.model)?)?;
+    let about = &asked.about;
     let format = about.chat_format(asked.chat.template.as_deref())?;
     let today = asked.chat.date.as_deref().map(flags::day).transpose()?;
     let options = RenderOptions { today, ..RenderOptions::CLOSED };
@@ -96,7 +96,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
 
 /// What is to be shown, by flags or by a config.
 struct Asked {
-    model: PathBuf,
+    about: About,
     input: Vec<String>,
     chat: ChatConfig,
 }
@@ -106,10 +106,10 @@ impl Flags {
         if let Some(file) = &self.config {
             let config = sft::read(file, &[])?;
             let input = config.data.input.iter().map(|path| path.display().to_string()).collect();
-            let model = config.model.init.expect("a run over dialogues starts from a checkpoint");
+            let about = About::of_run(&config)?;
             let mut chat = config.chat.unwrap_or_default();
             chat.skip_bad |= self.skip_bad;
-            return Ok(Asked { model, input, chat });
+            return Ok(Asked { about, input, chat });
         }
         let model = self.model.as_deref().expect("clap demands it");
         let chat = ChatConfig {
@@ -118,8 +118,8 @@ impl Flags {
             date: self.date.clone(),
             skip_bad: self.skip_bad,
         };
-        let model = Store::open()?.resolve(model)?;
-        Ok(Asked { model, input: self.input.clone(), chat })
+        let about = About::read(&Checkpoint::open(&Store::open()?.resolve(model)?)?)?;
+        Ok(Asked { about, input: self.input.clone(), chat })
     }
 }
 
