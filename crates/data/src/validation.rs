@@ -96,10 +96,11 @@ impl Validation {
         let (mut packer, mut ledger) = (Packer::default(), Ledger::default());
         let Ramp { seq_len, rows, .. } = self.shape;
         let (ends, policy) = (self.ends, self.policy);
-        let mut draw = move |_: &mut Ledger| loop {
+        let mut draw = move |ledger: &mut Ledger| loop {
             let document = permute(next.next()?, n, ORDER);
             let tokens = documents.tokens(document) as u64 + ends.count();
             let source = source as u32;
+            ledger.draw(tokens);
             if tokens >= 2 {
                 return Some(Piece { source, epoch: 0, document, from: 0, len: tokens - 1 });
             }
