@@ -8,10 +8,11 @@ A tiny model learns from the repository's speeches for 40 steps; from its weight
 in f32: herd packs them into rows behind a document mask, the others pad each. Held (issue "Align", must hold 1 and 2):
 the tokens and the learnt ones among them, as `herd preview` and herd's batches have them, are those of transformers' own rendering
 with {% generation %} marks and of TRL's assistant_only_loss, and each loss is theirs within 1e-5, relatively: of all weights, and of
-an adapter beside PEFT's. Exit 0 if all of it holds.
+an adapter beside PEFT's; so is the norm of each gradient. Exit 0 if all of it holds.
 """
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error")
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BASE = """
 tokenizer = "tokenizer"
@@ -87,9 +89,10 @@ def batches(path):
         yield found
 
 
-def losses_of_herd(run):
+def steps_of_herd(run):
+    """The loss of each step, and the norm of its gradient."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["kind"] == "step"]
+    return [(line["loss"], line["grad_norm"]) for line in lines if line["kind"] == "step"]
 
 
 def optimizer_of(model):
@@ -99,8 +102,8 @@ def optimizer_of(model):
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
 
 
-def losses_of_transformers(model, steps):
-    """Mean over the learnt tokens of a step's dialogues, each padded behind its end."""
+def steps_of_transformers(model, steps):
+    """The same of a model whose loss is the mean over the learnt tokens of a step's dialogues, each padded behind its end."""
     optimizer, schedule = optimizer_of(model)
     for dialogues in steps:
         longest = max(len(ids) for ids, _ in dialogues)
@@ -111,11 +114,11 @@ def losses_of_transformers(model, steps):
         logits = model(input_ids=ids, attention_mask=seen).logits[:, :-1]
         loss = nn.functional.cross_entropy(logits[learnt], ids[:, 1:][learnt])
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        yield loss.item()
+        yield loss.item(), norm.item()
 
 
 def losses_of_trl(model, tokenizer, dialogues, steps, folder):
@@ -140,7 +143,7 @@ def losses_of_trl(model, tokenizer, dialogues, steps, folder):
 
     config = SFTConfig(
         output_dir=str(folder / "trl"), assistant_only_loss=True, max_length=None, max_steps=len(steps), max_grad_norm=1.0, use_cpu=True,
-        bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
+        bf16=False, report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
         remove_unused_columns=False,
     )
     data = Dataset.from_list([{"messages": messages} for messages in dialogues])
@@ -155,9 +158,14 @@ def check(what, holds):
 
 
 def near(what, ours, theirs):
-    theirs = list(theirs)
     apart = max(abs(a / b - 1) for a, b in zip(ours, theirs, strict=True))
-    return check(f"{what}: {len(ours)} losses, {ours[0]:.6f} to {ours[-1]:.6f}, at most {apart:.1e} apart, relatively", apart <= 1e-5)
+    return check(f"{what}: {len(ours)} from {ours[0]:.6f} to {ours[-1]:.6f}, at most {apart:.1e} apart, relatively", apart <= 1e-5)
+
+
+def all_near(what, ours, theirs):
+    """Losses and norms."""
+    pairs = zip(("losses", "norms of gradients"), zip(*ours), zip(*theirs))
+    return all([near(f"{what}, {kind}", a, b) for kind, a, b in pairs])
 
 
 def compare(herd, folder, count):
@@ -168,7 +176,7 @@ def compare(herd, folder, count):
         (folder / f"{name}.toml").write_text(LEARN.format(steps=count) + more)
         for export in (["--export", count], []):
             run_herd(herd, folder, "sft", "--config", f"{name}.toml", "--out", name, "-q", *export)
-        return losses_of_herd(folder / name)
+        return steps_of_herd(folder / name)
 
     (folder / "base.toml").write_text(BASE)
     run_herd(herd, folder, "pretrain", "--config", "base.toml", "--out", "base", "-q")
@@ -188,12 +196,12 @@ def compare(herd, folder, count):
     held.append(check(f"the {sum(map(len, steps))} dialogues in {len(steps)} packed batches are these", known))
     if known:
         order = [[place[row] for row in step] for step in steps]
-        held.append(near("all weights, transformers", full, losses_of_transformers(model(), steps)))
+        held.append(all_near("all weights, transformers", full, steps_of_transformers(model(), steps)))
         losses, made = losses_of_trl(model(), tokenizer, dialogues, order, folder)
         held.append(check("TRL's tokens and masks", made == [row for step in steps for row in step]))
-        held.append(near("all weights, TRL", full, losses))
+        held.append(near("all weights, TRL, losses", [loss for loss, _ in full], losses))
         adapter = PeftModel.from_pretrained(model(), folder / "lora/checkpoints/step-0", is_trainable=True)
-        held.append(near("an adapter, PEFT", lora, losses_of_transformers(adapter, steps)))
+        held.append(all_near("an adapter, PEFT", lora, steps_of_transformers(adapter, steps)))
         again = AutoTokenizer.from_pretrained(folder / f"full/checkpoints/step-{count}")
         prompt = lambda words: words.apply_chat_template(dialogues[0][:1], add_generation_prompt=True)["input_ids"]
         held.append(check("the template that herd wrote says the same", prompt(again) == prompt(tokenizer)))

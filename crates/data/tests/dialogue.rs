@@ -265,3 +265,54 @@ fn batches_of_dialogues_hold_each_row_once_with_its_weights_and_a_run_goes_on_wh
     }
     assert!(met == expected);
 }
+
+#[test]
+fn long_dialogues_are_shortened_or_left_out_and_no_row_is_without_a_lesson() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, shards) = (folder.path().join("chats.jsonl"), folder.path().join("shards"));
+    let lines = dialogues(150).iter().map(|row| format!("{row}\n")).collect::<String>();
+    std::fs::write(&input, lines).unwrap();
+    let tokenizer = tokenizer();
+    let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);
+    let lessons = Some(Lessons { shape: None, format, options });
+    let options = TokenizeOptions { lessons: lessons.clone(), ..TokenizeOptions::new(1) };
+    let sources = Sources::find(&[input.to_str().unwrap().to_owned()]).unwrap();
+    tokenize(&tokenizer, &sources, &options, &shards, &RealDisk, &mut |_| {}).unwrap();
+    let corpus = Arc::new(Corpus::open(&shards, Check::Contents).unwrap());
+    corpus.expect_lessons(lessons.as_ref()).unwrap();
+    assert!(corpus.expect_lessons(None).unwrap_err().to_string().contains("plain texts"));
+    let documents = &corpus.sources()[0].train;
+    for long in [LongDocuments::Shorten, LongDocuments::Drop] {
+        let mut mixture = Mixture::natural(&corpus);
+        mixture.sources[0].epochs_max = Some(2.0);
+        // Some prompts alone are longer than the first rows, and no dialogue than the last.
+        let ramp = |from_step, seq_len| Ramp { from_step, seq_len, rows: 3 };
+        let config = LoaderConfig {
+            phases: vec![Phase { from_tokens: 0, mixture }],
+            ramps: vec![ramp(0, 22), ramp(9, 48), ramp(18, 200)],
+            policy: Policy::Whole(long),
+            ends: Ends::default(),
+        };
+        let mut loader = Loader::new(Arc::clone(&corpus), config, 7).unwrap();
+        while let Some(batch) = loader.next_batch().unwrap() {
+            for span in &batch.spans {
+                assert_eq!(span.from, 0);
+                let whole = documents.tokens(span.document) - 1;
+                let cut = span.at.len() < whole;
+                assert!(!cut || (long == LongDocuments::Shorten && span.at.len() == batch.seq_len));
+                let learnt = batch.weight_t[span.at.clone()].iter().filter(|w| **w > 0.0).count();
+                assert!(learnt > 0, "{long:?}: {span:?} of {whole}");
+            }
+        }
+        let ledger = loader.ledger();
+        let dropped: u64 = ledger.dropped.values().map(|dropped| dropped.tokens).sum();
+        let left = ledger.unpredicted + ledger.shortened + dropped;
+        assert_eq!((ledger.documents, ledger.tokens), (300, ledger.kept + left));
+        let reason = match long {
+            LongDocuments::Shorten => "nothing_learnt",
+            _ => "too_long",
+        };
+        assert_eq!(ledger.dropped.keys().collect::<Vec<_>>(), [reason]);
+        assert_eq!(ledger.shortened > 0, long == LongDocuments::Shorten);
+    }
+}

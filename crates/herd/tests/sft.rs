@@ -48,7 +48,7 @@ fn a_run_over_dialogues_learns_answers_and_has_the_same_bytes_however_often_it_i
     fs::write(folder.path().join("lora.toml"), chat_settings(BASE) + LORA).unwrap();
     for (name, adapter) in [("sft", false), ("lora", true)] {
         let run = |out: &str| stage(folder.path(), "sft", &format!("{name}.toml"), out);
-        expect_unbreakable(folder.path(), 40, run);
+        expect_unbreakable(folder.path(), 20, run);
         fs::rename(folder.path().join("whole"), folder.path().join(name)).unwrap();
         let run = folder.path().join(name);
         let lines = metrics(&run);
