@@ -278,7 +278,11 @@ fn batches_of_dialogues_hold_each_row_once_with_its_weights_and_a_run_goes_on_wh
 fn long_dialogues_are_shortened_or_left_out_and_no_row_is_without_a_lesson() {
     let folder = tempfile::tempdir().unwrap();
     let (input, shards) = (folder.path().join("chats.jsonl"), folder.path().join("shards"));
-    let lines = dialogues(150).iter().map(|row| format!("{row}\n")).collect::<String>();
+    let mut rows = dialogues(150);
+    for row in rows.iter_mut().step_by(5) {
+        row["messages"][0]["content"] = "the people of the ".repeat(6).into();
+    }
+    let lines = rows.iter().map(|row| format!("{row}\n")).collect::<String>();
     std::fs::write(&input, lines).unwrap();
     let tokenizer = tokenizer();
     let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);
