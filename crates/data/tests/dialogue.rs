@@ -187,12 +187,11 @@ fn dialogues(n: usize) -> Vec<serde_json::Value> {
     (0..n).map(|i| serde_json::json!({"messages": messages(i)})).collect()
 }
 
-/// The ids and the bits of the weights of all rows that teach dialogues, with how often each comes; and whether
-/// one of these gives several.
-fn taught(
-    encoder: &Encoder<'_>,
-    rows: &[serde_json::Value],
-) -> (BTreeMap<(Vec<u32>, Vec<u32>), usize>, bool) {
+/// The ids and the bits of the weights of rows, with how often each comes.
+type Taught = BTreeMap<(Vec<u32>, Vec<u32>), usize>;
+
+/// The rows that teach dialogues, and whether one of these gives several.
+fn taught(encoder: &Encoder<'_>, rows: &[serde_json::Value]) -> (Taught, bool) {
     let (mut expected, mut many) = (BTreeMap::new(), false);
     for row in rows {
         let taught = encoder.lesson(&lesson(row, None).unwrap()).unwrap();

@@ -191,13 +191,13 @@ fn weights_come_back_and_those_that_are_none_are_named() {
     };
     assert_eq!(read(0, 1..3).unwrap(), [0.5, 2.0]);
     assert_eq!(read(1, 0..2).unwrap(), [0.0, 1.0]);
-    let good = std::fs::read(&path).unwrap();
+    let good = fs::read(&path).unwrap();
     // Five weights, filled up to 24 bytes, stand before the hash.
     let first = good.len() - 32 - 24;
     for (bad, told) in [(f32::NAN, "NaN"), (-1.0, "-1"), (f32::INFINITY, "inf")] {
         let mut bytes = good.clone();
         bytes[first + 4..first + 8].copy_from_slice(&bad.to_le_bytes());
-        std::fs::write(&path, bytes).unwrap();
+        fs::write(&path, bytes).unwrap();
         let error = read(0, 0..3).unwrap_err().to_string();
         assert!(error.contains("a weight") && error.contains(told), "{error}");
         assert!(Shard::open(&path).unwrap().verify().is_err());
@@ -205,7 +205,7 @@ fn weights_come_back_and_those_that_are_none_are_named() {
     for length in [good.len() - 24, good.len() - 8, good.len() + 8] {
         let mut bytes = good.clone();
         bytes.resize(length, 0);
-        std::fs::write(&path, bytes).unwrap();
+        fs::write(&path, bytes).unwrap();
         assert!(Shard::open(&path).unwrap_err().to_string().contains("the length"));
     }
 }
