@@ -69,10 +69,14 @@ seq_len = 256
 rope_theta = 60000
 steps = 4
 """
+CHAT = SETTINGS.replace("docs.jsonl\"]", "chats.jsonl\"]\nlong = \"shorten\"").replace("seq_len = 64", "seq_len = 128")
+CHAT += '[chat]\ntemplate = "llama3"\n'
 CONFIGS = {
     "run.toml": SETTINGS.format(model=NEW, optim="warmup_steps = 3"),
     "lora.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LORA,
     "anneal.toml": SETTINGS.format(model=OLD, optim=""),
+    "sft.toml": CHAT.format(model=OLD, optim="warmup_steps = 3"),
+    "sft-lora.toml": CHAT.format(model=OLD, optim="warmup_steps = 3") + LORA,
     "longer.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LONGER,
 }
 TRAIN = "tokenizer train -i docs.jsonl --vocab-size 400 --specials 16 -t 1 -o"
@@ -86,8 +90,23 @@ VERBS = {
     "pretrain with LoRA": ("pretrain --config lora.toml -t 1 --out OUT", False),
     "extend-context": ("extend-context --config longer.toml -t 1 --out OUT", False),
     "anneal": ("anneal --config anneal.toml -t 1 --out OUT", False),
+    "sft": ("sft --config sft.toml -t 1 --out OUT", False),
+    "sft with LoRA": ("sft --config sft-lora.toml -t 1 --out OUT", False),
     "average": (f"average {' '.join(MEAN)} -o OUT", True),
 }
+
+
+def dialogues(text):
+    """A dialogue a section: what it is about, and its first words; every third goes on with the next words."""
+    say = lambda role, words: {"role": role, "content": words}
+    for number, part in enumerate(text.split("\n## ")):
+        head, _, body = part.partition("\n")
+        words = body.split()[:20]
+        if len(words) == 20:
+            messages = [say("user", head), say("assistant", " ".join(words[:8]))]
+            if number % 3 == 0:
+                messages += [say("user", "And then?"), say("assistant", " ".join(words[8:]))]
+            yield json.dumps({"messages": messages})
 
 
 class Bench:
@@ -103,6 +122,7 @@ class Bench:
         text = "".join(page.read_text() for page in sorted((REPOSITORY / "docs").glob("[a-m]*.md")))
         lines = [json.dumps({"text": part}) for part in text.split("\n## ")]
         (self.root / "docs.jsonl").write_text("\n".join(lines))
+        (self.root / "chats.jsonl").write_text("\n".join(dialogues(text)))
         for name, config in CONFIGS.items():
             (self.root / name).write_text(config)
         self.run(f"{TRAIN} words".split())

@@ -20,7 +20,7 @@ pub struct Batch {
     pub tokens_t: Vec<u32>,
     /// What follows each input `[T]`; 0 where there is padding.
     pub targets_t: Vec<u32>,
-    /// 1 where the target counts, 0 where there is padding `[T]`.
+    /// How much the target counts: 1, or as the shard has it; 0 where there is padding `[T]`.
     pub weight_t: Vec<f32>,
     /// The pieces of documents, ascending; what they leave over is padding, at the ends of rows.
     pub spans: Vec<Span>,
@@ -110,7 +110,12 @@ impl Plan {
                 let at = start..start + piece.len as usize;
                 batch.tokens_t[at.clone()].copy_from_slice(&ids[..at.len()]);
                 batch.targets_t[at.clone()].copy_from_slice(&ids[1..]);
-                batch.weight_t[at.clone()].fill(1.0);
+                read_weights(
+                    piece,
+                    ends,
+                    documents(piece.source),
+                    &mut batch.weight_t[at.clone()],
+                )?;
                 start = at.end;
                 let Piece { source, epoch, document, from, .. } = *piece;
                 batch.spans.push(Span { at, source, epoch, document, from });
@@ -118,6 +123,24 @@ impl Plan {
         }
         Ok(batch)
     }
+}
+
+/// The weights of the `len` targets of a piece; those of a document's ends are 1.
+fn read_weights(
+    piece: &Piece,
+    ends: &Ends,
+    documents: &Documents,
+    out: &mut [f32],
+) -> Result<(), DataError> {
+    let before = usize::from(ends.bos.is_some());
+    let text = documents.tokens(piece.document);
+    // Target i of the piece is token from + i + 1, of which `before` are no text.
+    let first = piece.from as usize + 1 - before;
+    let last = (first + out.len()).min(text);
+    let own = last - first;
+    documents.weights(piece.document, first..last, &mut out[..own])?;
+    out[own..].fill(1.0);
+    Ok(())
 }
 
 /// The `len + 1` tokens of a piece of a document with its ends.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::dialogue::Lessons;
 use crate::manifest::{Manifest, Part, SourceReport};
 use crate::shard::{Counts, Shard, Vocabulary};
 use crate::tokenize::expect_entry;
@@ -78,6 +79,24 @@ impl Corpus {
         }
     }
 
+    /// Errors: the shards are not of dialogues read and rendered as these are; or they are of
+    /// dialogues, and plain texts are expected.
+    pub fn expect_lessons(&self, lessons: Option<&Lessons>) -> Result<(), DataError> {
+        let told = |hash: Option<Hash>| match hash {
+            Some(hash) => format!("the dialogues of rendering {hash}"),
+            None => "plain texts".to_owned(),
+        };
+        let (got, expected) = (self.manifest.settings.lessons, lessons.map(Lessons::hash));
+        match got == expected {
+            true => Ok(()),
+            false => Err(DataError::Setting {
+                what: format!("what {} holds", self.folder.display()),
+                got: told(got),
+                expected: told(expected),
+            }),
+        }
+    }
+
     /// What the tokens are numbers of.
     pub fn vocabulary(&self) -> Vocabulary {
         self.manifest.settings.tokenizer
@@ -149,6 +168,18 @@ impl Documents {
     ) -> Result<(), DataError> {
         let (shard, at) = self.find(document);
         shard.read(at, part, ids)
+    }
+
+    /// Reads the weights of the losses of the tokens `part` of a document; 1 where shards have none.
+    /// Panics if there is no such document or part.
+    pub fn weights(
+        &self,
+        document: u64,
+        part: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), DataError> {
+        let (shard, at) = self.find(document);
+        shard.weights(at, part, out)
     }
 
     /// Where a document came from, and the bytes of its text. Panics if there is no such document.

@@ -35,7 +35,7 @@ pub mod tokenize;
 pub mod validation;
 
 pub use batch::{Batch, Span};
-pub use corpus::{Check, Corpus};
+pub use corpus::{Check, Corpus, Documents};
 pub use error::{DataError, Fault};
 pub use hash::Hash;
 pub use load::{Cursor, Loader, LoaderConfig, Ramp};

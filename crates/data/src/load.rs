@@ -4,6 +4,7 @@
 //! A planner decides which pieces of documents fill the rows (`mix`, `pack`); reading them comes
 //! after. The planner's state is the cursor: some counters, and the pieces that wait in open rows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Plan;
 use crate::mix::{MixState, Mixer, Phase, Size};
-use crate::pack::{Ends, Ledger, Packer, Piece, Policy};
+use crate::pack::{Ends, Ledger, LongDocuments, Packer, Piece, Policy};
 use crate::{Batch, Corpus, DataError, Hash};
 
 /// What decides the batches, besides the corpus and the seed.
@@ -184,6 +185,9 @@ struct Planner {
     mixer: Mixer,
     packer: Packer,
     ledger: Ledger,
+    /// Of documents that are shortened, by source and number: the first prediction that counts, if
+    /// one does.
+    first_learnt: BTreeMap<(u32, u64), Option<u64>>,
 }
 
 impl Planner {
@@ -196,7 +200,14 @@ impl Planner {
         };
         let mixer = Mixer::new(corpus.sources().iter().map(size).collect(), &config.phases, seed)?;
         let all = serde_json::to_vec(&(corpus.hash(), config, seed));
+        let first_learnt = match config.policy {
+            Policy::Whole(LongDocuments::Shorten) => first_learnt(&corpus, config)?,
+            Policy::Cut | Policy::Whole(LongDocuments::Split | LongDocuments::Drop) => {
+                BTreeMap::new()
+            }
+        };
         Ok(Planner {
+            first_learnt,
             ramps: config.ramps.clone(),
             policy: config.policy,
             ends: config.ends,
@@ -245,10 +256,22 @@ impl Planner {
             self.packer.reopen();
             self.seq_len = seq_len;
         }
-        let Planner { corpus, policy, ends, mixer, packer, ledger, .. } = self;
+        let Planner { corpus, policy, ends, mixer, packer, ledger, first_learnt, .. } = self;
+        // Whether a document would be cut before what counts in it.
+        let in_vain = |piece: &Piece| {
+            let first = first_learnt.get(&(piece.source, piece.document));
+            piece.len > seq_len as u64
+                && first.is_some_and(|at| at.is_none_or(|at| at >= seq_len as u64))
+        };
         let mut packed = Vec::with_capacity(rows);
         while packed.len() < rows {
-            let draw = |ledger: &mut Ledger| draw(corpus, ends, mixer, ledger);
+            let draw = |ledger: &mut Ledger| loop {
+                let piece = draw(corpus, ends, mixer, ledger)?;
+                if !in_vain(&piece) {
+                    return Some(piece);
+                }
+                ledger.drop_documents("nothing_learnt", piece.len);
+            };
             match packer.next_row(*policy, seq_len as u64, ledger, draw) {
                 Some(row) => packed.push(row),
                 None if packed.is_empty() => return None,
@@ -274,6 +297,31 @@ fn draw(corpus: &Corpus, ends: &Ends, mixer: &mut Mixer, ledger: &mut Ledger) ->
             return Some(Piece { source, epoch, document, from: 0, len: tokens - 1 });
         }
     }
+}
+
+/// Where learning begins in each document that does not fit every row.
+fn first_learnt(
+    corpus: &Corpus,
+    config: &LoaderConfig,
+) -> Result<BTreeMap<(u32, u64), Option<u64>>, DataError> {
+    let least = config.ramps.iter().map(|ramp| ramp.seq_len).min().unwrap_or(0);
+    let before = usize::from(config.ends.bos.is_some());
+    let mut found = BTreeMap::new();
+    for (source, documents) in (0..).zip(corpus.sources().iter().map(|source| &source.train)) {
+        for document in 0..documents.counts().documents {
+            let tokens = documents.tokens(document);
+            if tokens + config.ends.count() as usize <= least + 1 {
+                continue;
+            }
+            let mut weights = vec![0.0; tokens];
+            documents.weights(document, 0..tokens, &mut weights)?;
+            // Token t, counted from 0 with the one that begins the document, is prediction t - 1.
+            let counts = |t: &usize| t + before > 0 && weights[*t] > 0.0;
+            let first = (0..tokens).find(counts).map(|t| (t + before - 1) as u64);
+            found.insert((source, document), first);
+        }
+    }
+    Ok(found)
 }
 
 pub(crate) fn check_ramps(ramps: &[Ramp]) -> Result<(), DataError> {

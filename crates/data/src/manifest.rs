@@ -48,6 +48,9 @@ pub struct Settings {
     pub shard_tokens: u64,
     /// Whether records that are no documents are counted rather than refused.
     pub skip_bad: bool,
+    /// How dialogues are read and rendered, where rows are dialogues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lessons: Option<Hash>,
     /// The sources, in order.
     pub inputs: Vec<SourceInput>,
 }
@@ -199,6 +202,8 @@ fn fields(settings: &Settings) -> BTreeMap<String, String> {
         ("the tokens of a shard".to_owned(), settings.shard_tokens.to_string()),
         ("skip-bad".to_owned(), settings.skip_bad.to_string()),
     ]);
+    let lessons = settings.lessons.map(|hash| hash.to_string());
+    fields.extend(lessons.map(|hash| ("the rendering of dialogues".to_owned(), hash)));
     for (i, source) in settings.inputs.iter().enumerate() {
         fields.insert(format!("source {i}"), source.name.clone());
         for (j, file) in source.files.iter().enumerate() {

@@ -10,7 +10,7 @@
 //! | policy | rows | long documents | padding |
 //! |---|---|---|---|
 //! | `Cut` | filled to the last place | go on in the next row | the last row alone |
-//! | `Whole` | best fit among 64 open ones | split into full rows and a rest, or left out | the rest |
+//! | `Whole` | best fit among 64 open ones | split into full rows and a rest, shortened, or left out | the rest |
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -32,6 +32,9 @@ pub enum Policy {
 pub enum LongDocuments {
     /// They fill rows of their own; the rest is packed like a document.
     Split,
+    /// Their beginning fills a row; the rest is left out, and counted. They are dropped where none of
+    /// what is left would count.
+    Shorten,
     /// They are left out, and counted.
     Drop,
 }
@@ -55,7 +58,8 @@ impl Ends {
 
 /// What packing did with the documents drawn so far. Tokens count begin and end tokens in.
 ///
-/// `tokens` = `kept` + `unpredicted` + those of `dropped` + those still waiting for their row.
+/// `tokens` = `kept` + `unpredicted` + `shortened` + those of `dropped` + those still waiting for
+/// their row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ledger {
@@ -72,6 +76,9 @@ pub struct Ledger {
     pub unpredicted: u64,
     /// Places of rows that hold nothing.
     pub padded: u64,
+    /// Tokens behind the row's end of documents that were shortened.
+    #[serde(default)]
+    pub shortened: u64,
     /// Documents left out, by reason.
     pub dropped: BTreeMap<String, Dropped>,
     /// Targets of each source, in the order of the corpus.
@@ -176,6 +183,10 @@ impl Packer {
                     ledger.drop_documents("too_long", piece.len);
                     None
                 }
+                (Some(piece), Policy::Whole(LongDocuments::Shorten)) if piece.len > seq_len => {
+                    ledger.shortened += piece.len - seq_len;
+                    self.fit(Piece { len: seq_len, ..piece }, seq_len)
+                }
                 (Some(piece), Policy::Whole(_)) => self.fit(piece, seq_len),
             };
             if let Some(row) = full {
@@ -239,7 +250,7 @@ impl Ledger {
     }
 
     /// A document of `predictions` was drawn and is left out; its first token with it.
-    fn drop_documents(&mut self, reason: &str, predictions: u64) {
+    pub(crate) fn drop_documents(&mut self, reason: &str, predictions: u64) {
         let dropped = self.dropped.entry(reason.to_owned()).or_default();
         dropped.documents += 1;
         dropped.tokens += predictions + 1;

@@ -9,7 +9,9 @@ use std::thread;
 
 use herd_codec::Tokenizer;
 
+use crate::dialogue::{Encoder, Lessons, lesson};
 use crate::read::{Raw, ReadOptions, Records, RowId, Source};
+use crate::shard::Counts;
 use crate::{DataError, Fault, Hash};
 
 /// A thread takes this much at a time: enough to hide the cost of handing over, little enough that
@@ -31,21 +33,43 @@ pub(crate) struct Encoded {
 }
 
 pub(crate) enum Outcome {
-    Document {
+    /// One document, or the rows that teach a dialogue.
+    Documents {
         side: Side,
-        text_bytes: u32,
         unspelt: u64,
-        ids: Vec<u32>,
+        documents: Vec<Tokens>,
     },
-    /// A document that an earlier run has written.
-    Done(Side, u64),
+    /// Documents that an earlier run has written.
+    Done {
+        side: Side,
+        unspelt: u64,
+        documents: u64,
+    },
     Dropped(Fault),
+}
+
+/// A document as ids.
+pub(crate) struct Tokens {
+    pub ids: Vec<u32>,
+    /// One for each id where rows are dialogues, else none.
+    pub weights: Vec<f32>,
+    /// Bytes of what is learnt.
+    pub text_bytes: u32,
+}
+
+impl Tokens {
+    pub fn counts(&self) -> Counts {
+        let (tokens, bytes) = (self.ids.len() as u64, u64::from(self.text_bytes));
+        Counts { documents: 1, tokens, bytes }
+    }
 }
 
 /// How a source becomes tokens.
 pub(crate) struct Recipe<'a> {
     pub tokenizer: &'a Tokenizer,
     pub read: &'a ReadOptions,
+    /// Where rows are dialogues.
+    pub lessons: Option<&'a Lessons>,
     /// Share of documents held out.
     pub validation: f64,
     pub threads: usize,
@@ -75,7 +99,7 @@ pub(crate) fn encode(
     }
     thread::scope(|scope| {
         let reader_answers = to_sink.clone();
-        scope.spawn(move || read(source, recipe.read, &tickets, &to_workers, &reader_answers));
+        scope.spawn(move || read(source, recipe, &tickets, &to_workers, &reader_answers));
         for _ in 0..recipe.threads.max(1) {
             let (chunks, to_sink) = (&chunks, to_sink.clone());
             let missing = &missing;
@@ -90,7 +114,7 @@ pub(crate) fn encode(
 /// Reads all files, a chunk for each ticket.
 fn read(
     source: &Source,
-    options: &ReadOptions,
+    recipe: &Recipe<'_>,
     tickets: &Receiver<()>,
     to_workers: &Sender<Chunk>,
     to_sink: &Sender<Answer>,
@@ -107,7 +131,11 @@ fn read(
     };
     let mut all = || -> Result<bool, DataError> {
         for (number, file) in source.files.iter().enumerate() {
-            for raw in Records::open(file, number as u32, options)? {
+            let records = match recipe.lessons {
+                None => Records::open(file, number as u32, recipe.read)?,
+                Some(_) => Records::whole(file, number as u32, recipe.read)?,
+            };
+            for raw in records {
                 let raw = raw?;
                 bytes += raw.len();
                 chunk.push(raw);
@@ -153,28 +181,78 @@ fn encode_one(
     missing: &[u8],
 ) -> Result<Encoded, DataError> {
     let id = raw.id.clone();
+    let outcome = match recipe.lessons {
+        Some(lessons) => encode_lesson(raw, lessons, recipe),
+        None => encode_text(raw, source, recipe, missing)?,
+    };
+    Ok(Encoded { id, outcome })
+}
+
+fn encode_text(
+    raw: Raw,
+    source: &Source,
+    recipe: &Recipe<'_>,
+    missing: &[u8],
+) -> Result<Outcome, DataError> {
+    let id = raw.id.clone();
     let text = match raw.parse(&recipe.read.field) {
         Ok(text) => text,
-        Err(fault) => return Ok(Encoded { id, outcome: Outcome::Dropped(fault) }),
+        Err(fault) => return Ok(Outcome::Dropped(fault)),
     };
     let side = side(&text, recipe.validation);
     let unspelt = match missing {
         [] => 0,
         missing => text.bytes().filter(|byte| missing.contains(byte)).count() as u64,
     };
-    if recipe.done[side as usize].is_some_and(|last| (id.file, id.row) <= last) {
-        return Ok(Encoded { id, outcome: Outcome::Done(side, unspelt) });
+    if recipe.is_done(side, &id) {
+        return Ok(Outcome::Done { side, unspelt, documents: 1 });
     }
     let ids = recipe.tokenizer.try_encode(&text).map_err(|source_error| {
         let path: PathBuf = source.files[id.file as usize].path.clone();
         DataError::Encode { path, row: id.row, source: source_error }
     })?;
     if ids.is_empty() {
-        return Ok(Encoded { id, outcome: Outcome::Dropped(Fault::NoTokens) });
+        return Ok(Outcome::Dropped(Fault::NoTokens));
     }
-    let ids = ids.into_iter().map(|id| id.0).collect();
+    let (ids, weights) = (ids.into_iter().map(|id| id.0).collect(), Vec::new());
     let text_bytes = u32::try_from(text.len()).expect("records are shorter than 4 GiB");
-    Ok(Encoded { id, outcome: Outcome::Document { side, text_bytes, unspelt, ids } })
+    Ok(Outcome::Documents { side, unspelt, documents: vec![Tokens { ids, weights, text_bytes }] })
+}
+
+/// The rows that teach a dialogue. An earlier run's are made again: only so is their number known.
+fn encode_lesson(raw: Raw, lessons: &Lessons, recipe: &Recipe<'_>) -> Outcome {
+    let id = raw.id.clone();
+    let Lessons { shape, format, options } = lessons;
+    let encoder = Encoder { format, tokenizer: recipe.tokenizer, options: *options };
+    let rows = raw.json().and_then(|value| {
+        let side = side(&value.to_string(), recipe.validation);
+        Ok((side, encoder.lesson(&lesson(&value, *shape)?)?))
+    });
+    let (side, rows) = match rows {
+        Ok(rows) => rows,
+        Err(fault) => return Outcome::Dropped(fault),
+    };
+    let unspelt = 0;
+    if recipe.is_done(side, &id) {
+        return Outcome::Done { side, unspelt, documents: rows.len() as u64 };
+    }
+    let documents = rows.into_iter().map(|row| {
+        let learnt = row.ids.iter().zip(&row.weights).filter(|(_, weight)| **weight > 0.0);
+        let bytes: usize = learnt.map(|(id, _)| recipe.tokenizer.token_bytes(*id).len()).sum();
+        let text_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Tokens {
+            ids: row.ids.into_iter().map(|id| id.0).collect(),
+            weights: row.weights,
+            text_bytes,
+        }
+    });
+    Outcome::Documents { side, unspelt, documents: documents.collect() }
+}
+
+impl Recipe<'_> {
+    fn is_done(&self, side: Side, id: &RowId) -> bool {
+        self.done[side as usize].is_some_and(|last| (id.file, id.row) <= last)
+    }
 }
 
 /// The side of a document: it depends on its text alone, so that equal texts never lie on both.

@@ -5,12 +5,13 @@
 //! | bytes | what |
 //! |---|---|
 //! | 8 | `HERDTOKS` |
-//! | 4, 4 | version 1; bytes of a token: 2, or 4 where the vocabulary has more than 65,536 |
+//! | 4, 4 | version 1, or 2 where losses have weights; bytes of a token: 2, or 4 where the vocabulary has more than 65,536 |
 //! | 8, 8, 8, 8 | tokens, documents, bytes of text, size of the vocabulary |
 //! | 32 | hash of the tokenizer ([`Hash::of_tokenizer`]) |
 //! | tokens, pad | ids, without begin- or end-of-text tokens |
 //! | 4 each, pad | for each document, the tokens up to its end |
 //! | 32 each | for each document: row, first byte, end byte (8 each), file, bytes of text (4 each) |
+//! | 4 each, pad | version 2: the weight of each token's loss as a target, f32 |
 //! | 32 | SHA-256 of all bytes before |
 //!
 //! The same documents give the same file. Its length follows from its head.
@@ -27,7 +28,8 @@ use crate::read::RowId;
 use crate::{DataError, Hash};
 
 const MAGIC: &[u8; 8] = b"HERDTOKS";
-const VERSION: u32 = 1;
+/// The version of shards whose targets all count alike, and of those with weights.
+const VERSIONS: [u32; 2] = [1, 2];
 const HEAD_BYTES: usize = 80;
 const ROW_BYTES: u64 = 32;
 const HASH_BYTES: u64 = 32;
@@ -80,13 +82,15 @@ pub struct ShardBuilder {
     tokens: Vec<u8>,
     ends: Vec<u8>,
     rows: Vec<u8>,
+    weights: Option<Vec<u8>>,
 }
 
 impl ShardBuilder {
-    /// An empty shard.
-    pub fn new(vocabulary: Vocabulary) -> ShardBuilder {
+    /// An empty shard, with a weight of each token's loss if it is `weighted`.
+    pub fn new(vocabulary: Vocabulary, weighted: bool) -> ShardBuilder {
         let (tokens, ends, rows) = (Vec::new(), Vec::new(), Vec::new());
-        ShardBuilder { vocabulary, counts: Counts::default(), tokens, ends, rows }
+        let weights = weighted.then(Vec::new);
+        ShardBuilder { vocabulary, counts: Counts::default(), tokens, ends, rows, weights }
     }
 
     /// What it holds.
@@ -94,12 +98,19 @@ impl ShardBuilder {
         self.counts
     }
 
-    /// Appends a document of `text_bytes` bytes.
+    /// Appends a document of `text_bytes` bytes; `weights`, one for each id, where the shard is
+    /// weighted, else nothing.
     ///
-    /// Panics if the document is empty, an id is outside the vocabulary, or the tokens of the shard
-    /// no longer fit 32 bits; the pipeline makes no such documents.
-    pub fn push(&mut self, ids: &[u32], text_bytes: u32, row: &RowId) {
+    /// Panics if the document is empty, an id is outside the vocabulary, weights are where none are
+    /// wanted or the other way round, or the tokens of the shard no longer fit 32 bits; the pipeline
+    /// makes no such documents.
+    pub fn push(&mut self, ids: &[u32], weights: &[f32], text_bytes: u32, row: &RowId) {
         assert!(!ids.is_empty(), "push: the document is empty");
+        let wanted = if self.weights.is_some() { ids.len() } else { 0 };
+        assert!(weights.len() == wanted, "push: {} weights of {wanted}", weights.len());
+        if let Some(all) = &mut self.weights {
+            all.extend(weights.iter().flat_map(|weight| weight.to_le_bytes()));
+        }
         for &id in ids {
             assert!(u64::from(id) < self.vocabulary.size, "push: {id} is outside the vocabulary");
         }
@@ -122,7 +133,7 @@ impl ShardBuilder {
     pub fn write(&self, disk: &dyn Disk, folder: &Path, name: &str) -> Result<Hash, DataError> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         head.extend(MAGIC);
-        head.extend(VERSION.to_le_bytes());
+        head.extend(VERSIONS[usize::from(self.weights.is_some())].to_le_bytes());
         head.extend((self.vocabulary.token_bytes() as u32).to_le_bytes());
         let Counts { documents, tokens, bytes } = self.counts;
         for number in [tokens, documents, bytes, self.vocabulary.size] {
@@ -131,12 +142,13 @@ impl ShardBuilder {
         head.extend(self.vocabulary.sha256.0);
         let pad = |bytes: &[u8]| &[0; 8][..bytes.len().next_multiple_of(8) - bytes.len()];
         let (tokens, ends) = (&self.tokens, &self.ends);
-        let parts = [&head[..], tokens, pad(tokens), ends, pad(ends), &self.rows];
+        let weights = self.weights.as_deref().unwrap_or_default();
+        let parts =
+            [&head[..], tokens, pad(tokens), ends, pad(ends), &self.rows, weights, pad(weights)];
         let mut hasher = Sha256::new();
         parts.iter().for_each(|part| hasher.update(part));
         let hash = Hash(hasher.finalize().into());
-        let [a, b, c, d, e, f] = parts;
-        disk::replace(disk, folder, name, &[a, b, c, d, e, f, &hash.0])?;
+        disk::replace(disk, folder, name, &[&parts[..], &[&hash.0]].concat())?;
         Ok(hash)
     }
 }
@@ -151,6 +163,8 @@ pub struct Shard {
     /// The tokens up to each document's end.
     ends: Vec<u32>,
     rows_at: u64,
+    /// Where the weights begin, if there are any.
+    weights_at: Option<u64>,
     length: u64,
     stated: Hash,
 }
@@ -178,9 +192,10 @@ impl Shard {
         }
         let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("4 bytes"));
         let number = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("8 bytes"));
-        if word(8) != VERSION {
-            return Err(wrong("the version", &VERSION, &word(8)));
+        if !VERSIONS.contains(&word(8)) {
+            return Err(wrong("the version", &"1 or 2", &word(8)));
         }
+        let weighted = word(8) == VERSIONS[1];
         let sha256 = Hash(head[48..80].try_into().expect("32 bytes"));
         let vocabulary = Vocabulary { sha256, size: number(40) };
         if word(12) as usize != vocabulary.token_bytes() {
@@ -188,7 +203,7 @@ impl Shard {
             return Err(wrong("the bytes of a token", &expected, &word(12)));
         }
         let counts = Counts { tokens: number(16), documents: number(24), bytes: number(32) };
-        let places = Places::new(&counts, vocabulary.token_bytes() as u64);
+        let places = Places::new(&counts, vocabulary.token_bytes() as u64, weighted);
         let Some(places) = places.filter(|places| places.length == length) else {
             let expected = places.map_or("far more".to_owned(), |p| p.length.to_string());
             return Err(wrong("the length", &expected, &length));
@@ -208,7 +223,8 @@ impl Shard {
         let mut stated = Hash::default();
         read_at(&file, &mut stated.0, places.hash).map_err(DataError::io("read", path))?;
         let (path, rows_at) = (path.to_owned(), places.rows);
-        Ok(Shard { path, file, vocabulary, counts, ends, rows_at, length, stated })
+        let weights_at = weighted.then_some(places.weights);
+        Ok(Shard { path, file, vocabulary, counts, ends, rows_at, weights_at, length, stated })
     }
 
     /// Where it lies.
@@ -224,6 +240,11 @@ impl Shard {
     /// What it holds.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Whether losses have weights.
+    pub fn is_weighted(&self) -> bool {
+        self.weights_at.is_some()
     }
 
     /// Number of documents.
@@ -298,6 +319,39 @@ impl Shard {
         }
     }
 
+    /// Reads the weights of the losses of the tokens `part` of a document; 1 where the shard has none.
+    ///
+    /// Panics if there is no such document or part. Errors: the file cannot be read, or a weight
+    /// is negative or no number.
+    pub fn weights(
+        &self,
+        document: usize,
+        part: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), DataError> {
+        let whole = self.range(document);
+        assert!(
+            part.len() == out.len() && part.end <= whole.len(),
+            "weights: {part:?} of {whole:?}"
+        );
+        let Some(start) = self.weights_at else {
+            out.fill(1.0);
+            return Ok(());
+        };
+        let mut bytes = vec![0; part.len() * 4];
+        let at = start + (whole.start + part.start) as u64 * 4;
+        read_at(&self.file, &mut bytes, at).map_err(DataError::io("read", &self.path))?;
+        for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+            *out = f32::from_le_bytes(*bytes);
+            if !(out.is_finite() && *out >= 0.0) {
+                let (path, got) = (self.path.clone(), out.to_string());
+                let expected = "a number, 0 or more".to_owned();
+                return Err(DataError::Format { path, what: "a weight", expected, got });
+            }
+        }
+        Ok(())
+    }
+
     /// Where a document came from, and the bytes of its text.
     pub fn row(&self, document: usize) -> Result<(RowId, u32), DataError> {
         assert!(document < self.ends.len(), "row: {document} of {}", self.ends.len());
@@ -345,19 +399,22 @@ impl Shard {
 struct Places {
     ends: u64,
     rows: u64,
+    weights: u64,
     hash: u64,
     length: u64,
 }
 
 impl Places {
     /// None where the numbers do not fit 64 bits.
-    fn new(counts: &Counts, token_bytes: u64) -> Option<Places> {
+    fn new(counts: &Counts, token_bytes: u64, weighted: bool) -> Option<Places> {
         let padded = |n: u64| n.checked_next_multiple_of(8);
         let tokens = padded(counts.tokens.checked_mul(token_bytes)?)?;
         let ends = (HEAD_BYTES as u64).checked_add(tokens)?;
         let rows = ends.checked_add(padded(counts.documents.checked_mul(4)?)?)?;
-        let hash = rows.checked_add(counts.documents.checked_mul(ROW_BYTES)?)?;
-        Some(Places { ends, rows, hash, length: hash.checked_add(HASH_BYTES)? })
+        let weights = rows.checked_add(counts.documents.checked_mul(ROW_BYTES)?)?;
+        let weight_bytes = if weighted { padded(counts.tokens.checked_mul(4)?)? } else { 0 };
+        let hash = weights.checked_add(weight_bytes)?;
+        Some(Places { ends, rows, weights, hash, length: hash.checked_add(HASH_BYTES)? })
     }
 }
 

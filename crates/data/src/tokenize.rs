@@ -15,20 +15,23 @@ use std::path::Path;
 
 use herd_codec::Tokenizer;
 
+use crate::dialogue::Lessons;
 use crate::disk::{Disk, FolderLock};
 use crate::manifest::{
     FileInput, MANIFEST, Manifest, Part, Settings, ShardEntry, SourceInput, SourceReport,
 };
-use crate::pipeline::{self, Encoded, Outcome, Recipe, Side};
+use crate::pipeline::{self, Encoded, Outcome, Recipe, Side, Tokens};
 use crate::read::{RECORD_BYTES_MAX, ReadOptions, Source, Sources, record_error};
 use crate::shard::{Counts, SHARD_TOKENS_MAX, Shard, ShardBuilder, Vocabulary};
 use crate::{DataError, Fault, Hash};
 
 /// How raw files become shards.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct TokenizeOptions {
     /// How files become documents.
     pub read: ReadOptions,
+    /// Where rows are dialogues: how they are read and rendered. Shards then have weights.
+    pub lessons: Option<Lessons>,
     /// Share of documents that are held out, by the hash of their text.
     pub validation: f64,
     /// Tokens of a shard at most, unless one document alone has more.
@@ -43,7 +46,14 @@ impl TokenizeOptions {
     /// Nothing held out, shards of 2^25 tokens (64 MiB of two-byte tokens), bad records refused.
     pub fn new(threads: usize) -> TokenizeOptions {
         let read = ReadOptions::new();
-        TokenizeOptions { read, validation: 0.0, shard_tokens: 1 << 25, skip_bad: false, threads }
+        TokenizeOptions {
+            read,
+            lessons: None,
+            validation: 0.0,
+            shard_tokens: 1 << 25,
+            skip_bad: false,
+            threads,
+        }
     }
 
     fn check(&self) -> Result<(), DataError> {
@@ -117,8 +127,7 @@ pub fn tokenize(
     let mut total = Counts::default();
     for source in &sources.sources {
         let vocabulary = manifest.settings.tokenizer;
-        let mut run =
-            SourceRun::open(source, vocabulary, options.shard_tokens, Some((folder, disk)))?;
+        let mut run = SourceRun::open(source, vocabulary, options, Some((folder, disk)))?;
         let report = run.run(tokenizer, options, &mut total, progress)?;
         manifest.sources.push(report);
     }
@@ -140,7 +149,7 @@ pub fn count(
     let mut total = Counts::default();
     let mut reports = Vec::new();
     for source in &sources.sources {
-        let mut run = SourceRun::open(source, vocabulary, options.shard_tokens, None)?;
+        let mut run = SourceRun::open(source, vocabulary, options, None)?;
         reports.push(run.run(tokenizer, options, &mut total, progress)?);
     }
     expect_documents(&reports, sources)?;
@@ -203,6 +212,7 @@ fn settings(
         validation: options.validation,
         shard_tokens: options.shard_tokens,
         skip_bad: options.skip_bad,
+        lessons: options.lessons.as_ref().map(Lessons::hash),
         inputs: sources.sources.iter().map(input).collect::<Result<_, DataError>>()?,
     })
 }
@@ -248,6 +258,7 @@ struct SideRun<'a> {
     place: Option<(&'a Path, &'a dyn Disk)>,
     tokens_max: u64,
     vocabulary: Vocabulary,
+    weighted: bool,
     filling: ShardBuilder,
     part: Part,
     /// File and row of the last document that an earlier run wrote.
@@ -260,12 +271,12 @@ impl<'a> SourceRun<'a> {
     fn open(
         source: &'a Source,
         vocabulary: Vocabulary,
-        tokens_max: u64,
+        options: &TokenizeOptions,
         place: Option<(&'a Path, &'a dyn Disk)>,
     ) -> Result<SourceRun<'a>, DataError> {
         let side = |name: &str| {
             let stem = format!("{}.{name}", source.name);
-            SideRun::open(stem, vocabulary, tokens_max, place)
+            SideRun::open(stem, vocabulary, options, place)
         };
         let sides = [side("train")?, side("validation")?];
         let (dropped, dropped_first) = (BTreeMap::new(), Vec::new());
@@ -282,15 +293,15 @@ impl<'a> SourceRun<'a> {
         let recipe = Recipe {
             tokenizer,
             read: &options.read,
+            lessons: options.lessons.as_ref(),
             validation: options.validation,
             threads: options.threads,
             done: [self.sides[0].last_done, self.sides[1].last_done],
         };
         let source = self.source;
         pipeline::encode(source, &recipe, &mut |record| {
-            if let Outcome::Document { text_bytes, ids, .. } = &record.outcome {
-                let (tokens, bytes) = (ids.len() as u64, u64::from(*text_bytes));
-                *total += Counts { documents: 1, tokens, bytes };
+            if let Outcome::Documents { documents, .. } = &record.outcome {
+                documents.iter().for_each(|document| *total += document.counts());
                 progress(Progress { source: &source.name, done: *total });
             }
             self.take(record, options.skip_bad)
@@ -311,13 +322,13 @@ impl<'a> SourceRun<'a> {
 
     fn take(&mut self, record: Encoded, skip_bad: bool) -> Result<(), DataError> {
         match record.outcome {
-            Outcome::Document { side, text_bytes, unspelt, ids } => {
+            Outcome::Documents { side, unspelt, documents } => {
                 self.unspelt_bytes += unspelt;
-                self.sides[side as usize].push(&ids, text_bytes, &record.id)
+                self.sides[side as usize].push(&documents, &record.id)
             }
-            Outcome::Done(side, unspelt) => {
+            Outcome::Done { side, unspelt, documents } => {
                 self.unspelt_bytes += unspelt;
-                self.sides[side as usize].meet()
+                self.sides[side as usize].meet(documents)
             }
             Outcome::Dropped(fault) => {
                 let path = &self.source.files[record.id.file as usize].path;
@@ -349,16 +360,18 @@ impl<'a> SideRun<'a> {
     fn open(
         stem: String,
         vocabulary: Vocabulary,
-        tokens_max: u64,
+        options: &TokenizeOptions,
         place: Option<(&'a Path, &'a dyn Disk)>,
     ) -> Result<SideRun<'a>, DataError> {
-        let filling = ShardBuilder::new(vocabulary);
+        let (weighted, tokens_max) = (options.lessons.is_some(), options.shard_tokens);
+        let filling = ShardBuilder::new(vocabulary, weighted);
         let part = Part::default();
         let mut side = SideRun {
             stem,
             place,
             tokens_max,
             vocabulary,
+            weighted,
             filling,
             part,
             last_done: None,
@@ -391,29 +404,34 @@ impl<'a> SideRun<'a> {
         self.part.shards.push(entry);
     }
 
-    /// A document that stands in a shard already.
-    fn meet(&mut self) -> Result<(), DataError> {
-        self.to_meet = self.to_meet.checked_sub(1).ok_or_else(|| self.unmet("more"))?;
+    /// Documents that stand in a shard already.
+    fn meet(&mut self, documents: u64) -> Result<(), DataError> {
+        self.to_meet = self.to_meet.checked_sub(documents).ok_or_else(|| self.unmet("more"))?;
         Ok(())
     }
 
-    fn push(&mut self, ids: &[u32], text_bytes: u32, id: &crate::RowId) -> Result<(), DataError> {
+    /// Takes the documents of a record; they share a shard.
+    fn push(&mut self, documents: &[Tokens], id: &crate::RowId) -> Result<(), DataError> {
         let tokens = self.filling.counts().tokens;
-        if tokens > 0 && tokens + ids.len() as u64 > self.tokens_max {
+        let more: u64 = documents.iter().map(|document| document.ids.len() as u64).sum();
+        if tokens > 0 && tokens + more > self.tokens_max {
             self.write()?;
         }
-        match self.place {
-            Some(_) => self.filling.push(ids, text_bytes, id),
-            None => {
-                let (tokens, bytes) = (ids.len() as u64, u64::from(text_bytes));
-                self.part.counts += Counts { documents: 1, tokens, bytes };
+        for document in documents {
+            match self.place {
+                Some(_) => {
+                    let Tokens { ids, weights, text_bytes } = document;
+                    self.filling.push(ids, weights, *text_bytes, id);
+                }
+                None => self.part.counts += document.counts(),
             }
         }
         Ok(())
     }
 
     fn write(&mut self) -> Result<(), DataError> {
-        let full = std::mem::replace(&mut self.filling, ShardBuilder::new(self.vocabulary));
+        let empty = ShardBuilder::new(self.vocabulary, self.weighted);
+        let full = std::mem::replace(&mut self.filling, empty);
         if let Some((folder, disk)) = self.place {
             let file = self.next_name();
             let sha256 = full.write(disk, folder, &file)?;

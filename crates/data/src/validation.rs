@@ -56,12 +56,17 @@ impl Validation {
         Ok(Validation { corpus, ends, shape, policy: Policy::Cut, taken })
     }
 
-    /// The same documents, each whole in a row that it fits.
+    /// The same documents, each whole in a row that it fits; longer ones as `long` says, those that
+    /// it would shorten left out like those that it drops.
     ///
     /// A model that never met a text cut in two is at a loss with the second half, and the more so the
     /// better it reads its context: trained on whole documents, it is measured on whole ones.
-    pub fn whole(self) -> Validation {
-        Validation { policy: Policy::Whole(LongDocuments::Split), ..self }
+    pub fn whole(self, long: LongDocuments) -> Validation {
+        let long = match long {
+            LongDocuments::Split => LongDocuments::Split,
+            LongDocuments::Shorten | LongDocuments::Drop => LongDocuments::Drop,
+        };
+        Validation { policy: Policy::Whole(long), ..self }
     }
 
     /// The sources that have documents held out, by their place in the corpus.
@@ -73,11 +78,14 @@ impl Validation {
     pub fn bytes(&self, source: usize) -> Result<u64, DataError> {
         let documents = &self.corpus.sources()[source].validation;
         let counts = documents.counts();
-        if self.taken[source] == counts.documents {
+        let all = self.policy != Policy::Whole(LongDocuments::Drop);
+        if all && self.taken[source] == counts.documents {
             return Ok(counts.bytes);
         }
-        let bytes = |i| Ok(u64::from(documents.row(permute(i, counts.documents, ORDER))?.1));
-        (0..self.taken[source]).map(bytes).sum()
+        let most = self.shape.seq_len as u64 + 1 - self.ends.count().min(self.shape.seq_len as u64);
+        let taken = (0..self.taken[source]).map(|i| permute(i, counts.documents, ORDER));
+        let held = taken.filter(|document| all || documents.tokens(*document) as u64 <= most);
+        held.map(|document| Ok(u64::from(documents.row(document)?.1))).sum()
     }
 
     /// The batches of a source, in order.
@@ -88,10 +96,11 @@ impl Validation {
         let (mut packer, mut ledger) = (Packer::default(), Ledger::default());
         let Ramp { seq_len, rows, .. } = self.shape;
         let (ends, policy) = (self.ends, self.policy);
-        let mut draw = move |_: &mut Ledger| loop {
+        let mut draw = move |ledger: &mut Ledger| loop {
             let document = permute(next.next()?, n, ORDER);
             let tokens = documents.tokens(document) as u64 + ends.count();
             let source = source as u32;
+            ledger.draw(tokens);
             if tokens >= 2 {
                 return Some(Piece { source, epoch: 0, document, from: 0, len: tokens - 1 });
             }

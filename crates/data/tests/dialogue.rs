@@ -7,8 +7,16 @@ use herd_codec::chat::{
 };
 use herd_codec::tokenizer::train::{PieceCounts, Split, Training, train};
 use herd_codec::{TokenId, Tokenizer};
-use herd_data::dialogue::{Encoder, Lesson, Row, lesson};
+use herd_data::dialogue::{Encoder, Lesson, Lessons, Row, lesson};
+use herd_data::disk::RealDisk;
+use herd_data::read::Sources;
+use herd_data::{
+    Check, Corpus, Ends, Loader, LoaderConfig, LongDocuments, Mixture, Phase, Policy, Ramp,
+    TokenizeOptions, tokenize,
+};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Words of the training text, what makes tokens straddle, and what spells control tokens.
 const WORDS: [&str; 16] = [
@@ -162,4 +170,160 @@ fn a_token_over_the_border_of_an_answer_gives_each_answer_a_row() {
     let two = rows("\n\nthe people");
     assert_eq!(two.len(), 2);
     assert!(two[0].learnt() > 1 && two[1].learnt() == 2);
+}
+
+/// Dialogues of one to three answers, of which some begin with line ends.
+fn dialogues(n: usize) -> Vec<serde_json::Value> {
+    let word = |i: usize| ["the people", "of the", "\n\nthe", "a"][i % 4];
+    let messages = |i: usize| {
+        let turn = |t: usize| {
+            [
+                serde_json::json!({"role": "user", "content": format!("{i} {}", word(i + t))}),
+                serde_json::json!({"role": "assistant", "content": word(i / 4 + t), "weight": 1.0 - 0.5 * (t % 2) as f32}),
+            ]
+        };
+        (0..1 + i % 3).flat_map(turn).collect::<Vec<_>>()
+    };
+    (0..n).map(|i| serde_json::json!({"messages": messages(i)})).collect()
+}
+
+/// The ids and the bits of the weights of rows, with how often each comes.
+type Taught = BTreeMap<(Vec<u32>, Vec<u32>), usize>;
+
+/// The rows that teach dialogues, and whether one of these gives several.
+fn taught(encoder: &Encoder<'_>, rows: &[serde_json::Value]) -> (Taught, bool) {
+    let (mut expected, mut many) = (BTreeMap::new(), false);
+    for row in rows {
+        let taught = encoder.lesson(&lesson(row, None).unwrap()).unwrap();
+        many |= taught.len() > 1;
+        for row in taught {
+            let ids = row.ids.iter().map(|id| id.0).collect();
+            let weights = row.weights.iter().map(|w| w.to_bits()).collect();
+            *expected.entry((ids, weights)).or_default() += 1;
+        }
+    }
+    (expected, many)
+}
+
+#[test]
+fn batches_of_dialogues_hold_each_row_once_with_its_weights_and_a_run_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, shards) = (folder.path().join("chats.jsonl"), folder.path().join("shards"));
+    let rows = dialogues(120);
+    std::fs::write(&input, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    let tokenizer = tokenizer();
+    let format = ChatFormat::ChatMl { system: None };
+    let options = RenderOptions::CLOSED;
+    let encoder = Encoder { format: &format, tokenizer: &tokenizer, options };
+    let (expected, many) = taught(&encoder, &rows);
+    assert!(many, "the test needs dialogues that give several rows");
+
+    let lessons = Some(Lessons { shape: None, format: format.clone(), options });
+    let options = TokenizeOptions { lessons, shard_tokens: 900, ..TokenizeOptions::new(2) };
+    let sources = Sources::find(&[input.to_str().unwrap().to_owned()]).unwrap();
+    let run = || tokenize(&tokenizer, &sources, &options, &shards, &RealDisk, &mut |_| {}).unwrap();
+    let manifest = run();
+    let files = |folder: &std::path::Path| -> BTreeMap<String, Vec<u8>> {
+        let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+        entries
+            .map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()))
+            .collect()
+    };
+    let whole = files(&shards);
+    let names: Vec<String> =
+        manifest.sources[0].train.shards.iter().map(|s| s.file.clone()).collect();
+    assert!(names.len() > 3);
+    // As a run leaves it that was killed after so many shards.
+    for kept in 0..names.len() {
+        let begun = String::from_utf8(whole["manifest.json"].clone()).unwrap();
+        let mut begun: serde_json::Value = serde_json::from_str(&begun).unwrap();
+        begun["complete"] = false.into();
+        begun["sources"] = serde_json::json!([]);
+        std::fs::write(shards.join("manifest.json"), begun.to_string()).unwrap();
+        for name in &names[kept..] {
+            std::fs::remove_file(shards.join(name)).unwrap();
+        }
+        run();
+        assert!(files(&shards) == whole, "after {kept} shards");
+    }
+
+    let corpus = Arc::new(Corpus::open(&shards, Check::Contents).unwrap());
+    let mut mixture = Mixture::natural(&corpus);
+    mixture.sources[0].epochs_max = Some(1.0);
+    let config = LoaderConfig {
+        phases: vec![Phase { from_tokens: 0, mixture }],
+        ramps: vec![Ramp { from_step: 0, seq_len: 96, rows: 4 }],
+        policy: Policy::Whole(LongDocuments::Drop),
+        ends: Ends::default(),
+    };
+    let mut loader = Loader::new(Arc::clone(&corpus), config, 7).unwrap();
+    let mut met = BTreeMap::new();
+    while let Some(batch) = loader.next_batch().unwrap() {
+        for span in &batch.spans {
+            assert_eq!(span.from, 0, "rows are whole");
+            let first = batch.tokens_t[span.at.start];
+            let ids: Vec<u32> = std::iter::once(first)
+                .chain(batch.targets_t[span.at.clone()].iter().copied())
+                .collect();
+            let weights = batch.weight_t[span.at.clone()].iter().map(|w| w.to_bits());
+            let weights: Vec<u32> = std::iter::once(0.0f32.to_bits()).chain(weights).collect();
+            *met.entry((ids, weights)).or_default() += 1;
+        }
+    }
+    assert!(met == expected);
+}
+
+#[test]
+fn long_dialogues_are_shortened_or_left_out_and_no_row_is_without_a_lesson() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, shards) = (folder.path().join("chats.jsonl"), folder.path().join("shards"));
+    let mut rows = dialogues(150);
+    for row in rows.iter_mut().step_by(5) {
+        row["messages"][0]["content"] = "the people of the ".repeat(6).into();
+    }
+    let lines = rows.iter().map(|row| format!("{row}\n")).collect::<String>();
+    std::fs::write(&input, lines).unwrap();
+    let tokenizer = tokenizer();
+    let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);
+    let lessons = Some(Lessons { shape: None, format, options });
+    let options = TokenizeOptions { lessons: lessons.clone(), ..TokenizeOptions::new(1) };
+    let sources = Sources::find(&[input.to_str().unwrap().to_owned()]).unwrap();
+    tokenize(&tokenizer, &sources, &options, &shards, &RealDisk, &mut |_| {}).unwrap();
+    let corpus = Arc::new(Corpus::open(&shards, Check::Contents).unwrap());
+    corpus.expect_lessons(lessons.as_ref()).unwrap();
+    assert!(corpus.expect_lessons(None).unwrap_err().to_string().contains("plain texts"));
+    let documents = &corpus.sources()[0].train;
+    for long in [LongDocuments::Shorten, LongDocuments::Drop] {
+        let mut mixture = Mixture::natural(&corpus);
+        mixture.sources[0].epochs_max = Some(2.0);
+        // Some prompts alone are longer than the first rows, and no dialogue than the last.
+        let ramp = |from_step, seq_len| Ramp { from_step, seq_len, rows: 3 };
+        let config = LoaderConfig {
+            phases: vec![Phase { from_tokens: 0, mixture }],
+            ramps: vec![ramp(0, 22), ramp(9, 48), ramp(18, 200)],
+            policy: Policy::Whole(long),
+            ends: Ends::default(),
+        };
+        let mut loader = Loader::new(Arc::clone(&corpus), config, 7).unwrap();
+        while let Some(batch) = loader.next_batch().unwrap() {
+            for span in &batch.spans {
+                assert_eq!(span.from, 0);
+                let whole = documents.tokens(span.document) - 1;
+                let cut = span.at.len() < whole;
+                assert!(!cut || (long == LongDocuments::Shorten && span.at.len() == batch.seq_len));
+                let learnt = batch.weight_t[span.at.clone()].iter().filter(|w| **w > 0.0).count();
+                assert!(learnt > 0, "{long:?}: {span:?} of {whole}");
+            }
+        }
+        let ledger = loader.ledger();
+        let dropped: u64 = ledger.dropped.values().map(|dropped| dropped.tokens).sum();
+        let left = ledger.unpredicted + ledger.shortened + dropped;
+        assert_eq!((ledger.documents, ledger.tokens), (300, ledger.kept + left));
+        let reason = match long {
+            LongDocuments::Shorten => "nothing_learnt",
+            _ => "too_long",
+        };
+        assert_eq!(ledger.dropped.keys().collect::<Vec<_>>(), [reason]);
+        assert_eq!(ledger.shortened > 0, long == LongDocuments::Shorten);
+    }
 }

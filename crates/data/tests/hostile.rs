@@ -37,11 +37,12 @@ fn read_all(shard: &Shard) -> Result<(), DataError> {
 }
 
 fn small_shard(folder: &std::path::Path, size: u64) -> Vec<u8> {
-    let mut builder = ShardBuilder::new(vocabulary(size));
+    let mut builder = ShardBuilder::new(vocabulary(size), false);
     for i in 0..20u32 {
         let ids: Vec<u32> = (0..1 + i % 5).map(|t| (i * 40 + t) % size as u32).collect();
         builder.push(
             &ids,
+            &[],
             3 * i,
             &RowId { file: 1, row: u64::from(i), bytes: 7..u64::from(i) + 9 },
         );
@@ -145,7 +146,7 @@ proptest! {
         let _alone = alone();
         let folder = tempfile::tempdir().unwrap();
         let size = if wide { 1 << 20 } else { 1 << 16 };
-        let mut builder = ShardBuilder::new(vocabulary(size));
+        let mut builder = ShardBuilder::new(vocabulary(size), false);
         let documents: Vec<_> = documents
             .into_iter()
             .map(|(ids, text_bytes, file, [row, start, end])| {
@@ -153,7 +154,7 @@ proptest! {
                 (ids, text_bytes, RowId { file, row, bytes: start..end })
             })
             .collect();
-        documents.iter().for_each(|(ids, bytes, row)| builder.push(ids, *bytes, row));
+        documents.iter().for_each(|(ids, bytes, row)| builder.push(ids, &[], *bytes, row));
         let hash = builder.write(&RealDisk, folder.path(), "a.tok").unwrap();
         let shard = Shard::open(&folder.path().join("a.tok")).unwrap();
         shard.verify().unwrap();
@@ -169,5 +170,42 @@ proptest! {
             shard.read(i, ids.len() / 3..ids.len() / 2, &mut part).unwrap();
             prop_assert_eq!(&part, &ids[ids.len() / 3..ids.len() / 2]);
         }
+    }
+}
+
+#[test]
+fn weights_come_back_and_those_that_are_none_are_named() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut builder = ShardBuilder::new(vocabulary(100), true);
+    let row = RowId { file: 0, row: 1, bytes: 0..9 };
+    builder.push(&[1, 2, 3], &[0.0, 0.5, 2.0], 2, &row);
+    builder.push(&[4, 5], &[0.0, 1.0], 1, &row);
+    builder.write(&RealDisk, folder.path(), "a.tok").unwrap();
+    let path = folder.path().join("a.tok");
+    let read = |document: usize, part: std::ops::Range<usize>| {
+        let mut out = vec![9.0; part.len()];
+        let shard = Shard::open(&path).unwrap();
+        assert!(shard.is_weighted());
+        shard.weights(document, part, &mut out).map(|()| out)
+    };
+    assert_eq!(read(0, 1..3).unwrap(), [0.5, 2.0]);
+    assert_eq!(read(1, 0..2).unwrap(), [0.0, 1.0]);
+    let good = fs::read(&path).unwrap();
+    // Five weights, filled up to 24 bytes, stand before the hash.
+    let first = good.len() - 32 - 24;
+    for (bad, told) in [(f32::NAN, "NaN"), (-1.0, "-1"), (f32::INFINITY, "inf")] {
+        let mut bytes = good.clone();
+        bytes[first + 4..first + 8].copy_from_slice(&bad.to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        let error = read(0, 0..3).unwrap_err().to_string();
+        assert!(error.contains("a weight") && error.contains(told), "{error}");
+        assert!(Shard::open(&path).unwrap().verify().is_err());
+    }
+    for length in [good.len() - 24, good.len() - 8, good.len() + 8] {
+        let mut bytes = good.clone();
+        bytes.resize(length, 0);
+        fs::write(&path, bytes).unwrap();
+        assert!(Shard::open(&path).unwrap_err().to_string().contains("the length"));
     }
 }

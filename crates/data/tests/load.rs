@@ -13,8 +13,12 @@ use herd_data::{
 };
 use proptest::prelude::*;
 
-const POLICIES: [Policy; 3] =
-    [Policy::Cut, Policy::Whole(LongDocuments::Split), Policy::Whole(LongDocuments::Drop)];
+const POLICIES: [Policy; 4] = [
+    Policy::Cut,
+    Policy::Whole(LongDocuments::Split),
+    Policy::Whole(LongDocuments::Shorten),
+    Policy::Whole(LongDocuments::Drop),
+];
 
 /// Two sources in a folder that outlives them.
 fn corpus() -> (tempfile::TempDir, Arc<Corpus>) {
@@ -104,7 +108,8 @@ fn every_target_comes_once_an_epoch_and_the_ledger_adds_up() {
                 (counted.kept, counted.cut, counted.padded)
             );
             let dropped: u64 = ledger.dropped.values().map(|d| d.tokens).sum();
-            assert_eq!(ledger.tokens, ledger.kept + ledger.unpredicted + dropped);
+            let left = ledger.unpredicted + ledger.shortened + dropped;
+            assert_eq!(ledger.tokens, ledger.kept + left);
             assert_eq!(ledger.kept_by_source.iter().sum::<u64>(), ledger.kept);
             for ((source, epoch, document), mut pieces) in targets {
                 pieces.sort_unstable();
@@ -114,7 +119,11 @@ fn every_target_comes_once_an_epoch_and_the_ledger_adds_up() {
                     assert_eq!(from, at, "{source} {epoch} {document}");
                     at += len;
                 }
-                assert_eq!(at, length - 1);
+                let kept = match policy {
+                    Policy::Whole(LongDocuments::Shorten) => (length - 1).min(96),
+                    _ => length - 1,
+                };
+                assert_eq!(at, kept);
             }
             let documents: u64 = corpus.sources().iter().map(|s| s.train.counts().documents).sum();
             assert_eq!(ledger.documents, 2 * documents);
@@ -123,6 +132,9 @@ fn every_target_comes_once_an_epoch_and_the_ledger_adds_up() {
                 Policy::Whole(LongDocuments::Split) => {
                     assert!(ledger.dropped.is_empty() && ledger.cut > 0);
                     assert!(ledger.padded * 8 < ledger.kept, "{ledger:?}: badly packed");
+                }
+                Policy::Whole(LongDocuments::Shorten) => {
+                    assert!(ledger.dropped.is_empty() && ledger.cut == 0 && ledger.shortened > 0);
                 }
                 Policy::Whole(LongDocuments::Drop) => {
                     assert!(ledger.dropped["too_long"].documents > 0 && ledger.cut == 0);
@@ -276,7 +288,8 @@ fn stopping_anywhere_and_reading_ahead_change_no_batch() {
             (counted.kept, counted.cut, counted.padded)
         );
         let dropped: u64 = ledger.dropped.values().map(|d| d.tokens).sum();
-        assert_eq!(ledger.tokens, ledger.kept + ledger.unpredicted + dropped);
+        let left = ledger.unpredicted + ledger.shortened + dropped;
+        assert_eq!(ledger.tokens, ledger.kept + left);
 
         let mut got = Vec::new();
         let mut loader = Loader::new(corpus.clone(), config.clone(), seed).unwrap();
@@ -335,7 +348,7 @@ fn held_out_documents_are_never_trained_on_and_their_bytes_are_known() {
     for (tokens_max, whole) in [(None, false), (Some(500), false), (None, true), (Some(500), true)]
     {
         let validation = Validation::new(corpus.clone(), ends, 64, 4, tokens_max).unwrap();
-        let validation = if whole { validation.whole() } else { validation };
+        let validation = if whole { validation.whole(LongDocuments::Split) } else { validation };
         assert_eq!(validation.sources().collect::<Vec<_>>(), [0, 1]);
         for source in validation.sources() {
             let read =

@@ -10,6 +10,7 @@ use herd_model::GenerationDefaults;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::hf::GenerationFile;
 use herd_tensor::files::Kind;
+use herd_train::RunConfig;
 use serde_json::Value;
 
 use crate::chat::session::Session;
@@ -27,6 +28,14 @@ pub struct About {
     pub defaults: GenerationDefaults,
     /// The chat template in the files, in the language of Jinja.
     template: Option<String>,
+}
+
+/// The chat formats that have a name.
+const NAMED_FORMATS: [&str; 5] = ["llama2", "code-llama-70b", "llama3", "llama3.1", "chatml"];
+
+fn read_template(file: &str) -> Result<String, Error> {
+    let error = |source| Error::Template { name: file.to_owned(), source };
+    fs::read_to_string(Path::new(file)).map_err(error)
 }
 
 /// What a `generation_config.json` beside a GGUF file recommends; a folder's own is read with it.
@@ -58,9 +67,38 @@ impl About {
         Ok(About { path: path.to_owned(), tokenizer, defaults, template })
     }
 
+    /// What decides how the dialogues of a run become tokens: its tokenizer, and the chat template of
+    /// the checkpoint that it starts from. No checkpoint need be there where the settings name
+    /// another template.
+    ///
+    /// Errors: one of them cannot be opened.
+    pub fn of_run(config: &RunConfig) -> Result<About, Error> {
+        let named = config.chat.as_ref().is_some_and(|chat| chat.template.is_some());
+        let init = config.model.init.as_ref().filter(|_| !named);
+        let (path, tokenizer) = (config.tokenizer.clone(), vocabulary::load(&config.tokenizer)?);
+        let beside = init.map(|init| About::read(&Checkpoint::open(init)?)).transpose()?;
+        let template = beside.and_then(|about| about.template);
+        let (tokenizer, defaults) = (Arc::new(tokenizer), GenerationDefaults::default());
+        Ok(About { path, tokenizer, defaults, template })
+    }
+
     /// The chat template in the files.
     pub fn template(&self) -> Option<&str> {
         self.template.as_deref()
+    }
+
+    /// The template of a format that [`chat_format`](About::chat_format) gave for `wanted`, for the
+    /// files of a model that learns it; `None` if it has no words in Jinja.
+    pub fn template_for(
+        &self,
+        wanted: Option<&str>,
+        format: &ChatFormat,
+    ) -> Result<Option<String>, Error> {
+        match wanted {
+            None => Ok(self.template.clone()),
+            Some(name) if NAMED_FORMATS.contains(&name) => Ok(format.template().map(str::to_owned)),
+            Some(file) => read_template(file).map(Some),
+        }
     }
 
     /// How the model chats: as `wanted` says (a format's name, or a file with a template), else
@@ -72,12 +110,7 @@ impl About {
             Some("llama3") => ChatFormat::Llama3,
             Some("llama3.1") => ChatFormat::Llama31 { tools: ToolFormat::Json },
             Some("chatml") => ChatFormat::ChatMl { system: None },
-            Some(file) => {
-                let path = Path::new(file);
-                let template = fs::read_to_string(path)
-                    .map_err(|source| Error::Template { name: file.to_owned(), source })?;
-                self.format_of(&template)?
-            }
+            Some(file) => self.format_of(&read_template(file)?)?,
             None => match &self.template {
                 Some(template) => self.format_of(template)?,
                 None => return Err(Error::NoTemplate { path: self.path.clone() }),

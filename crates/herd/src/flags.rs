@@ -1,5 +1,6 @@
 //! Flags that several commands share, under llama.cpp's names.
 
+use herd_codec::chat::Date;
 use herd_engine::sample::{Sampling, TemperatureAt};
 use herd_model::GenerationDefaults;
 use herd_tensor::{Class, Format, KvFormat};
@@ -9,6 +10,14 @@ use crate::error::Error;
 /// Takes whole numbers from `least` to `most`.
 pub fn range(least: u64, most: u64) -> clap::builder::RangedU64ValueParser<usize> {
     clap::builder::RangedU64ValueParser::new().range(least..=most)
+}
+
+/// A day of the calendar.
+pub fn day(text: &str) -> Result<Date, Error> {
+    Date::parse(text).ok_or_else(|| {
+        let expected = "a day such as 2024-07-26".to_owned();
+        Error::Value { what: "the date", got: text.to_owned(), expected }
+    })
 }
 
 /// Which model, and how the machine runs it.

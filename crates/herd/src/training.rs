@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
-use herd_data::{Ends, TokenizeOptions, tokenize};
+use herd_data::{Ends, Ledger, TokenizeOptions, tokenize};
 use herd_model::{Config, GenerationDefaults};
 use herd_tensor::Device;
+use herd_train::config::ChatConfig;
 use herd_train::plan::{plan, savings};
 use herd_train::runs::Run;
-use herd_train::{Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
+use herd_train::{Chat, Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
 
-use crate::console::Console;
+use crate::about::About;
+use crate::console::{Console, count};
 use crate::error::Error;
 use crate::teller::Teller;
 use crate::{flags, machine, vocabulary};
@@ -55,6 +57,9 @@ pub fn run(
     with_inputs(flags, config, name, console, |inputs, watch| {
         let mut trainer = Trainer::open(inputs, watch)?;
         stage(&mut trainer)?;
+        for told in left_out(trainer.ledger()) {
+            console.note(told);
+        }
         if let Some(path) = trainer.last_checkpoint() {
             console.note(format!("the model stands in {}", path.display()));
         }
@@ -70,6 +75,25 @@ pub fn run(
     Ok(())
 }
 
+/// What packing left out of the documents that were drawn, in words.
+fn left_out(ledger: &Ledger) -> Vec<String> {
+    let dropped = ledger.dropped.iter().map(|(reason, dropped)| {
+        let (documents, tokens) = (count(dropped.documents), count(dropped.tokens));
+        format!("left out: {documents} documents of {tokens} tokens ({reason})")
+    });
+    let shortened = (ledger.shortened > 0).then(|| {
+        format!("left out: {} tokens behind the ends of rows (shortened)", count(ledger.shortened))
+    });
+    dropped.chain(shortened).collect()
+}
+
+/// Writes what another program needs to repeat a run, in place of running it.
+pub fn export(run: &mut Trainer<'_>, steps: u64, console: &Console) -> Result<(), TrainError> {
+    let path = herd_train::export(run, steps)?;
+    console.note(format!("wrote {}", path.display()));
+    Ok(())
+}
+
 /// Makes ready what a stage needs and gives it to `f`, with the one who tells how it goes.
 pub fn with_inputs<T>(
     flags: &RunFlags,
@@ -79,7 +103,10 @@ pub fn with_inputs<T>(
     f: impl FnOnce(Inputs<'_>, &mut dyn FnMut(Event<'_>)) -> Result<T, TrainError>,
 ) -> Result<T, Error> {
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
-    let words = words(&config.tokenizer)?;
+    let mut words = words(&config.tokenizer)?;
+    if let Some(chat) = &config.chat {
+        teach_chat(&config, chat, &mut words)?;
+    }
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
     refuse_what_does_not_fit(&config, &network(&config, &words)?, device.threads())?;
     let shards = shards(&config, &words, &flags.out, device.threads(), console)?;
@@ -119,7 +146,7 @@ pub fn words(path: &Path) -> Result<Words, Error> {
         "tokenizer.model",
         "tokenizer_config.json",
         "special_tokens_map.json",
-        "chat_template.jinja",
+        TEMPLATE,
     ];
     let tokenizer = vocabulary::load(path)?;
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
@@ -138,7 +165,31 @@ pub fn words(path: &Path) -> Result<Words, Error> {
         eos_token_ids: ends.eos.into_iter().collect(),
         ..GenerationDefaults::default()
     };
-    Ok(Words { tokenizer: Arc::new(tokenizer), files, generation, ends })
+    Ok(Words { tokenizer: Arc::new(tokenizer), files, generation, ends, chat: None })
+}
+
+/// The file of a model's chat template.
+const TEMPLATE: &str = "chat_template.jinja";
+
+/// Makes the words of a run those of dialogues: their format, and no other ends.
+///
+/// Errors: nothing names a chat format, or what should cannot be opened.
+fn teach_chat(config: &RunConfig, chat: &ChatConfig, words: &mut Words) -> Result<(), Error> {
+    let about = About::of_run(config)?;
+    let format = about.chat_format(chat.template.as_deref())?;
+    let today = chat.date.as_deref().map(flags::day).transpose()?;
+    words.generation.eos_token_ids = about.stop_ids(Some(&format));
+    words.ends = Ends::default();
+    let has = |words: &Words, name: &str| words.files.iter().any(|(file, _)| file == name);
+    if !has(words, "tokenizer.json") {
+        let json = words.tokenizer.to_tokenizer_json()?.into_bytes();
+        words.files.push(("tokenizer.json".to_owned(), json));
+    }
+    let template = about.template_for(chat.template.as_deref(), &format)?;
+    words.files.retain(|(name, _)| name != TEMPLATE || template.is_none());
+    words.files.extend(template.map(|text| (TEMPLATE.to_owned(), text.into_bytes())));
+    words.chat = Some(Chat { format, today, shape: chat.shape });
+    Ok(())
 }
 
 /// The shards of a run: those it names, or its input tokenized into its folder.
@@ -155,8 +206,11 @@ fn shards(
     let folder = out.join("data");
     let inputs: Vec<String> = config.data.input.iter().map(|p| p.display().to_string()).collect();
     let sources = Sources::find(&inputs).map_err(TrainError::from)?;
+    let lessons = words.chat.as_ref().map(Chat::lessons);
     let options = TokenizeOptions {
+        lessons,
         validation: config.data.validation_share,
+        skip_bad: config.chat.as_ref().is_some_and(|chat| chat.skip_bad),
         ..TokenizeOptions::new(threads)
     };
     let mut meter = console.meter("tokenized", None);

@@ -16,7 +16,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use training::{EXTENSION, SETTINGS, begin_in, done, expect_same, files, herd, pretrain, stage};
+use training::{EXTENSION, LORA, SETTINGS};
+use training::{begin_in, chat_settings, done, expect_same, files, herd, pretrain, stage};
 
 /// The exit code of a power cut.
 const CUT: i32 = 137;
@@ -118,6 +119,8 @@ fn verbs() -> Vec<Verb> {
         verb("average", true, Box::new(words(mean))),
         verb("pretrain", false, Box::new(staged("pretrain", "run.toml"))),
         verb("anneal", false, Box::new(staged("anneal", "anneal.toml"))),
+        verb("sft", false, Box::new(staged("sft", "sft.toml"))),
+        verb("sft with LoRA", false, Box::new(staged("sft", "sft-lora.toml"))),
         verb("extend-context", false, Box::new(staged("extend-context", "longer.toml"))),
     ]
 }
@@ -127,6 +130,9 @@ fn write_configs(root: &Path) {
     let from = SETTINGS.replace("[model]\n", "[model]\ninit = \"base/checkpoints/step-12\"\n");
     fs::write(root.join("anneal.toml"), from.replace("warmup_steps = 3\n", "")).unwrap();
     fs::write(root.join("longer.toml"), from + EXTENSION).unwrap();
+    let chat = chat_settings("base/checkpoints/step-12");
+    fs::write(root.join("sft.toml"), &chat).unwrap();
+    fs::write(root.join("sft-lora.toml"), chat + LORA).unwrap();
 }
 
 impl Verb {

@@ -7,43 +7,16 @@ mod training;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Instant;
 
-use training::{EXTENSION, SETTINGS, begin, done, expect_same, files, herd, pretrain, stage};
+use training::{EXTENSION, SETTINGS};
+use training::{begin, done, expect_same, expect_unbreakable, files, herd, pretrain, stage};
 
 #[test]
 fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     let folder = begin();
     expect_unbreakable(folder.path(), 120, |out| pretrain(folder.path(), out, &[]));
-}
-
-/// Kills a run at random moments, at least `enough` times, and takes it up until it is done.
-fn expect_unbreakable(folder: &Path, enough: usize, command: impl Fn(&str) -> Command) {
-    let begun = Instant::now();
-    done(&mut command("whole"));
-    let whole = begun.elapsed();
-    let mut random = 12_345u64;
-    let mut kills = 0;
-    for round in 0.. {
-        let out = format!("killed-{round}");
-        loop {
-            let mut child = command(&out).stderr(Stdio::null()).spawn().unwrap();
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let wait = whole.as_secs_f64() * ((random >> 33) as f64 / (1u64 << 31) as f64);
-            std::thread::sleep(Duration::from_secs_f64(wait));
-            child.kill().unwrap();
-            if child.wait().unwrap().success() {
-                break;
-            }
-            kills += 1;
-        }
-        expect_same(&folder.join("whole"), &folder.join(&out));
-        fs::remove_dir_all(folder.join(&out)).unwrap();
-        if kills >= enough {
-            break;
-        }
-    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use crate::error::TrainError;
 use crate::presets;
+use herd_data::LongDocuments;
+use herd_data::dialogue::Shape;
 use herd_model::nearest;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -40,6 +42,26 @@ pub struct RunConfig {
     /// Of `extend-context`: its stages, and what each must pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<ContextConfig>,
+    /// Of stages that learn from dialogues: how these are read and rendered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatConfig>,
+}
+
+/// How dialogues are read and rendered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChatConfig {
+    /// A format's name, or a file with a template; the model's own where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// The shape of the rows; told by their keys where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// The day that formats name, as 2024-07-26; the template's own where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
+    /// Whether rows that are no dialogue are counted, rather than an error.
+    pub skip_bad: bool,
 }
 
 /// The network: from numbers, or from a checkpoint.
@@ -109,6 +131,8 @@ pub struct DataConfig {
     pub validation_share: f64,
     /// `cut`: documents go on in the next row; `whole`: rows hold whole documents, and are padded.
     pub packing: Packing,
+    /// What becomes of documents that are longer than a row, where rows hold whole ones.
+    pub long: Long,
     /// Whether attention and positions end with a document.
     pub document_mask: bool,
     /// Weight of each source; sources that are not named have none. Empty: by their size.
@@ -128,6 +152,31 @@ pub enum Packing {
     Cut,
     /// Rows hold whole documents where these fit, and are padded.
     Whole,
+}
+
+/// What becomes of documents that are longer than a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Long {
+    /// They go on in other rows.
+    Split,
+    /// Their beginning is kept.
+    Shorten,
+    /// They are left out.
+    Drop,
+    /// They are an error.
+    Refuse,
+}
+
+impl Long {
+    /// As packing has it; of those that are refused there are none.
+    pub(crate) fn documents(self) -> LongDocuments {
+        match self {
+            Long::Split => LongDocuments::Split,
+            Long::Shorten => LongDocuments::Shorten,
+            Long::Drop | Long::Refuse => LongDocuments::Drop,
+        }
+    }
 }
 
 /// Another mix from some number of tokens on.
@@ -345,7 +394,7 @@ pub struct NeedleConfig {
 }
 
 /// Keys that a file may have and a preset need not.
-const OPTIONAL: [&str; 7] = [
+const OPTIONAL: [&str; 10] = [
     "model.init",
     "model.init_rope_theta",
     "model.lora",
@@ -353,6 +402,9 @@ const OPTIONAL: [&str; 7] = [
     "data.input",
     "data.changes",
     "batch.ramp",
+    "chat.template",
+    "chat.shape",
+    "chat.date",
 ];
 
 /// Tokens a step at most, so that a slip of the pen takes no terabytes.
@@ -425,7 +477,9 @@ impl RunConfig {
 
     fn relative_to(mut self, folder: &Path) -> RunConfig {
         let at = |path: &mut PathBuf| *path = folder.join(&*path);
-        at(&mut self.tokenizer);
+        if !self.tokenizer.as_os_str().is_empty() {
+            at(&mut self.tokenizer);
+        }
         self.model.init.iter_mut().for_each(at);
         self.data.shards.iter_mut().for_each(at);
         self.data.input.iter_mut().for_each(at);

@@ -44,6 +44,15 @@ pub enum TrainError {
     )]
     Spikes { step: u64, what: &'static str, value: f64, rewinds: u64 },
 
+    #[error(
+        "row {row} of {} has {tokens} tokens where {places} fit, and so have {others} others",
+        path.display()
+    )]
+    Long { path: PathBuf, row: u64, tokens: usize, places: usize, others: u64 },
+
+    #[error("nothing in the batch of step {step} is learnt: its weights are all 0")]
+    NothingLearnt { step: u64 },
+
     #[error("the data ended after step {step} of {steps}")]
     DataEnded { step: u64, steps: u64 },
 
@@ -108,9 +117,13 @@ impl TrainError {
                 Some("a lower optim.lr, or spikes.policy = \"rewind\"".into())
             }
             TrainError::Damaged { .. } => Some("remove it; an older checkpoint is taken up".into()),
+            TrainError::Long { .. } => {
+                Some("a larger batch.seq_len, or data.long = \"shorten\" or \"drop\"".into())
+            }
             TrainError::DataEnded { .. } => {
                 Some("fewer optim.steps, a larger data.epochs_max, or more data".into())
             }
+            TrainError::NothingLearnt { .. } => Some("shards of dialogues in data.input".into()),
             TrainError::Begun { .. } => Some("take another --out".into()),
             TrainError::Data(error) => error.hint().map(str::to_owned),
             TrainError::Checkpoint(error) => error.hint().map(str::to_owned),

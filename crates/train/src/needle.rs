@@ -228,6 +228,7 @@ mod tests {
             files: vec![],
             generation: Default::default(),
             ends: Default::default(),
+            chat: None,
         };
         let default = crate::extend_context::needle();
         let adjacent = NeedleConfig {

@@ -1,8 +1,9 @@
 //! Named runs: each a whole config.
 
 use crate::config::{
-    BatchConfig, CheckpointConfig, DataConfig, Decay, ModelConfig, OptimConfig, Packing, Precision,
-    PrecisionConfig, Ramp, RunConfig, SampleConfig, SpikeConfig, SpikePolicy, ValidationConfig,
+    BatchConfig, CheckpointConfig, DataConfig, Decay, Long, ModelConfig, OptimConfig, Packing,
+    Precision, PrecisionConfig, Ramp, RunConfig, SampleConfig, SpikeConfig, SpikePolicy,
+    ValidationConfig,
 };
 use crate::error::TrainError;
 use herd_model::nearest;
@@ -78,6 +79,7 @@ pub fn tiny() -> RunConfig {
             input: vec![],
             validation_share: 0.01,
             packing: Packing::Cut,
+            long: Long::Split,
             document_mask: true,
             mix: BTreeMap::new(),
             changes: vec![],
@@ -113,6 +115,7 @@ pub fn tiny() -> RunConfig {
         },
         average: None,
         context: None,
+        chat: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A run under way: its model, its data, its folder, and the parts of a step that all stages share.
 
-use crate::config::{Packing, Precision, RunConfig, SpikePolicy};
+use crate::config::{Long, Packing, Precision, RunConfig, SpikePolicy};
 use crate::error::TrainError;
 use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
@@ -8,12 +8,12 @@ use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::spikes::{Spike, Watch};
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Micro, Sums, accumulate};
-use crate::words::Words;
+use crate::words::{Chat, Words};
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::disk::RealDisk;
 use herd_data::{
-    Batch, Check, Corpus, Hash, Loader, LoaderConfig, LongDocuments, MixSource, Mixture, Phase,
-    Policy, Ramp, Validation,
+    Batch, Check, Corpus, Documents, Ends, Hash, Ledger, Loader, LoaderConfig, MixSource, Mixture,
+    Phase, Policy, Ramp, Validation,
 };
 use herd_model::llama::{Llama, Training};
 use herd_model::{Checkpoint, Config, RopeScaling};
@@ -113,6 +113,10 @@ impl<'a> Trainer<'a> {
         keep_config(&config, out)?;
         let corpus = Arc::new(Corpus::open(shards, Check::Contents)?);
         corpus.expect_tokenizer(Hash::of_tokenizer(&words.tokenizer))?;
+        corpus.expect_lessons(words.chat.as_ref().map(Chat::lessons).as_ref())?;
+        if config.data.packing == Packing::Whole && config.data.long == Long::Refuse {
+            refuse_long(&corpus, words.ends, config.batch.seq_len)?;
+        }
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
@@ -175,14 +179,24 @@ impl<'a> Trainer<'a> {
         self.progress.step
     }
 
+    /// What packing did with the documents so far.
+    pub fn ledger(&self) -> &Ledger {
+        self.progress.cursor.ledger()
+    }
+
     /// Whether steps are left to do and nobody asked to stop.
     pub fn goes_on(&self) -> bool {
         self.progress.step < self.config.optim.steps && !self.stop.load(Ordering::Relaxed)
     }
 
     /// The batch of the next step; `None` when every source was read as often as it may.
+    ///
+    /// Errors: a shard cannot be read, or no token of the batch counts.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, TrainError> {
         let batch = self.loader.next_batch()?;
+        if batch.as_ref().is_some_and(|batch| batch.weight_t.iter().all(|w| *w == 0.0)) {
+            return Err(TrainError::NothingLearnt { step: self.progress.step + 1 });
+        }
         (self.watch)(Event::Batch);
         Ok(batch)
     }
@@ -190,7 +204,7 @@ impl<'a> Trainer<'a> {
     /// Sums the gradient of a batch into the model's parameters.
     pub fn gradient(&mut self, batch: &Batch) -> Gradient {
         let weights: f64 = batch.weight_t.iter().map(|w| f64::from(*w)).sum();
-        let scale = (1.0 / weights.max(1.0)) as f32;
+        let scale = (1.0 / weights) as f32;
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
         let packed = Packed::of(batch, self.config.data.document_mask);
         let mut sums = Sums::default();
@@ -593,6 +607,30 @@ fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// Errors: a document, to train on or held out, is longer than a row.
+fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize) -> Result<(), TrainError> {
+    // A row of n places is made of n + 1 tokens.
+    let places = seq_len + 1;
+    let len = |side: &Documents, document: u64| side.tokens(document) + ends.count() as usize;
+    let (mut first, mut long) = (None, 0);
+    for (number, source) in corpus.sources().iter().enumerate() {
+        for side in [&source.train, &source.validation] {
+            for document in 0..side.counts().documents {
+                let tokens = len(side, document);
+                if tokens > places {
+                    long += 1;
+                    first.get_or_insert((number, side, document, tokens));
+                }
+            }
+        }
+    }
+    let Some((number, side, document, tokens)) = first else { return Ok(()) };
+    let (row, _) = side.row(document)?;
+    let name = &corpus.sources()[number].name;
+    let path = corpus.file_of(number, &row).unwrap_or(name).into();
+    Err(TrainError::Long { path, row: row.row, tokens, places, others: long - 1 })
+}
+
 fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderConfig {
     let mixture = |mix: &std::collections::BTreeMap<String, f64>| match mix.is_empty() {
         true => {
@@ -624,7 +662,7 @@ fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderCo
         ramps: ramps(config),
         policy: match config.data.packing {
             Packing::Cut => Policy::Cut,
-            Packing::Whole => Policy::Whole(LongDocuments::Split),
+            Packing::Whole => Policy::Whole(config.data.long.documents()),
         },
         ends: words.ends,
     }

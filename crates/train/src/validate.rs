@@ -69,7 +69,7 @@ pub fn held_out(
     let held = Validation::new(Arc::clone(corpus), ends, batch.seq_len, rows, tokens_max)?;
     Ok(match config.data.packing {
         Packing::Cut => held,
-        Packing::Whole => held.whole(),
+        Packing::Whole => held.whole(config.data.long.documents()),
     })
 }
 

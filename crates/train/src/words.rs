@@ -1,9 +1,34 @@
 //! The tokenizer of a run, and the files that go into its checkpoints.
 
 use herd_codec::Tokenizer;
+use herd_codec::chat::{ChatFormat, Date, RenderOptions};
 use herd_data::Ends;
+use herd_data::dialogue::{Lessons, Shape};
 use herd_model::GenerationDefaults;
 use std::sync::Arc;
+
+/// How dialogues are rendered.
+#[derive(Clone)]
+pub struct Chat {
+    /// The format.
+    pub format: ChatFormat,
+    /// The day, if formats are to name one.
+    pub today: Option<Date>,
+    /// The shape of the rows; told by their keys where nothing is said.
+    pub shape: Option<Shape>,
+}
+
+impl Chat {
+    /// How rows become lessons in it.
+    pub fn lessons(&self) -> Lessons {
+        Lessons { shape: self.shape, format: self.format.clone(), options: self.options() }
+    }
+
+    /// The same as options of a rendering.
+    pub fn options(&self) -> RenderOptions {
+        RenderOptions { today: self.today, ..RenderOptions::CLOSED }
+    }
+}
 
 /// The tokenizer of a run.
 #[derive(Clone)]
@@ -16,4 +41,6 @@ pub struct Words {
     pub generation: GenerationDefaults,
     /// What begins and ends a document.
     pub ends: Ends,
+    /// How dialogues are rendered, where it learns from them; they bring ends of their own.
+    pub chat: Option<Chat>,
 }

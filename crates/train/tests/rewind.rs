@@ -64,7 +64,7 @@ impl Place {
         tokenize(&tokenizer, &sources, &options, &shards, &RealDisk, &mut |_| {}).unwrap();
         let ends = Ends { bos: tokenizer.specials().bos.map(|id| id.0), eos: None };
         let (tokenizer, generation) = (Arc::new(tokenizer), GenerationDefaults::default());
-        Place { folder, words: Words { tokenizer, files: vec![], generation, ends } }
+        Place { folder, words: Words { tokenizer, files: vec![], generation, ends, chat: None } }
     }
 
     fn path(&self, out: &str) -> PathBuf {

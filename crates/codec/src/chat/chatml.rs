@@ -8,6 +8,11 @@ use super::{ChatError, Dialogue, Ending, Origin, RenderOptions, Role, Span, Span
 pub const SMOLLM2_SYSTEM: &str =
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
 
+/// [`render`] without a system text of its own, in the language of Jinja.
+pub(super) const TEMPLATE: &str = "{% for message in messages %}\
+    {{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}\
+    {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
 pub(super) fn render(
     dialogue: &Dialogue,
     options: &RenderOptions,

@@ -55,6 +55,14 @@ fn body(
     Ok(())
 }
 
+/// [`render_april`] in the language of Jinja.
+pub(super) const TEMPLATE: &str = "{{ '<|begin_of_text|>' }}{% for message in messages %}\
+    {% if message['role'] not in ['system', 'user', 'assistant'] %}\
+    {{ raise_exception('no such role: ' + message['role']) }}{% endif %}\
+    {{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}\
+    {{ message['content'] | trim }}{{ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}\
+    {{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
+
 /// Llama 3 of April 2024: contents stripped, three roles, no tools.
 pub(super) fn render_april(
     dialogue: &Dialogue,

@@ -241,6 +241,18 @@ impl ChatFormat {
         Ok(template.native().unwrap_or_else(|| ChatFormat::Template(Box::new(template))))
     }
 
+    /// A template that says the same to other programs, where there is one: for files of a model.
+    pub fn template(&self) -> Option<&str> {
+        match self {
+            ChatFormat::Llama3 => Some(llama3::TEMPLATE),
+            ChatFormat::ChatMl { system: None } => Some(chatml::TEMPLATE),
+            ChatFormat::Template(template) => Some(template.source()),
+            ChatFormat::Llama2 | ChatFormat::CodeLlama70b | ChatFormat::Llama31 { .. } => None,
+            ChatFormat::HuggingFace31 | ChatFormat::HuggingFace32 => None,
+            ChatFormat::ChatMl { system: Some(_) } => None,
+        }
+    }
+
     /// Control tokens at which an answer is over.
     pub fn stops(&self) -> Vec<&str> {
         match self {

@@ -197,8 +197,10 @@ fn weight(item: &Object) -> Result<Option<f32>, Fault> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Bool(learn)) => Ok(Some(if *learn { 1.0 } else { 0.0 })),
         Some(Value::Number(number)) => match number.as_f64() {
-            Some(weight) if (0.0..=1e6).contains(&weight) => Ok(Some(weight as f32)),
-            _ => Err(no_dialogue(format!("a weight is {number}, not 0 to 1,000,000"))),
+            Some(weight) if weight == 0.0 || (1e-6..=1e6).contains(&weight) => {
+                Ok(Some(weight as f32))
+            }
+            _ => Err(no_dialogue(format!("a weight is {number}, not 0 or 0.000001 to 1,000,000"))),
         },
         Some(other) => Err(no_dialogue(format!("a weight is {}", kind(other)))),
     }

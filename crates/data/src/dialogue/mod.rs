@@ -21,12 +21,30 @@ mod messages;
 mod preference;
 mod shape;
 
-use herd_codec::chat::{Dialogue, Message};
+use herd_codec::chat::{ChatFormat, Dialogue, Message, RenderOptions};
 
-use crate::Fault;
+use crate::{Fault, Hash};
 
 pub use encode::{Encoder, Row};
 pub use shape::Shape;
+
+/// How rows become dialogues, and these ids.
+#[derive(Clone, Debug)]
+pub struct Lessons {
+    /// The shape of the rows; told by their keys where nothing is said.
+    pub shape: Option<Shape>,
+    /// How dialogues are rendered.
+    pub format: ChatFormat,
+    /// The day and where tools stand.
+    pub options: RenderOptions,
+}
+
+impl Lessons {
+    /// What decides the rendering.
+    pub(crate) fn hash(&self) -> Hash {
+        Hash::of(format!("{:?} {:?} {:?}", self.shape, self.format, self.options).as_bytes())
+    }
+}
 
 /// A dialogue whose answers are learnt.
 #[derive(Clone, Debug, PartialEq)]

@@ -23,6 +23,7 @@ mod pull;
 mod quantize;
 mod rm;
 mod runs;
+mod sft;
 mod show;
 mod tokenize;
 mod tokenizer;
@@ -76,6 +77,8 @@ pub enum Command {
     Anneal(anneal::Flags),
     /// Write the mean of checkpoints of one model
     Average(average::Flags),
+    /// Teach a model the answers of dialogues
+    Sft(sft::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -114,6 +117,7 @@ impl Command {
             Command::ExtendContext(flags) => extend_context::run(flags, console),
             Command::Anneal(flags) => anneal::run(flags, console),
             Command::Average(flags) => average::run(flags, console),
+            Command::Sft(flags) => sft::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use herd_engine::plan::Plan;
 use herd_tensor::Device;
-use herd_train::RunConfig;
 use herd_train::plan::{plan, savings};
 use herd_train::schedule::tokens_in_all;
+use herd_train::{RunConfig, TrainError};
 use serde_json::json;
 
 use crate::commands::bench_train;
@@ -79,9 +79,21 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     Ok(if fits { Verdict::Done } else { Verdict::No })
 }
 
+/// The settings of a run; one over dialogues is known by its `[chat]`.
+fn settings(file: &Path, set: &[(String, String)]) -> Result<RunConfig, TrainError> {
+    let error = match RunConfig::read(file, set) {
+        Err(TrainError::InFile { source, .. }) => source,
+        read => return read,
+    };
+    match *error {
+        TrainError::Key { key, .. } if key == "chat" => herd_train::sft::read(file, set),
+        other => Err(TrainError::InFile { path: file.into(), source: Box::new(other) }),
+    }
+}
+
 /// The plan of a run: memory by part, disk, and time as a short trial foretells it.
 fn training(config: &Path, set: &[(String, String)], console: &Console) -> Result<Verdict, Error> {
-    let config = RunConfig::read(config, set)?;
+    let config = settings(config, set)?;
     let words = training::words(&config.tokenizer)?;
     let shape = herd_train::network(&config, &words)?;
     let device = Device::cpu(flags::class(None)?, flags::threads(None)?);

@@ -31,11 +31,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     }
     let stage = |run: &mut Trainer<'_>| match flags.export {
         None => herd_train::pretrain(run),
-        Some(steps) => {
-            let path = herd_train::export(run, steps)?;
-            console.note(format!("wrote {}", path.display()));
-            Ok(())
-        }
+        Some(steps) => training::export(run, steps, console),
     };
     training::run(&flags.run, config, "pretrain", stage, console)?;
     Ok(Verdict::Done)

@@ -2,28 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, stdout};
+use std::path::PathBuf;
 
 use herd_codec::Tokenizer;
-use herd_codec::chat::{Date, RenderOptions, Role, SpanKind};
+use herd_codec::chat::{RenderOptions, Role, SpanKind};
 use herd_data::dialogue::{Encoder, Row, Shape, lesson};
 use herd_data::read::{Sources, objects};
 use herd_data::{DataError, Fault};
 use herd_model::checkpoint::Checkpoint;
+use herd_train::config::ChatConfig;
+use herd_train::sft;
 use serde_json::{Value, json};
 
 use crate::about::About;
 use crate::console::{Console, Verdict, count, visible};
 use crate::error::Error;
+use crate::flags;
 use crate::store::Store;
 
 /// Flags of `herd preview`.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
+    /// The settings of a run over dialogues, in place of the flags below
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "input", "shape", "chat_template", "date"])]
+    config: Option<PathBuf>,
     /// The model whose vocabulary and chat format count
-    #[arg(short, long)]
-    model: String,
+    #[arg(short, long, required_unless_present = "config")]
+    model: Option<String>,
     /// Files or folders of dialogues: .jsonl, .json (also .gz, .zst), .parquet
-    #[arg(short, long, required = true, num_args = 1.., value_name = "PATH")]
+    #[arg(short, long, required_unless_present = "config", num_args = 1.., value_name = "PATH")]
     input: Vec<String>,
     /// How many rows to print; all are counted
     #[arg(long, default_value_t = 3, value_name = "N")]
@@ -55,15 +62,15 @@ struct Totals {
 
 /// Prints the first rows token by token, and counts all.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
-    let checkpoint = Checkpoint::open(&Store::open()?.resolve(&flags.model)?)?;
-    let about = About::read(&checkpoint)?;
-    let format = about.chat_format(flags.chat_template.as_deref())?;
-    let today = flags.date.as_deref().map(day).transpose()?;
+    let asked = flags.asked()?;
+    let about = &asked.about;
+    let format = about.chat_format(asked.chat.template.as_deref())?;
+    let today = asked.chat.date.as_deref().map(flags::day).transpose()?;
     let options = RenderOptions { today, ..RenderOptions::CLOSED };
     let encoder = Encoder { format: &format, tokenizer: &about.tokenizer, options };
-    let shape = flags.shape.as_deref().map(shape).transpose()?;
+    let (shape, skip_bad) = (asked.chat.shape, asked.chat.skip_bad);
     let (mut totals, mut shown) = (Totals::default(), Vec::new());
-    for file in Sources::find(&flags.input)?.sources.iter().flat_map(|source| &source.files) {
+    for file in Sources::find(&asked.input)?.sources.iter().flat_map(|source| &source.files) {
         for record in objects(file)? {
             let found = record.and_then(|(row, value)| {
                 let path = file.path.clone();
@@ -78,7 +85,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
                         show(&place, &rows, &about.tokenizer, console, &mut shown)?;
                     }
                 }
-                Err(DataError::Record { fault, .. }) if flags.skip_bad => totals.drop(&fault),
+                Err(DataError::Record { fault, .. }) if skip_bad => totals.drop(&fault),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -87,18 +94,40 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     Ok(Verdict::Done)
 }
 
+/// What is to be shown, by flags or by a config.
+struct Asked {
+    about: About,
+    input: Vec<String>,
+    chat: ChatConfig,
+}
+
+impl Flags {
+    fn asked(&self) -> Result<Asked, Error> {
+        if let Some(file) = &self.config {
+            let config = sft::read(file, &[])?;
+            let input = config.data.input.iter().map(|path| path.display().to_string()).collect();
+            let about = About::of_run(&config)?;
+            let mut chat = config.chat.unwrap_or_default();
+            chat.skip_bad |= self.skip_bad;
+            return Ok(Asked { about, input, chat });
+        }
+        let model = self.model.as_deref().expect("clap demands it");
+        let chat = ChatConfig {
+            template: self.chat_template.clone(),
+            shape: self.shape.as_deref().map(shape).transpose()?,
+            date: self.date.clone(),
+            skip_bad: self.skip_bad,
+        };
+        let about = About::read(&Checkpoint::open(&Store::open()?.resolve(model)?)?)?;
+        Ok(Asked { about, input: self.input.clone(), chat })
+    }
+}
+
 fn shape(name: &str) -> Result<Shape, Error> {
     serde_json::from_value(Value::String(name.to_owned())).map_err(|_| {
         let expected =
             "messages, sharegpt, alpaca, prompt_completion, preference or hh_rlhf".to_owned();
         Error::Value { what: "--shape", got: name.to_owned(), expected }
-    })
-}
-
-fn day(text: &str) -> Result<Date, Error> {
-    Date::parse(text).ok_or_else(|| {
-        let expected = "a day such as 2024-07-26".to_owned();
-        Error::Value { what: "--date", got: text.to_owned(), expected }
     })
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The program, in a folder.
 pub fn herd(folder: &Path) -> Command {
@@ -41,7 +42,37 @@ pub fn begin_in(folder: &Path) {
     let train = "tokenizer train -i docs.jsonl --vocab-size 400 --specials 16 -o words";
     done(herd(folder).args(train.split(' ')));
     fs::write(folder.join("run.toml"), SETTINGS).unwrap();
+    fs::write(folder.join("chats.jsonl"), dialogues(&text)).unwrap();
 }
+
+/// A dialogue a section: what it is about, and its first words; some go on with the next words.
+fn dialogues(text: &str) -> String {
+    let say = |role: &str, text: String| serde_json::json!({"role": role, "content": text});
+    let line = |(i, part): (usize, &str)| {
+        let (head, body) = part.split_once('\n')?;
+        let words: Vec<&str> = body.split_whitespace().take(20).collect();
+        let (first, rest) = words.split_at_checked(8)?;
+        let mut messages = vec![say("user", head.to_owned()), say("assistant", first.join(" "))];
+        if i % 3 == 0 && !rest.is_empty() {
+            messages.push(say("user", "And then?".to_owned()));
+            messages.push(say("assistant", rest.join(" ")));
+        }
+        Some(serde_json::json!({ "messages": messages }).to_string())
+    };
+    text.split("\n## ").enumerate().filter_map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Settings of a run over dialogues, of which some are too long for a row, from `init`.
+pub fn chat_settings(init: &str) -> String {
+    let input = "input = [\"chats.jsonl\"]\nlong = \"shorten\"";
+    let text = SETTINGS.replace("input = [\"docs.jsonl\"]", input);
+    let text = text.replace("seq_len = 64", "seq_len = 128");
+    let text = text.replace("warmup_steps = 3", "warmup_steps = 3\nlr = 1e-3");
+    text.replace("[model]\n", &format!("[chat]\ntemplate = \"llama3\"\n[model]\ninit = {init:?}\n"))
+}
+
+/// An adapter in place of all weights.
+pub const LORA: &str = "\n[model.lora]\nrank = 4\nalpha = 8\ntargets = [\"q\", \"down\"]\n";
 
 /// Settings of a run of twelve steps.
 pub const SETTINGS: &str = r#"
@@ -135,5 +166,33 @@ pub fn expect_same(a: &Path, b: &Path) {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     for (path, bytes) in &a {
         assert!(*bytes == b[path], "{} differs", path.display());
+    }
+}
+
+/// Kills a run at random moments, at least `enough` times, and takes it up until it is done.
+pub fn expect_unbreakable(folder: &Path, enough: usize, command: impl Fn(&str) -> Command) {
+    let begun = Instant::now();
+    done(&mut command("whole"));
+    let whole = begun.elapsed();
+    let mut random = 12_345u64;
+    let mut kills = 0;
+    for round in 0.. {
+        let out = format!("killed-{round}");
+        loop {
+            let mut child = command(&out).stderr(Stdio::null()).spawn().unwrap();
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let wait = whole.as_secs_f64() * ((random >> 33) as f64 / (1u64 << 31) as f64);
+            std::thread::sleep(Duration::from_secs_f64(wait));
+            child.kill().unwrap();
+            if child.wait().unwrap().success() {
+                break;
+            }
+            kills += 1;
+        }
+        expect_same(&folder.join("whole"), &folder.join(&out));
+        fs::remove_dir_all(folder.join(&out)).unwrap();
+        if kills >= enough {
+            break;
+        }
     }
 }

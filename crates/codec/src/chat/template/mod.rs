@@ -62,6 +62,11 @@ impl Template {
         probe::native(self)
     }
 
+    /// Its text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The token that ends an answer.
     pub fn eos(&self) -> Option<&str> {
         self.eos.as_deref()

@@ -92,3 +92,19 @@ static PROBES: LazyLock<Vec<Dialogue>> = LazyLock::new(|| {
     let read = |json: &String| serde_json::from_str(json).expect("the probes are well formed");
     probes.iter().map(read).collect()
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_that_formats_are_written_as_are_known_again() {
+        let controls = "<|begin_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> <|im_start|> <|im_end|>";
+        let controls: Vec<&str> = controls.split(' ').collect();
+        for format in [ChatFormat::Llama3, ChatFormat::ChatMl { system: None }] {
+            let source = format.template().expect("it has one");
+            let read = ChatFormat::of_template(source, &controls, None, None).expect("it compiles");
+            assert_eq!(format!("{read:?}"), format!("{format:?}"));
+        }
+    }
+}
