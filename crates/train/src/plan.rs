@@ -88,12 +88,7 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         moments: 8 * params,
         activations: most(&|seq_len| activations(run, shape, seq_len)),
         scratch: most(&|seq_len| scratch(run, shape, seq_len, threads)),
-        rest: PROGRAM
-            + HEAP
-            + TOKEN * shape.vocab as u64
-            + batch(&sizes)
-            + texts(run)
-            + saving(shape, stored),
+        rest: PROGRAM + HEAP + TOKEN * shape.vocab as u64 + batch(&sizes) + texts(run),
         checkpoint,
         disk: checkpoint * (kept + forever),
     }
@@ -160,13 +155,13 @@ pub fn savings(run: &RunConfig, shape: &Config, threads: usize) -> Vec<(String, 
     savings
 }
 
-/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 12.5
-/// to 14.0 MB over the runs of `scripts/check-plan.py`, as are the next two.
-const PROGRAM: u64 = 13_000_000;
+/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 11.2
+/// to 11.8 MB over the runs of `scripts/check-plan.py`, as are the next two.
+const PROGRAM: u64 = 11_550_000;
 
-/// What is left when all else is taken from what a run holds: 2 to 6 MB, free in the allocator or
+/// What is left when all else is taken from what a run holds: 2.6 to 6 MB, free in the allocator or
 /// read from files.
-const HEAP: u64 = 3_400_000;
+const HEAP: u64 = 3_700_000;
 
 /// Freed after the run's own input was tokenized and kept by the allocator: 3 to 9 MB, by chance of
 /// the threads.
@@ -175,13 +170,6 @@ const TEXTS: u64 = 6_300_000;
 /// That, if it has any.
 fn texts(run: &RunConfig) -> u64 {
     if run.data.input.is_empty() { 0 } else { TEXTS }
-}
-
-/// The largest part as a checkpoint is written: its masters and their bytes.
-fn saving(shape: &Config, stored: u64) -> u64 {
-    let parts =
-        all_parts(shape).into_iter().map(|part| part.shape(shape).iter().product::<usize>());
-    parts.max().unwrap_or_default() as u64 * (4 + stored)
 }
 
 /// Bytes a token of the vocabulary takes in the tokenizer.
