@@ -15,8 +15,8 @@ use crate::cpu::Parts;
 use crate::lanes::Plain;
 use crate::{Class, Cpu, Format};
 use half::bf16;
+pub use joint::{Back, matmul_back, scratch_bytes};
 use lay::{Compiled, Matrix, Place, steps, terms};
-pub use joint::{Back, matmul_back};
 use product::{Laid, Sum};
 use std::ops::Range;
 

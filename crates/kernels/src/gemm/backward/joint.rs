@@ -1,17 +1,19 @@
 //! The gradients of products that share their input, from one reading of each dy.
 //!
 //! dx = sum over products of dy W, the last product first, as a tape goes back; dW += dy^T x for
-//! each. Tokens pass in strips: a few rows of dy are laid for both while they are in the first
-//! cache, x is laid once for all, and what is laid is multiplied before it leaves the caches. Every
-//! number has the chain of additions that [`matmul_dx`] and [`matmul_dw`] give it.
+//! each. Tokens pass block by block: a few rows of dy are laid for both while they are in the
+//! nearest caches, x is laid once for all, and what is laid is multiplied before it leaves the second.
+//! Every number has the chain of additions that [`matmul_dx`] and [`matmul_dw`] give it.
 
 use super::super::Packed;
 use super::super::activations::Kind;
 use super::super::layout::GROUP;
 use super::lay::{Compiled, Matrix, Place, ROWS_AHEAD, steps};
 use super::product::{Job, Laid, Sum, multiply_all};
-use super::{Precision, Rows, TERMS, Write, kind, lay_blocks, lay_transposed, matmul_dw, matmul_dx};
-use super::{LINE_WORDS, tile_rows};
+use super::{BLOCK_TOKENS, LINE_WORDS, tile_rows};
+use super::{
+    Precision, Rows, TERMS, Write, kind, lay_blocks, lay_transposed, matmul_dw, matmul_dx,
+};
 use crate::cpu::{Cpu, Parts};
 use crate::lanes::Plain;
 use crate::{Class, Format};
@@ -45,7 +47,9 @@ pub fn matmul_back(
     let pairs = kind(cpu, Precision::Bf16) == Kind::Pairs;
     let joint = |p: &Back<'_>| p.w.format() == Format::BF16 && p.dw.is_some() && p.w.rows() > 0;
     match dx {
-        Some((dx, write)) if pairs && !dx.is_empty() && !products.is_empty() && products.iter().all(joint) => {
+        Some((dx, write))
+            if pairs && !dx.is_empty() && !products.is_empty() && products.iter().all(joint) =>
+        {
             together(cpu, dx, write, x, products, blocks);
         }
         dx => apart(cpu, dx, x, products, blocks),
@@ -73,21 +77,58 @@ fn apart(
     }
 }
 
-/// Most tokens of a strip, and bytes of all that is laid for it unless a block takes more.
-const STRIP_TOKENS: usize = 1024;
-/// As above.
-const STRIP_BYTES: usize = 8 << 20;
 /// Rows of dy that a task lays.
 const TASK_ROWS: usize = 4 * ROWS_AHEAD;
 
-/// Words of the scratch for a strip of some blocks: W of every product, dy along and across, x.
+/// Where the factors of some products lie in the scratch, in words: each part on lines of its own.
 struct Room {
-    w: Vec<usize>,
-    along: Vec<usize>,
-    across: Vec<usize>,
-    x: usize,
+    /// W, dy along and dy across, of each product.
+    parts: Vec<[Range<usize>; 3]>,
+    x: Range<usize>,
 }
 
+impl Room {
+    /// For products with these outputs over blocks of at most `tokens` tokens.
+    fn new(outputs: &[usize], inputs: usize, tokens: usize, high: usize) -> Room {
+        let (panels, steps, mut end) = (inputs.div_ceil(GROUP), steps(Kind::Pairs, tokens), 0);
+        let mut cut = |words: usize| {
+            let start = end;
+            end += words.next_multiple_of(LINE_WORDS);
+            start..start + words
+        };
+        let mut part = |&o: &usize| {
+            let along = width(o, high);
+            let across = high * steps * o.div_ceil(high);
+            let tiles = tokens.div_ceil(high);
+            [cut(panels * GROUP * along.steps), cut(along.words() * tiles), cut(across)]
+        };
+        Room { parts: outputs.iter().map(&mut part).collect(), x: cut(panels * GROUP * steps) }
+    }
+}
+
+/// A tile of rows of dy with `outputs` columns.
+fn width(outputs: usize, high: usize) -> Place {
+    let steps = steps(Kind::Pairs, outputs.next_multiple_of(TERMS));
+    Place { kind: Kind::Pairs, rows: high, steps }
+}
+
+/// Bytes of working memory that products of bf16 with these outputs take over blocks of `tokens`
+/// tokens; `None` where this class computes them one after the other.
+pub fn scratch_bytes(
+    class: Class,
+    outputs: &[usize],
+    inputs: usize,
+    tokens: usize,
+) -> Option<usize> {
+    let high = *super::tiles(class, Kind::Pairs, super::TILE_ROWS).last()?;
+    (class != Class::Amx).then(|| {
+        let room = Room::new(outputs, inputs, tokens.min(BLOCK_TOKENS), high);
+        4 * (room.x.end.next_multiple_of(LINE_WORDS) + LINE_WORDS)
+    })
+}
+
+/// Block by block: of 256, 512 and 1,024 tokens at once, 256 took the least time on Zen 5 (2 to
+/// 11 % less than 1,024 for two products of 288 x 768), with dy both ways in half a megabyte.
 fn together(
     cpu: &Cpu,
     dx: &mut [f32],
@@ -97,139 +138,130 @@ fn together(
     blocks: &[Range<usize>],
 ) {
     let inputs = check(dx, x, products, blocks);
-    let kind = Kind::Pairs;
-    let place = |rows, steps| Place { kind, rows, steps };
-    let high = tile_rows(cpu, kind);
+    let high = tile_rows(cpu, Kind::Pairs);
     let outputs: Vec<usize> = products.iter().map(|p| p.w.rows()).collect();
-    let widths: Vec<Place> =
-        outputs.iter().map(|o| place(high, steps(kind, o.next_multiple_of(TERMS)))).collect();
-    let panels = inputs.div_ceil(GROUP);
-    let strip = strip_tokens(outputs.iter().sum(), inputs);
-
+    let tokens = blocks.iter().map(Range::len).max().unwrap_or(0);
+    let room = Room::new(&outputs, inputs, tokens, high);
     let mut scratch = cpu.scratch();
-    let room = |tokens: usize, steps: usize| Room {
-        w: widths.iter().map(|p| panels * GROUP * p.steps).collect(),
-        along: widths.iter().map(|p| p.words() * tokens.div_ceil(high)).collect(),
-        across: outputs.iter().map(|o| high * steps * o.div_ceil(high)).collect(),
-        x: panels * GROUP * steps,
-    };
-    let cuts = strips(blocks, strip);
-    let most_tokens = cuts.iter().map(|c| tokens(c)).max().unwrap_or(0);
-    let most_steps = cuts.iter().map(|c| all_steps(c)).max().unwrap_or(0);
-    let most = room(most_tokens, most_steps);
-    let lines = |words: &usize| words.next_multiple_of(LINE_WORDS);
-    let need = most.w.iter().chain(&most.along).chain(&most.across).chain([&most.x]);
-    let need = need.map(lines).sum::<usize>() + LINE_WORDS;
-    if scratch.len() < need {
-        scratch.resize(need, 0);
+    if scratch.len() < room.x.end + LINE_WORDS {
+        scratch.resize(room.x.end.next_multiple_of(LINE_WORDS) + LINE_WORDS, 0);
     }
     let line = scratch.as_ptr().align_offset(64);
-    let mut rest = &mut scratch[line..];
-    let mut cut = |words: &usize| {
-        let (now, later) = std::mem::take(&mut rest).split_at_mut(words.next_multiple_of(LINE_WORDS));
-        rest = later;
-        now
-    };
-    let w: Vec<&mut [u32]> = most.w.iter().map(|n| &mut cut(n)[..*n]).collect();
-    let mut along: Vec<&mut [u32]> = most.along.iter().map(&mut cut).collect();
-    let mut across: Vec<&mut [u32]> = most.across.iter().map(&mut cut).collect();
-    let x_laid = cut(&most.x);
-
-    let mut w = w;
-    for ((out, product), place_w) in w.iter_mut().zip(&*products).zip(&widths) {
+    let (parts, x_laid) = scratch[line..].split_at_mut(room.x.start);
+    let mut parts = Laying { factors: split(parts, &room), widths: vec![], x: x_laid };
+    for (factors, product) in parts.factors.iter_mut().zip(&*products) {
+        let along = width(product.w.rows(), high);
         let all = 0..product.w.rows().next_multiple_of(TERMS);
-        lay_transposed(cpu, out, product.w, all, place(GROUP, place_w.steps));
+        lay_transposed(cpu, factors[0], product.w, all, Place { rows: GROUP, ..along });
+        parts.widths.push(along);
     }
-    for now in cuts {
-        let (first, tokens, steps) = (now[0].start, tokens(now), all_steps(now));
-        let room = room(tokens, steps);
-        let (tall, wide) = (place(high, steps), place(GROUP, steps));
-        let x_laid = &mut x_laid[..room.x];
+    for block in blocks.iter().filter(|b| !b.is_empty()) {
+        parts.lay(cpu, block, x, products);
+        let c = &mut dx[block.start * inputs..block.end * inputs];
+        parts.multiply(cpu, block, c, write, products);
+    }
+}
+
+/// The factors of each product, one after the other in the scratch.
+fn split<'a>(mut words: &'a mut [u32], room: &Room) -> Vec<[&'a mut [u32]; 3]> {
+    let mut cut = |part: &Range<usize>| {
+        let (now, later) =
+            std::mem::take(&mut words).split_at_mut(part.len().next_multiple_of(LINE_WORDS));
+        words = later;
+        &mut now[..part.len()]
+    };
+    room.parts.iter().map(|parts| parts.each_ref().map(&mut cut)).collect()
+}
+
+/// What is laid for a block.
+struct Laying<'a> {
+    /// W, dy along and dy across, of each product; the last two are longer than some blocks need.
+    factors: Vec<[&'a mut [u32]; 3]>,
+    widths: Vec<Place>,
+    x: &'a mut [u32],
+}
+
+impl Laying<'_> {
+    /// Words of a block: dy along and across for product `i`.
+    fn words(&self, i: usize, outputs: usize, tokens: usize) -> [usize; 2] {
+        let width = self.widths[i];
+        let tiles = |n: usize| n.div_ceil(width.rows);
+        let steps = steps(Kind::Pairs, tokens);
+        [width.words() * tiles(tokens), width.rows * steps * tiles(outputs)]
+    }
+
+    /// Lays every dy both ways, and x, for a block.
+    fn lay(&mut self, cpu: &Cpu, block: &Range<usize>, x: Rows<'_>, products: &[Back<'_>]) {
+        let (tokens, inputs) = (block.len(), products[0].w.cols());
+        let place = |rows| Place { kind: Kind::Pairs, rows, steps: steps(Kind::Pairs, tokens) };
+        let wide = place(GROUP);
+        let x_laid = &mut self.x[..inputs.div_ceil(GROUP) * wide.words()];
         if let Rows::Bf16(_) = x {
-            lay_blocks(cpu, x_laid, now, wide, |out, at, col, block| {
+            lay_blocks(cpu, x_laid, std::slice::from_ref(block), wide, |out, at, col, block| {
                 let numbers = block.start * inputs + col..block.end * inputs;
                 // SAFETY: `Cpu` checked the class.
                 unsafe { by_compiled!(cpu, lay_saved(out, at, x.part(numbers), inputs, wide)) }
             });
         }
-        let mut lays: Vec<Lay<'_>> = Vec::new();
-        for (i, product) in products.iter().enumerate() {
-            lays.push(Lay {
-                x: &product.dy[first * outputs[i]..(first + tokens) * outputs[i]],
-                stride: outputs[i],
-                along: Some((Parts::new(&mut along[i][..room.along[i]]), widths[i])),
-                across: Parts::new(&mut across[i][..room.across[i]]),
-                place: tall,
-            });
-        }
+        let mut lays = Vec::with_capacity(products.len() + 1);
         if let Rows::F32(x) = x {
-            let x = &x[first * inputs..(first + tokens) * inputs];
-            let across = Parts::new(x_laid);
-            lays.push(Lay { x, stride: inputs, along: None, across, place: wide });
+            let x = &x[block.start * inputs..block.end * inputs];
+            let x = Matrix { x, stride: inputs };
+            lays.push(Lay { x, along: None, across: Parts::new(x_laid), place: wide });
+        }
+        for (i, product) in products.iter().enumerate() {
+            let stride = product.w.rows();
+            let [along, across] = self.words(i, stride, tokens);
+            let width = self.widths[i];
+            let x = Matrix { x: &product.dy[block.start * stride..block.end * stride], stride };
+            let [_, rows, columns] = &mut self.factors[i];
+            let along = Some((Parts::new(&mut rows[..along]), width));
+            let across = Parts::new(&mut columns[..across]);
+            lays.push(Lay { x, along, across, place: place(width.rows) });
         }
         let tasks = tokens.div_ceil(TASK_ROWS);
         cpu.pool.run(tasks * lays.len(), |i| {
-            let rows = i % tasks * TASK_ROWS..tokens.min((i % tasks + 1) * TASK_ROWS);
-            lays[i / tasks].run(cpu, now, rows);
+            let first = i % tasks * TASK_ROWS;
+            lays[i / tasks].run(cpu, first..tokens.min(first + TASK_ROWS));
         });
-        drop(lays);
+    }
 
-        let sum = |i: usize| match write {
-            Write::Set if i + 1 == widths.len() => Sum::Fresh,
-            Write::Set | Write::Add => Sum::Resumed,
-        };
-        let laid = (0..widths.len()).rev().map(|i| Laid {
-            a: &along[i][..room.along[i]],
-            b: &w[i],
-            place: widths[i],
+    /// Every product of a block: all that is summed in `dx`, its rows, beside dW.
+    fn multiply(
+        &self,
+        cpu: &Cpu,
+        block: &Range<usize>,
+        dx: &mut [f32],
+        write: Write,
+        products: &mut [Back<'_>],
+    ) {
+        let (tokens, inputs, n) = (block.len(), products[0].w.cols(), products.len());
+        let steps = steps(Kind::Pairs, tokens);
+        let laid = (0..n).rev().map(|i| Laid {
+            a: &self.factors[i][1][..self.words(i, products[i].w.rows(), tokens)[0]],
+            b: self.factors[i][0],
+            place: self.widths[i],
             rows: tokens,
             cols: inputs,
-            sum: sum(i),
+            sum: if write == Write::Set && i + 1 == n { Sum::Fresh } else { Sum::Resumed },
         });
-        let c = &mut dx[first * inputs..(first + tokens) * inputs];
-        let mut jobs = vec![Job { c, laid: laid.collect() }];
+        let mut jobs = vec![Job { c: dx, laid: laid.collect() }];
+        let b = &self.x[..inputs.div_ceil(GROUP) * GROUP * steps];
         for (i, product) in products.iter_mut().enumerate() {
-            let Some(c) = product.dw.as_deref_mut() else { continue };
-            let a = &across[i][..room.across[i]];
-            let sum = Sum::Blocks(now);
-            let laid = Laid { a, b: x_laid, place: tall, rows: outputs[i], cols: inputs, sum };
-            jobs.push(Job { c, laid: vec![laid] });
+            let rows = product.w.rows();
+            let a = &self.factors[i][2][..self.words(i, rows, tokens)[1]];
+            let place = Place { steps, ..self.widths[i] };
+            let sum = Sum::Blocks(std::slice::from_ref(block));
+            let c = product.dw.as_deref_mut().expect("checked by the caller");
+            jobs.push(Job { c, laid: vec![Laid { a, b, place, rows, cols: inputs, sum }] });
         }
         multiply_all(cpu, &mut jobs);
     }
 }
 
-/// Tokens of a strip.
-fn strip_tokens(outputs: usize, inputs: usize) -> usize {
-    (STRIP_BYTES / (4 * outputs + 2 * inputs)).clamp(super::BLOCK_TOKENS, STRIP_TOKENS)
-}
-
-/// The blocks in runs of at most `most` tokens, or one block.
-fn strips(mut blocks: &[Range<usize>], most: usize) -> Vec<&[Range<usize>]> {
-    let mut strips = Vec::new();
-    while let Some(first) = blocks.first() {
-        let fit = blocks.iter().take_while(|b| b.end - first.start <= most).count().max(1);
-        let (now, later) = blocks.split_at(fit);
-        if tokens(now) > 0 {
-            strips.push(now);
-        }
-        blocks = later;
-    }
-    strips
-}
-
-fn tokens(blocks: &[Range<usize>]) -> usize {
-    blocks[blocks.len() - 1].end - blocks[0].start
-}
-
-fn all_steps(blocks: &[Range<usize>]) -> usize {
-    blocks.iter().map(|b| steps(Kind::Pairs, b.len())).sum()
-}
-
-/// Rows of a strip and where they are laid.
+/// Rows of a block and where they are laid.
 struct Lay<'a> {
-    x: &'a [f32],
-    stride: usize,
+    x: Matrix<'a>,
     /// Tiles of rows: the left factor of dx.
     along: Option<(Parts<u32>, Place)>,
     /// Tiles or panels of columns: a factor of dW.
@@ -238,39 +270,28 @@ struct Lay<'a> {
 }
 
 impl Lay<'_> {
-    /// Lays `rows` of the strip (from a multiple of a tile on), and the pairs that begin there.
-    fn run(&self, cpu: &Cpu, blocks: &[Range<usize>], rows: Range<usize>) {
+    /// Lays `rows`, which begin a tile and a pair, a few at a time.
+    fn run(&self, cpu: &Cpu, rows: Range<usize>) {
+        let stride = self.x.stride;
+        let some = |rows: Range<usize>| Matrix {
+            x: &self.x.x[rows.start * stride..rows.end * stride],
+            stride,
+        };
         for from in rows.clone().step_by(ROWS_AHEAD) {
             let few = from..rows.end.min(from + ROWS_AHEAD);
             if let Some((along, place)) = self.along {
                 for row in few.clone().step_by(place.rows) {
-                    let end = few.end.min(row + place.rows);
-                    let x = &self.x[row * self.stride..end * self.stride];
-                    let x = Matrix { x, stride: self.stride };
+                    let x = some(row..few.end.min(row + place.rows));
                     // SAFETY: each tile is laid by one task; `Cpu` checked the class.
                     unsafe {
                         let out = along.part(row / place.rows * place.words(), place.words());
-                        by_compiled!(cpu, lay_along(out, x, self.stride, place));
+                        by_compiled!(cpu, lay_along(out, x, stride, place));
                     }
                 }
             }
-            self.across(cpu, blocks, few);
-        }
-    }
-
-    fn across(&self, cpu: &Cpu, blocks: &[Range<usize>], rows: Range<usize>) {
-        let (start, mut at) = (blocks[0].start, 0);
-        for block in blocks {
-            let (first, end) = (block.start - start, block.end - start);
-            let step = |row: usize| row.clamp(first, end).saturating_sub(first).div_ceil(2);
-            let (from, to) = (step(rows.start), step(rows.end));
-            if from < to {
-                let x = &self.x[(first + 2 * from) * self.stride..end.min(first + 2 * to) * self.stride];
-                let x = Matrix { x, stride: self.stride };
-                // SAFETY: each step is laid by one task; `Cpu` checked the class.
-                unsafe { by_compiled!(cpu, lay_steps(self.across, at + from, x, self.place)) }
-            }
-            at += steps(Kind::Pairs, block.len());
+            let x = some(few);
+            // SAFETY: each step is laid by one task; `Cpu` checked the class.
+            unsafe { by_compiled!(cpu, lay_steps(self.across, from / 2, x, self.place)) }
         }
     }
 }

@@ -290,12 +290,7 @@ pub(super) const ROWS_AHEAD: usize = 24;
 ///
 /// As `lay_across`; no other task writes these steps of the tiles.
 #[inline(always)]
-pub(super) unsafe fn lay_steps<L: Lanes>(
-    out: Parts<u32>,
-    at: usize,
-    x: Matrix<'_>,
-    place: Place,
-) {
+pub(super) unsafe fn lay_steps<L: Lanes>(out: Parts<u32>, at: usize, x: Matrix<'_>, place: Place) {
     let (steps, tiles) = (steps(place.kind, x.rows()), out.len() / place.words());
     assert!(place.kind != Kind::PairTiles && at + steps <= place.steps, "lay: too many steps");
     let ahead = ROWS_AHEAD * x.stride;
