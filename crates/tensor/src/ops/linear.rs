@@ -3,10 +3,12 @@
 use crate::param::{Lora, Param};
 use crate::tape::{record, record_all};
 use crate::{Tape, Tensor, Weight};
-use herd_kernels::Format;
 use herd_kernels::cpu::for_rows;
-use herd_kernels::gemm::backward::{Back, Precision, Rows, Write, matmul_back, matmul_dw};
+use herd_kernels::gemm::backward::{
+    Back, Precision, Rows, Write, matmul_back, matmul_dw, scratch_bytes,
+};
 use herd_kernels::gemm::{Product, matmul};
+use herd_kernels::{Class, Format};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -95,6 +97,18 @@ fn back(
         .collect();
     let dx = dx.map(|(dx, write)| (dx.data_mut(), write));
     matmul_back(x.device().kernels(), dx, Rows::F32(x.data()), &mut products, blocks);
+}
+
+/// Bytes of working memory for the gradients of trained products of one x over packed rows of
+/// `row_tokens` tokens, on this machine's fastest class; `None` where each product is on its own.
+pub fn linears_back_bytes(
+    format: Format,
+    outputs: &[usize],
+    inputs: usize,
+    row_tokens: usize,
+) -> Option<usize> {
+    let joint = format == Format::BF16;
+    joint.then(|| scratch_bytes(Class::best(), outputs, inputs, row_tokens)).flatten()
 }
 
 /// Where a product is recorded: if its input wants a gradient, or its weight does.
