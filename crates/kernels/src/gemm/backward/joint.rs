@@ -127,8 +127,8 @@ pub fn scratch_bytes(
     })
 }
 
-/// Block by block: of 256, 512 and 1,024 tokens at once, 256 took the least time on Zen 5 (2 to
-/// 11 % less than 1,024 for two products of 288 x 768), with dy both ways in half a megabyte.
+/// Block by block: of 256, 512 and 1,024 tokens at once, 256 took the least time on Zen 5 (at
+/// best 11 % less than 1,024, two products of 768 x 288; at worst 2 % more, 288 x 768).
 fn together(
     cpu: &Cpu,
     dx: &mut [f32],
