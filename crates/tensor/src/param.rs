@@ -3,7 +3,7 @@
 use crate::{Device, Tape, Weight};
 use herd_kernels::Format;
 use herd_kernels::gemm::Packed;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// A trained matrix [rows, cols], or a vector as one row.
@@ -171,11 +171,15 @@ impl Param {
 
     /// Adds to the sums of products.
     pub(crate) fn accumulate(&self, f: impl FnOnce(&mut [f32])) {
-        let gradient = &mut *self.gradient();
+        f(&mut self.sums());
+    }
+
+    /// The sums of products, to be added to.
+    pub(crate) fn sums(&self) -> Sums<'_> {
+        let mut gradient = self.gradient();
         gradient.multiplied = true;
-        let sums = &mut gradient.sums;
-        sums.resize(self.rows * self.cols, 0.0);
-        f(sums);
+        gradient.sums.resize(self.rows * self.cols, 0.0);
+        Sums(gradient)
     }
 
     /// Adds to the sums of rows that were looked up.
@@ -218,6 +222,23 @@ impl Deref for Read<'_> {
             Form::Matrix(packed) => packed,
             Form::Vector(_) => panic!("a vector in a product"),
         }
+    }
+}
+
+/// The sums of a parameter's gradient that nobody else changes meanwhile.
+pub(crate) struct Sums<'a>(MutexGuard<'a, Gradient>);
+
+impl Deref for Sums<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0.sums
+    }
+}
+
+impl DerefMut for Sums<'_> {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0.sums
     }
 }
 

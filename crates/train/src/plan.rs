@@ -9,6 +9,7 @@ use crate::config::{LoraConfig, Precision, RunConfig};
 use crate::schedule::{self, Size};
 use herd_model::names::{Part, all_parts};
 use herd_model::{Checkpoint, Config};
+use herd_tensor::ops::linears_back_bytes;
 use herd_tensor::{Format, Weight};
 
 /// Bytes by part.
@@ -218,16 +219,23 @@ fn scratch(run: &RunConfig, shape: &Config, seq_len: usize, threads: usize) -> u
     let tokens = micro_tokens(run, seq_len);
     let narrow = run.precision.weights == Precision::Bf16;
     let bytes = if narrow { 2 } else { 4 };
-    let products = [
-        [tokens, heads * head_dim, width],
-        [tokens, kv_heads * head_dim, width],
-        [tokens, width, heads * head_dim],
-        [tokens, ffn_width, width],
-        [tokens, width, ffn_width],
+    let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+    let products: [(&[usize], usize); 4] = [
+        (&[q, kv, kv], width),
+        (&[width], q),
+        (&[ffn_width, ffn_width], width),
+        (&[width], ffn_width),
     ];
     let head = head_bytes(run, shape, tokens, threads)
         .map_or_else(|| laid(seq_len.min(HEAD_ROWS), vocab, width, bytes), |bytes| bytes as usize);
-    let laid = products.map(|[tokens, outputs, inputs]| laid(tokens, outputs, inputs, bytes));
+    let laid = products.map(|(outputs, inputs)| {
+        // Beside a frozen weight each product is on its own.
+        let back = linears_back_bytes(format(run), outputs, inputs, seq_len);
+        match back.filter(|_| run.model.lora.is_none()) {
+            Some(back) => back.max(bytes * tokens * inputs),
+            None => laid(tokens, outputs.iter().fold(0, |a, b| a.max(*b)), inputs, bytes),
+        }
+    });
     let documents = tokens / seq_len;
     // As in the kernel: where there are few of them, each query head has sums of its own.
     let apart = match heads > kv_heads && documents * kv_heads < 4 * threads {
@@ -271,11 +279,15 @@ fn attention(len: usize, padded: usize, narrow: bool) -> usize {
 
 /// What the fused head takes of the scratch; `None` if its logits are a tensor.
 fn head_bytes(run: &RunConfig, shape: &Config, tokens: usize, threads: usize) -> Option<u64> {
-    let format = match run.precision.weights {
+    herd_tensor::ops::fused_head_bytes(format(run), [tokens, shape.vocab, shape.width], threads)
+}
+
+/// How products see the weights.
+fn format(run: &RunConfig) -> Format {
+    match run.precision.weights {
         Precision::Bf16 => Format::BF16,
         Precision::F32 => Format::F32,
-    };
-    herd_tensor::ops::fused_head_bytes(format, [tokens, shape.vocab, shape.width], threads)
+    }
 }
 
 /// A buffer that is lent.
