@@ -22,8 +22,9 @@ pub fn linear(x: &Tensor, w: &Weight) -> Tensor {
 
 /// Products of one `x` with several weights, at once: x is prepared once, threads wake once.
 ///
-/// Panics in backward if one trained weight is given twice.
+/// Panics if one trained weight is given twice.
 pub fn linears<const N: usize>(x: &Tensor, weights: [&Weight; N]) -> [Tensor; N] {
+    assert!(!twice(&weights), "linears: one trained weight twice");
     let device = x.device();
     let forms = weights.map(Weight::packed);
     let mut outs = forms.each_ref().map(|w| Tensor::uninitialised(device, x.rows(), w.rows()));
@@ -38,6 +39,15 @@ pub fn linears<const N: usize>(x: &Tensor, weights: [&Weight; N]) -> [Tensor; N]
     }
     let mut weights = weights.iter();
     outs.map(|y| finish(x, y, weights.next().expect("one weight an output")))
+}
+
+/// Whether two of them are one parameter, whose sums can be lent only once.
+fn twice(weights: &[&Weight]) -> bool {
+    let same = |a: &Weight, b: &Weight| match (a, b) {
+        (Weight::Trained(a), Weight::Trained(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    };
+    weights.iter().enumerate().any(|(i, a)| weights[..i].iter().any(|b| same(a, b)))
 }
 
 /// Adds what LoRA adds, and leaves the node.
