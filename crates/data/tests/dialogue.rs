@@ -211,7 +211,7 @@ fn batches_of_dialogues_hold_each_row_once_with_its_weights_and_a_run_goes_on_wh
     }
     assert!(many, "the test needs dialogues that give several rows");
 
-    let lessons = Some(Lessons { shape: None, format: format.clone(), options });
+    let lessons = Some(Lessons { shape: None, format: format.clone(), options, compare: None });
     let options = TokenizeOptions { lessons, shard_tokens: 900, ..TokenizeOptions::new(2) };
     let sources = Sources::find(&[input.to_str().unwrap().to_owned()]).unwrap();
     let run = || tokenize(&tokenizer, &sources, &options, &shards, &RealDisk, &mut |_| {}).unwrap();
@@ -274,7 +274,7 @@ fn long_dialogues_are_shortened_or_left_out_and_no_row_is_without_a_lesson() {
     std::fs::write(&input, lines).unwrap();
     let tokenizer = tokenizer();
     let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);
-    let lessons = Some(Lessons { shape: None, format, options });
+    let lessons = Some(Lessons { shape: None, format, options, compare: None });
     let options = TokenizeOptions { lessons: lessons.clone(), ..TokenizeOptions::new(1) };
     let sources = Sources::find(&[input.to_str().unwrap().to_owned()]).unwrap();
     tokenize(&tokenizer, &sources, &options, &shards, &RealDisk, &mut |_| {}).unwrap();

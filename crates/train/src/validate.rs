@@ -3,7 +3,7 @@
 use crate::config::{Packing, RunConfig};
 use crate::error::TrainError;
 use crate::metrics::{Line, Measured};
-use crate::trainer::{Packed, Trainer};
+use crate::trainer::Trainer;
 use herd_data::validation::bits_per_byte;
 use herd_data::{Corpus, Ends, Validation};
 use herd_model::llama::Llama;
@@ -11,7 +11,7 @@ use herd_tensor::ops::{Documents, Targets};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::step::Micro;
+use crate::step::{Micro, Packed};
 
 /// The sums over some text.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
