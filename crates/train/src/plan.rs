@@ -81,9 +81,11 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
     let most = |f: &dyn Fn(usize) -> u64| {
         sizes.iter().map(|size| f(size.seq_len)).max().unwrap_or_default()
     };
+    // A reference beside the policy is as large, but has no gradient.
+    let models = if run.dpo.as_ref().is_some_and(|dpo| dpo.live) { 2 } else { 1 };
     Plan {
-        masters: 4 * params,
-        weights,
+        masters: models * 4 * params,
+        weights: models * weights,
         gradients: 4 * (params + looked_up),
         moments: 8 * params,
         activations: most(&|seq_len| activations(run, shape, seq_len)),
@@ -211,7 +213,8 @@ fn micro_tokens(run: &RunConfig, seq_len: usize) -> usize {
 pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
     let tokens = micro_tokens(run, seq_len);
     let fused = head_bytes(run, shape, tokens, 1).is_some();
-    let mut play = Play { buffers: Vec::new(), shape, tokens, fused };
+    let again = run.dpo.is_some();
+    let mut play = Play { buffers: Vec::new(), shape, tokens, fused, again };
     let mut bytes = 0;
     loop {
         play.step(run.precision.recompute, seq_len);
@@ -300,6 +303,8 @@ struct Play<'a> {
     tokens: usize,
     /// The head needs no tensor of logits.
     fused: bool,
+    /// The head runs once before its gradient is known, over all rows.
+    again: bool,
 }
 
 /// What a block keeps for its gradient.
@@ -377,6 +382,11 @@ impl Play<'_> {
             };
         }
         let normed = self.take(d);
+        let beside = if self.again && !self.fused { self.tokens } else { 0 };
+        for rows in (0..beside).step_by(HEAD_ROWS).map(|a| HEAD_ROWS.min(beside - a)) {
+            let logits = self.take_len(rows * self.shape.vocab);
+            self.give([logits]);
+        }
         let mut dy = self.take(d);
         let logits = if self.fused { 0 } else { seq_len };
         for rows in (0..logits).step_by(256).map(|a| 256.min(seq_len - a)) {

@@ -48,13 +48,22 @@ impl Measurement {
     pub fn line(&self, step: u64) -> Line {
         let by_source = self.by_source.iter().map(|(name, part)| (name.clone(), part.measured()));
         let Measured { loss, bpb } = self.all();
-        Line::Validation { step, loss, bpb, by_source: by_source.collect() }
+        let (by_source, preferences) = (by_source.collect(), None);
+        Line::Validation { step, loss, bpb, by_source, preferences }
     }
 }
 
 /// Measures the held-out text of every source with a run's weights; `None` if none is held out.
 pub fn measure(run: &Trainer<'_>) -> Result<Option<Measurement>, TrainError> {
     run.tape.paused(|| measure_model(&run.model, &run.config, &run.corpus, run.words.ends))
+}
+
+/// The line of a run's own measure: what it lessens, on what is held out.
+pub(crate) fn line(run: &Trainer<'_>) -> Result<Option<Line>, TrainError> {
+    match &run.dpo {
+        Some(dpo) => run.tape.paused(|| dpo.measure(run)),
+        None => Ok(measure(run)?.map(|measured| measured.line(run.step()))),
+    }
 }
 
 /// The held-out text, in the rows of `config` and packed as it says, as each measurement reads it.
