@@ -189,8 +189,8 @@ impl Ask<'_> {
             let path = path.clone();
             move |e| TrainError::io(action, &path, e)
         };
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false);
-        let mut file = file.open(&path).map_err(io("open"))?;
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let mut file = opened.map_err(io("open"))?;
         let belongs_to = self.belongs_to();
         let (mut numbers, made, whole) =
             parse_part(&fs::read(&path).map_err(io("read"))?, &pieces, belongs_to);
