@@ -135,10 +135,11 @@ impl Rows {
         let mut references = references.iter().copied();
         let mut sums = Sums::default();
         self.each(each, |micro, answers| {
-            let answer = |at| Answer { at, reference: references.next().unwrap() };
-            let mut prompt =
-                |answers: Vec<Range<usize>>| answers.into_iter().map(answer).collect::<Vec<_>>();
-            let prompts: Vec<_> = answers.into_iter().map(&mut prompt).collect();
+            let mut answer = |at| Answer { at, reference: references.next().unwrap() };
+            let mut prompts: Vec<Vec<Answer>> = Vec::new();
+            for places in answers {
+                prompts.push(places.into_iter().map(&mut answer).collect());
+            }
             accumulate(model, tape, micro, &prompts, config, 1.0 / pairs as f64, &mut sums);
         });
         sums

@@ -70,11 +70,12 @@ fn comparisons(text: &str) -> String {
         let (head, body) = part.split_once('\n')?;
         let words: Vec<&str> = body.split_whitespace().take(15).collect();
         let (first, rest) = words.split_at_checked(8).filter(|(_, rest)| rest.len() == 7)?;
+        let strengths = ["better", "significantly better", "slightly better"];
         let mut row = serde_json::json!({
             "prompt": head,
             "chosen": first.join(" "),
             "rejected": rest.join(" "),
-            "strength": ["better", "significantly better", "slightly better"][usize::min(i % 7, 2)],
+            "strength": strengths[usize::min(i % 7, 2)],
         });
         match i % 7 {
             3 => row["rejected"] = row["chosen"].clone(),
