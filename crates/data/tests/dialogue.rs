@@ -309,6 +309,24 @@ fn dialogues(n: usize) -> Vec<serde_json::Value> {
     (0..n).map(|i| serde_json::json!({"messages": messages(i)})).collect()
 }
 
+/// The ids and the bits of the weights of rows, with how often each comes.
+type Taught = BTreeMap<(Vec<u32>, Vec<u32>), usize>;
+
+/// The rows that teach dialogues, and whether one of these gives several.
+fn taught(encoder: &Encoder<'_>, rows: &[serde_json::Value]) -> (Taught, bool) {
+    let (mut expected, mut many) = (BTreeMap::new(), false);
+    for row in rows {
+        let taught = encoder.lesson(&lesson(row, None).unwrap()).unwrap();
+        many |= taught.len() > 1;
+        for row in taught {
+            let ids = row.ids.iter().map(|id| id.0).collect();
+            let weights = row.weights.iter().map(|w| w.to_bits()).collect();
+            *expected.entry((ids, weights)).or_default() += 1;
+        }
+    }
+    (expected, many)
+}
+
 #[test]
 fn batches_of_dialogues_hold_each_row_once_with_its_weights_and_a_run_goes_on_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
@@ -319,18 +337,7 @@ fn batches_of_dialogues_hold_each_row_once_with_its_weights_and_a_run_goes_on_wh
     let format = ChatFormat::ChatMl { system: None };
     let options = RenderOptions::CLOSED;
     let encoder = Encoder { format: &format, tokenizer: &tokenizer, options };
-    let mut expected: BTreeMap<(Vec<u32>, Vec<u32>), usize> = BTreeMap::new();
-    let mut many = false;
-    for row in &rows {
-        let taught = encoder.lesson(&lesson(row, None).unwrap()).unwrap();
-        many |= taught.len() > 1;
-        for row in taught {
-            let ids = row.ids.iter().map(|id| id.0).collect();
-            *expected
-                .entry((ids, row.weights.iter().map(|w| w.to_bits()).collect()))
-                .or_default() += 1;
-        }
-    }
+    let (expected, many) = taught(&encoder, &rows);
     assert!(many, "the test needs dialogues that give several rows");
 
     let lessons = Some(Lessons { shape: None, format: format.clone(), options, compare: None });
@@ -392,7 +399,11 @@ fn batches_of_dialogues_hold_each_row_once_with_its_weights_and_a_run_goes_on_wh
 fn long_dialogues_are_shortened_or_left_out_and_no_row_is_without_a_lesson() {
     let folder = tempfile::tempdir().unwrap();
     let (input, shards) = (folder.path().join("chats.jsonl"), folder.path().join("shards"));
-    let lines = dialogues(150).iter().map(|row| format!("{row}\n")).collect::<String>();
+    let mut rows = dialogues(150);
+    for row in rows.iter_mut().step_by(5) {
+        row["messages"][0]["content"] = "the people of the ".repeat(6).into();
+    }
+    let lines = rows.iter().map(|row| format!("{row}\n")).collect::<String>();
     std::fs::write(&input, lines).unwrap();
     let tokenizer = tokenizer();
     let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);

@@ -172,3 +172,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn weights_come_back_and_those_that_are_none_are_named() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut builder = ShardBuilder::new(vocabulary(100), true);
+    let row = RowId { file: 0, row: 1, bytes: 0..9 };
+    builder.push(&[1, 2, 3], &[0.0, 0.5, 2.0], 2, &row);
+    builder.push(&[4, 5], &[0.0, 1.0], 1, &row);
+    builder.write(&RealDisk, folder.path(), "a.tok").unwrap();
+    let path = folder.path().join("a.tok");
+    let read = |document: usize, part: std::ops::Range<usize>| {
+        let mut out = vec![9.0; part.len()];
+        let shard = Shard::open(&path).unwrap();
+        assert!(shard.is_weighted());
+        shard.weights(document, part, &mut out).map(|()| out)
+    };
+    assert_eq!(read(0, 1..3).unwrap(), [0.5, 2.0]);
+    assert_eq!(read(1, 0..2).unwrap(), [0.0, 1.0]);
+    let good = fs::read(&path).unwrap();
+    // Five weights, filled up to 24 bytes, stand before the hash.
+    let first = good.len() - 32 - 24;
+    for (bad, told) in [(f32::NAN, "NaN"), (-1.0, "-1"), (f32::INFINITY, "inf")] {
+        let mut bytes = good.clone();
+        bytes[first + 4..first + 8].copy_from_slice(&bad.to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        let error = read(0, 0..3).unwrap_err().to_string();
+        assert!(error.contains("a weight") && error.contains(told), "{error}");
+        assert!(Shard::open(&path).unwrap().verify().is_err());
+    }
+    for length in [good.len() - 24, good.len() - 8, good.len() + 8] {
+        let mut bytes = good.clone();
+        bytes.resize(length, 0);
+        fs::write(&path, bytes).unwrap();
+        assert!(Shard::open(&path).unwrap_err().to_string().contains("the length"));
+    }
+}

@@ -93,6 +93,8 @@ mod tests {
         assert!(error("model.init = \"m\"\ndata.long = \"split\"").contains("data.long"));
         let unmasked = "model.init = \"m\"\ndata.document_mask = false";
         assert!(error(unmasked).contains("data.document_mask"));
-        assert!(error("model.init = \"m\"\nchat.shap = \"alpaca\"").contains("chat.shape"));
+        let misspelt = parse("model.init = \"m\"\nchat.shap = \"alpaca\"").unwrap_err();
+        assert!(misspelt.to_string().contains("chat.shap"));
+        assert_eq!(misspelt.hint().as_deref(), Some("did you mean chat.shape?"));
     }
 }
