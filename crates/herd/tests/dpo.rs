@@ -72,8 +72,8 @@ fn a_live_reference_and_any_cut_into_micro_batches_and_threads_change_no_bit() {
     run(folder, "kept", &[]);
     run(folder, "live", &["dpo.live=true"]);
     run(folder, "rows", &["batch.micro_tokens=512"]);
-    let mut command = stage(folder, "dpo", "dpo.toml", "threads");
-    done(command.args(["-t", "2"]));
+    let args = ["dpo", "--config", "dpo.toml", "--out", "threads", "-t", "2"];
+    done(herd(folder).args(args));
     let read = |run: &str, file: &str| fs::read(folder.join(run).join(file)).unwrap();
     for other in ["live", "rows", "threads"] {
         for file in ["metrics.jsonl", "checkpoints/step-12/state/optimizer.safetensors"] {
@@ -115,6 +115,7 @@ fn what_counts_is_what_preview_shows_and_what_is_left_out_is_counted() {
     }
     let err = run(folder, "run", &[]);
     assert!(err.contains("the reference has read"), "{err}");
+    assert!(err.contains("left out: ") && err.contains("too_long"), "{err}");
     let manifest: Value =
         serde_json::from_slice(&fs::read(folder.join("run/data/manifest.json")).unwrap()).unwrap();
     let dropped = &manifest["sources"][0]["dropped"];

@@ -93,7 +93,6 @@ fn comparisons(text: &str) -> String {
 /// Settings of a run over comparisons, of which some are too long for a row, from `init`.
 pub fn pair_settings(init: &str) -> String {
     let text = chat_settings(init).replace("\"shorten\"", "\"drop\"");
-    let text = text.replace("seq_len = 128", "seq_len = 256");
     text.replace("chats.jsonl", "pairs.jsonl").replace("tokens = 256\n", "tokens = 512\n")
         + "[dpo]\n"
 }
