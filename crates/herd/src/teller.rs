@@ -119,18 +119,7 @@ impl<'a> Teller<'a> {
             Event::Batch => self.waited_s = self.step_begun.elapsed().as_secs_f64(),
             Event::Line(Line::Step(step)) => self.tell_step(step),
             Event::Line(Line::Validation { step, loss, bpb, preferences, .. }) => {
-                self.bpb = Some(*bpb);
-                self.record(*step, &[("validation/loss", *loss), ("validation/bpb", *bpb)]);
-                let pairs = preferences.map(|pairs| {
-                    self.record_pairs(*step, "validation", &pairs);
-                    format!(
-                        ", {:.1} % of pairs right, margin {:.4}",
-                        100.0 * pairs.accuracy,
-                        pairs.margin
-                    )
-                });
-                let pairs = pairs.unwrap_or_default();
-                self.say(&format!("validation: loss {loss:.4}, {bpb:.4} bits per byte{pairs}"));
+                self.tell_validation(*step, *loss, *bpb, preferences.as_ref());
             }
             Event::Line(Line::Average { of, loss, bpb, .. }) => {
                 let n = of.len();
@@ -167,6 +156,18 @@ impl<'a> Teller<'a> {
                 self.step_begun = Instant::now();
             }
         }
+    }
+
+    fn tell_validation(&mut self, step: u64, loss: f64, bpb: f64, pairs: Option<&Preferences>) {
+        self.bpb = Some(bpb);
+        self.record(step, &[("validation/loss", loss), ("validation/bpb", bpb)]);
+        let mut told = format!("validation: loss {loss:.4}, {bpb:.4} bits per byte");
+        if let Some(pairs) = pairs {
+            self.record_pairs(step, "validation", pairs);
+            let (right, margin) = (100.0 * pairs.accuracy, pairs.margin);
+            told.push_str(&format!(", {right:.1} % of pairs right, margin {margin:.4}"));
+        }
+        self.say(&told);
     }
 
     fn tell_step(&mut self, step: &StepLine) {

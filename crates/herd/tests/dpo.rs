@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
+use sha2::Digest;
 use training::{
     LORA, begin, done, expect_same, expect_unbreakable, herd, pair_settings, pretrain, stage,
 };
@@ -160,4 +161,26 @@ fn settings_and_rows_that_compare_nothing_are_named() {
     run(folder, "run", &[]);
     run(folder, "again", &[]);
     expect_same(&folder.join("run"), &folder.join("again"));
+}
+
+#[test]
+fn a_loss_that_is_no_number_obeys_the_policy() {
+    let folder = begin_dpo();
+    let folder = folder.path();
+    run(folder, "whole", &["optim.steps=3"]);
+    // The reference knows nothing of its first prompt.
+    let bytes = fs::read(folder.join("whole/reference.bin")).unwrap();
+    let mut bytes = bytes[..bytes.len() - 32].to_vec();
+    bytes[48..64].copy_from_slice(&[f64::NAN.to_le_bytes(), f64::NAN.to_le_bytes()].concat());
+    let hash = sha2::Sha256::digest(&bytes);
+    bytes.extend(hash);
+    for (policy, told) in [("record", "the loss is NaN"), ("rewind", "after 2 rewinds")] {
+        fs::create_dir(folder.join(policy)).unwrap();
+        fs::write(folder.join(policy).join("reference.bin"), &bytes).unwrap();
+        let policy_set = format!("spikes.policy={policy}");
+        let err = fails(folder, "dpo.toml", policy, &[&policy_set, "spikes.rewinds_max=2"]);
+        assert!(err.contains(told), "{policy}: {err}");
+        let spikes = metrics(&folder.join(policy), "spike");
+        assert!(!spikes.is_empty() && spikes[0]["loss"].is_null(), "{spikes:?}");
+    }
 }

@@ -14,10 +14,10 @@ use crate::config::{Long, RunConfig};
 use crate::error::TrainError;
 use crate::metrics::{Line, Measured};
 use crate::pretrain::pretrain;
-use crate::reference::Reference;
+use crate::reference::{Ask, Reference};
 use crate::sft;
 use crate::step::{Micro, Packed, PackedRows};
-use crate::trainer::Trainer;
+use crate::trainer::{Event, Trainer};
 use herd_data::dialogue::{Compare, Strength};
 use herd_data::validation::bits_per_byte;
 use herd_data::{Batch, Corpus, Span};
@@ -382,6 +382,17 @@ fn prompts(spans: &[Span]) -> impl Iterator<Item = &[Span]> {
 }
 
 impl Dpo {
+    /// That of a run that has one.
+    ///
+    /// Errors: those of [`Reference::open`].
+    pub fn open(
+        ask: &Ask<'_>,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Option<Dpo>, TrainError> {
+        let Some(config) = ask.config.dpo.clone() else { return Ok(None) };
+        Ok(Some(Dpo { config, reference: Reference::open(ask, watch)? }))
+    }
+
     /// The answers in some rows of a batch, and what the reference says of them.
     fn answers(
         &self,

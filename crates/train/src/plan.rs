@@ -474,6 +474,7 @@ impl Play<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dpo::{self, DpoConfig};
     use crate::{Micro, Sums, accumulate, presets};
     use herd_model::RopeScaling;
     use herd_model::llama::{Llama, Training};
@@ -522,31 +523,53 @@ mod tests {
             (shape(5, 64, 2, 2, 40), 16, 2, false),
             (shape(3, 32, 2, 2, 768), 64, 8, false), // its second micro-batch takes more
         ] {
-            let device = Device::cpu(Class::best(), 1);
-            let tape = Arc::new(Tape::default());
-            let training = Training { tape: Arc::clone(&tape), format: Format::BF16, recompute };
-            let numbers = |part| Ok::<_, Infallible>(crate::first_numbers(&shape, part, 0.02, 1));
-            let Ok(model) = Llama::trainable(&shape, &device, seq_len, &training, numbers);
-            let n = rows * seq_len;
-            let ids: Vec<u32> = (0..n as u32).map(|i| i % 300).collect();
-            let positions: Vec<u32> = (0..n).map(|t| (t % seq_len) as u32).collect();
-            let documents: Vec<_> = (0..rows).map(|r| r * seq_len..(r + 1) * seq_len).collect();
-            let micro = Micro {
-                tokens: &ids,
-                targets: &ids,
-                weights: &vec![1.0; n],
-                positions: &positions,
-                documents: &documents,
-                seq_len,
-            };
-            for _ in 0..3 {
-                accumulate(&model, &tape, &micro, 1.0, &mut Sums::default());
+            for dpo in [None, Some(DpoConfig::LLAMA)] {
+                let mut run = presets::tiny();
+                let n = rows * seq_len;
+                (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (n, seq_len, n);
+                (run.precision.recompute, run.dpo) = (recompute, dpo);
+                for format in [Format::BF16, Format::F32] {
+                    run.precision.weights = match format == Format::F32 {
+                        true => Precision::F32,
+                        false => Precision::Bf16,
+                    };
+                    let planned = activations(&run, &shape, seq_len);
+                    let taken = taken(&run, &shape, format);
+                    assert_eq!(planned, taken, "{shape:?}, {recompute}, {:?}", run.dpo);
+                }
             }
-            let mut run = presets::tiny();
-            (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (n, seq_len, n);
-            run.precision.recompute = recompute;
-            let planned = activations(&run, &shape, seq_len);
-            assert_eq!(planned, device.buffer_bytes(), "{shape:?}, {recompute}");
         }
+    }
+
+    /// The bytes of buffers after three micro-batches of a run.
+    fn taken(run: &RunConfig, shape: &Config, format: Format) -> u64 {
+        let (n, seq_len, recompute) =
+            (run.batch.tokens, run.batch.seq_len, run.precision.recompute);
+        let device = Device::cpu(Class::best(), 1);
+        let tape = Arc::new(Tape::default());
+        let training = Training { tape: Arc::clone(&tape), format, recompute };
+        let numbers = |part| Ok::<_, Infallible>(crate::first_numbers(shape, part, 0.02, 1));
+        let Ok(model) = Llama::trainable(shape, &device, seq_len, &training, numbers);
+        let ids: Vec<u32> = (0..n as u32).map(|i| i % 300).collect();
+        let positions: Vec<u32> = (0..n).map(|t| (t % seq_len) as u32).collect();
+        let documents: Vec<_> = (0..n).step_by(seq_len).map(|at| at..at + seq_len).collect();
+        let micro = Micro {
+            tokens: &ids,
+            targets: &ids,
+            weights: &vec![1.0; n],
+            positions: &positions,
+            documents: &documents,
+            seq_len,
+        };
+        for _ in 0..3 {
+            match &run.dpo {
+                None => accumulate(&model, &tape, &micro, 1.0, &mut Sums::default()),
+                Some(config) => {
+                    let mut sums = dpo::Sums::default();
+                    dpo::accumulate(&model, &tape, &micro, &[], config, 1.0, &mut sums);
+                }
+            }
+        }
+        device.buffer_bytes()
     }
 }

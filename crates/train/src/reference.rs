@@ -31,7 +31,7 @@ pub(crate) enum Reference {
     /// Of each source the log-probabilities of all answers: to train on, and held out.
     Kept(Vec<[Vec<f64>; 2]>),
     /// The model that says it.
-    Live(Live),
+    Live(Box<Live>),
 }
 
 /// A model that is never trained.
@@ -64,7 +64,7 @@ impl Reference {
     /// disk, or it was asked to stop.
     pub fn open(ask: &Ask<'_>, watch: &mut dyn FnMut(Event<'_>)) -> Result<Reference, TrainError> {
         if ask.config.dpo.as_ref().is_some_and(|dpo| dpo.live) {
-            return Ok(Reference::Live(ask.live()?));
+            return Ok(Reference::Live(Box::new(ask.live()?)));
         }
         let path = ask.out.join(FILE);
         let numbers = match fs::read(&path) {

@@ -6,7 +6,7 @@ use crate::error::TrainError;
 use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
-use crate::reference::{Ask, Reference};
+use crate::reference::Ask;
 use crate::spikes::{Spike, Watch};
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Packed, Sums, accumulate};
@@ -131,12 +131,7 @@ impl<'a> Trainer<'a> {
             refuse_long(&corpus, words.ends, config.batch.seq_len)?;
         }
         let ask = Ask { config: &config, words: &words, corpus: &corpus, device, out, stop };
-        let dpo = match config.dpo.clone() {
-            Some(settings) => {
-                Some(Dpo { config: settings, reference: Reference::open(&ask, watch)? })
-            }
-            None => None,
-        };
+        let dpo = Dpo::open(&ask, watch)?;
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
@@ -163,15 +158,7 @@ impl<'a> Trainer<'a> {
             },
         };
         let metrics = Metrics::open(&out.join("metrics.jsonl"), progress.metrics_bytes)?;
-        let provenance = Provenance {
-            stage: stage.to_owned(),
-            step: progress.step,
-            parent: told(&config, out).model.init.as_ref().map(|path| path.display().to_string()),
-            data: corpus.hash().to_string(),
-            config: told(&config, out).write(),
-            class: device.class().to_string(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let provenance = provenance(stage, progress.step, &config, out, &corpus, device);
         let Progress { step, tokens, .. } = progress;
         watch(Event::Begin { step, tokens, shape: model.config(), config: &config });
         Ok(Trainer {
@@ -419,6 +406,27 @@ impl<'a> Trainer<'a> {
         self.metrics.write(line)?;
         (self.watch)(Event::Line(line));
         Ok(())
+    }
+}
+
+/// Where the checkpoints of a run come from.
+fn provenance(
+    stage: &str,
+    step: u64,
+    config: &RunConfig,
+    out: &Path,
+    corpus: &Corpus,
+    device: &Device,
+) -> Provenance {
+    let config = told(config, out);
+    Provenance {
+        stage: stage.to_owned(),
+        step,
+        parent: config.model.init.as_ref().map(|path| path.display().to_string()),
+        data: corpus.hash().to_string(),
+        config: config.write(),
+        class: device.class().to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 
