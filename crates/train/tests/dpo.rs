@@ -84,7 +84,7 @@ impl Rows {
             }
             let (here, end) = (rows.tokens.len(), (row + 1) * SEQ_LEN);
             assert!(here < end, "a row of {SEQ_LEN} is too short");
-            rows.documents.extend(answers.iter().cloned().chain([here..end]));
+            rows.documents.extend(answers.iter().cloned().chain(std::iter::once(here..end)));
             rows.tokens.resize(end, 0);
             rows.targets.resize(end, 0);
             rows.weights.resize(end, 0.0);
