@@ -12,7 +12,7 @@ use std::error::Error;
 use std::io::{BufRead, BufWriter, Write, stdin, stdout};
 use std::time::Instant;
 
-use herd_codec::{GgufVocab, SpecialTable, TokenId, Tokenizer};
+use herd_codec::{Batch, GgufVocab, SpecialTable, TokenId, Tokenizer};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -75,7 +75,7 @@ fn time(
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let megabytes = texts.iter().map(|text| text.len()).sum::<usize>() as f64 / 1e6;
     let (mut encode, mut encode_cpu, mut decode) = (Vec::new(), Vec::new(), Vec::new());
-    let mut ids = Vec::new();
+    let mut ids = Batch::default();
     for _ in 0..passes {
         let (start, cpu) = (Instant::now(), cpu_seconds());
         ids = tokenizer.encode_batch(&texts, threads);
@@ -88,7 +88,7 @@ fn time(
         decode.push(megabytes / start.elapsed().as_secs_f64());
         assert_eq!(bytes as f64 / 1e6, megabytes, "decoding lost bytes");
     }
-    let tokens: usize = ids.iter().map(Vec::len).sum();
+    let tokens: usize = ids.tokens();
     let report = serde_json::json!({
         "encode": encode,
         "encode_cpu": encode_cpu,

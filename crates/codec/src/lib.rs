@@ -6,6 +6,6 @@ pub mod tokenizer;
 
 pub use error::CodecError;
 pub use tokenizer::{
-    AddedToken, Compression, Controls, GgufVocab, InfillOrder, SpecialSet, SpecialTable, Specials,
-    StreamDecoder, TokenId, TokenKind, Tokenizer,
+    AddedToken, Batch, Compression, Controls, GgufVocab, InfillOrder, SpecialSet, SpecialTable,
+    Specials, StreamDecoder, TokenId, TokenKind, Tokenizer,
 };

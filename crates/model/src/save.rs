@@ -2,16 +2,21 @@
 
 use crate::names::{Direction, Part, Style, all_parts, name, permute_rows};
 use crate::{CheckpointError, Config, GenerationDefaults, hf};
+use herd_tensor::Format;
+use herd_tensor::blocks::{self, QuantiseError};
 use herd_tensor::files::{DType, NewFolder, ShardedWriter, TensorInfo};
-use herd_tensor::{Format, blocks};
 
 /// Data in one safetensors file, as transformers splits them.
 const SHARD_BYTES_MAX: usize = 5_000_000_000;
 
+/// What takes a part's numbers.
+pub type See<'a> = &'a mut dyn FnMut(&[f32]) -> Result<(), CheckpointError>;
+
 /// Writes `config.json`, `generation_config.json` and the weights into `folder`, all numbers as
 /// `format` (F32, F16 or BF16).
 ///
-/// `numbers` gives a part's numbers, row by row, queries and keys in the order of Meta and GGUF.
+/// `lend` shows a part's numbers to what it is given, row by row, queries and keys in the order of
+/// Meta and GGUF. They are converted some at a time, so the largest part costs no memory.
 /// Errors: the configuration has no place in the format, a number none in `format` (its tensor is
 /// named), or the files cannot be written.
 pub fn write_folder(
@@ -19,7 +24,7 @@ pub fn write_folder(
     config: &Config,
     generation: &GenerationDefaults,
     format: Format,
-    mut numbers: impl FnMut(Part) -> Vec<f32>,
+    mut lend: impl FnMut(Part, See<'_>) -> Result<(), CheckpointError>,
 ) -> Result<(), CheckpointError> {
     let path = folder.part().join("config.json");
     let dtype = match format {
@@ -46,21 +51,52 @@ pub fn write_folder(
         .collect();
     let mut writer = ShardedWriter::create(folder.part(), &infos, SHARD_BYTES_MAX)?;
     for (part, info) in parts.into_iter().zip(&infos) {
-        let numbers = numbers(part);
-        let bytes = format.bytes(numbers.len()).expect("plain floats have any length");
-        let mut bytes = vec![0; bytes];
-        blocks::quantise(format, &numbers, &mut bytes).map_err(|source| {
-            let (path, tensor) = (folder.part().to_owned(), info.name.clone());
-            CheckpointError::Number { path, tensor, source }
+        lend(part, &mut |numbers| {
+            for (at, piece) in pieces(part, config, numbers) {
+                let bytes = encoded(part, config, format, piece).map_err(|source| {
+                    let (path, tensor) = (folder.part().to_owned(), info.name.clone());
+                    CheckpointError::Number { path, tensor, source: source.after(at) }
+                })?;
+                writer.write_piece(&info.name, &bytes)?;
+            }
+            Ok(())
         })?;
-        if let Some(heads) = part.permuted_heads(config) {
-            let row_bytes = bytes.len() / (heads * config.head_dim);
-            let order = Direction::MetaToHf;
-            bytes = permute_rows(&bytes, heads, config.head_dim, row_bytes, order);
-        }
-        writer.write_tensor(&info.name, &bytes)?;
     }
     Ok(writer.finish()?)
+}
+
+/// Numbers that are converted at once.
+const PIECE: usize = 1 << 16;
+
+/// A part in pieces, with the place of each: whole heads where their rows change places.
+fn pieces<'a>(
+    part: Part,
+    config: &Config,
+    numbers: &'a [f32],
+) -> impl Iterator<Item = (usize, &'a [f32])> {
+    let size = match part.permuted_heads(config) {
+        Some(heads) => numbers.len() / heads,
+        None => PIECE,
+    };
+    numbers.chunks(size).enumerate().map(move |(i, piece)| (i * size, piece))
+}
+
+/// A piece as its bytes lie in the file.
+fn encoded(
+    part: Part,
+    config: &Config,
+    format: Format,
+    piece: &[f32],
+) -> Result<Vec<u8>, QuantiseError> {
+    let mut bytes = vec![0; format.bytes(piece.len()).expect("plain floats have any length")];
+    blocks::quantise(format, piece, &mut bytes)?;
+    Ok(match part.permuted_heads(config) {
+        Some(_) => {
+            let row_bytes = bytes.len() / config.head_dim;
+            permute_rows(&bytes, 1, config.head_dim, row_bytes, Direction::MetaToHf)
+        }
+        None => bytes,
+    })
 }
 
 fn hf_name(part: Part) -> String {

@@ -3,7 +3,7 @@
 use crate::{Device, Tape, Weight};
 use herd_kernels::Format;
 use herd_kernels::gemm::Packed;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// A trained matrix [rows, cols], or a vector as one row.
@@ -37,6 +37,9 @@ struct Gradient {
     /// What rows got that were looked up. An embedding that is the head as well has two uses, whose
     /// sums must not interleave: micro-batches would change the order.
     looked_up: Vec<f32>,
+    /// There are products: else the sums of rows stand for all, and return to their place when they
+    /// are cleared.
+    multiplied: bool,
 }
 
 impl Param {
@@ -137,7 +140,7 @@ impl Param {
         if gradient.looked_up.is_empty() {
             return;
         }
-        if gradient.sums.is_empty() {
+        if !gradient.multiplied {
             std::mem::swap(&mut gradient.sums, &mut gradient.looked_up);
             return;
         }
@@ -149,6 +152,9 @@ impl Param {
     /// Sets the sums to zero for the next batch.
     pub fn clear_gradient(&self) {
         let gradient = &mut *self.gradient();
+        if !gradient.multiplied && gradient.looked_up.is_empty() {
+            std::mem::swap(&mut gradient.sums, &mut gradient.looked_up);
+        }
         gradient.sums.fill(0.0);
         gradient.looked_up.fill(0.0);
     }
@@ -165,9 +171,15 @@ impl Param {
 
     /// Adds to the sums of products.
     pub(crate) fn accumulate(&self, f: impl FnOnce(&mut [f32])) {
-        let sums = &mut self.gradient().sums;
-        sums.resize(self.rows * self.cols, 0.0);
-        f(sums);
+        f(&mut self.sums());
+    }
+
+    /// The sums of products, to be added to.
+    pub(crate) fn sums(&self) -> Sums<'_> {
+        let mut gradient = self.gradient();
+        gradient.multiplied = true;
+        gradient.sums.resize(self.rows * self.cols, 0.0);
+        Sums(gradient)
     }
 
     /// Adds to the sums of rows that were looked up.
@@ -210,6 +222,23 @@ impl Deref for Read<'_> {
             Form::Matrix(packed) => packed,
             Form::Vector(_) => panic!("a vector in a product"),
         }
+    }
+}
+
+/// The sums of a parameter's gradient that nobody else changes meanwhile.
+pub(crate) struct Sums<'a>(MutexGuard<'a, Gradient>);
+
+impl Deref for Sums<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0.sums
+    }
+}
+
+impl DerefMut for Sums<'_> {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0.sums
     }
 }
 
@@ -257,4 +286,31 @@ pub struct Lora {
     pub b: Arc<Param>,
     /// alpha / rank.
     pub scale: f32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use herd_kernels::Class;
+
+    #[test]
+    fn rows_that_are_only_looked_up_have_one_place_for_their_sums() {
+        let device = Device::cpu(Class::Portable, 1);
+        let tape = Arc::new(Tape::default());
+        let param = Param::matrix(&device, &tape, Format::F32, [2, 1], vec![0.0; 2]);
+        for step in 0..3 {
+            param.accumulate_rows(|sums| sums[1] += 1.0);
+            param.accumulate_rows(|sums| sums[1] += 2.0);
+            param.join_gradients();
+            param.with_gradient(|sums| assert_eq!(sums, [0.0, 3.0], "step {step}"));
+            param.clear_gradient();
+            param.clear_gradient();
+            let gradient = param.gradient();
+            assert_eq!((gradient.sums.len(), gradient.looked_up.len()), (0, 2), "step {step}");
+        }
+        param.accumulate_rows(|sums| sums[1] += 1.0);
+        param.accumulate(|sums| sums[0] += 1.0);
+        param.join_gradients();
+        param.with_gradient(|sums| assert_eq!(sums, [1.0, 1.0]));
+    }
 }

@@ -111,21 +111,32 @@ pub(crate) fn record(
     tape: Option<&Arc<Tape>>,
     backward: impl FnOnce(Tensor, &mut Flow) + Send + 'static,
 ) -> Option<Slot> {
+    let slots = record_all(tape, |[dy]: [Option<Tensor>; 1], flow| {
+        backward(dy.expect("a node runs for a gradient"), flow);
+    });
+    slots.map(|[slot]| slot)
+}
+
+/// The same for an operation of N results; the gradient of one that nobody used is `None`.
+pub(crate) fn record_all<const N: usize>(
+    tape: Option<&Arc<Tape>>,
+    backward: impl FnOnce([Option<Tensor>; N], &mut Flow) + Send + 'static,
+) -> Option<[Slot; N]> {
     let tape = tape?;
     let mut state = tape.lock();
     if state.paused > 0 {
         return None;
     }
-    let number = state.slots;
-    state.slots += 1;
-    let slot = Slot { tape: Arc::clone(tape), number };
+    let first = state.slots;
+    state.slots += N;
     state.nodes.push(Box::new(move |flow: &mut Flow| {
-        // Nothing flows back to a result that nobody used.
-        if let Some(dy) = flow.take(number) {
-            backward(dy, flow);
+        let gradients = std::array::from_fn(|i| flow.take(first + i));
+        // Nothing flows back to results that nobody used.
+        if gradients.iter().any(Option::is_some) {
+            backward(gradients, flow);
         }
     }));
-    Some(slot)
+    Some(std::array::from_fn(|i| Slot { tape: Arc::clone(tape), number: first + i }))
 }
 
 impl Flow {

@@ -9,6 +9,7 @@ use crate::config::{LoraConfig, Precision, RunConfig};
 use crate::schedule::{self, Size};
 use herd_model::names::{Part, all_parts};
 use herd_model::{Checkpoint, Config};
+use herd_tensor::ops::linears_back_bytes;
 use herd_tensor::{Format, Weight};
 
 /// Bytes by part.
@@ -90,12 +91,7 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         moments: 8 * params,
         activations: most(&|seq_len| activations(run, shape, seq_len)),
         scratch: most(&|seq_len| scratch(run, shape, seq_len, threads)),
-        rest: PROGRAM
-            + HEAP
-            + TOKEN * shape.vocab as u64
-            + batch(&sizes)
-            + texts(run)
-            + saving(shape, stored),
+        rest: PROGRAM + HEAP + TOKEN * shape.vocab as u64 + batch(&sizes) + texts(run),
         checkpoint,
         disk: checkpoint * (kept + forever),
     }
@@ -162,13 +158,13 @@ pub fn savings(run: &RunConfig, shape: &Config, threads: usize) -> Vec<(String, 
     savings
 }
 
-/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 12.5
-/// to 14.0 MB over the runs of `scripts/check-plan.py`, as are the next two.
-const PROGRAM: u64 = 13_000_000;
+/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 11.2
+/// to 11.8 MB over the runs of `scripts/check-plan.py`, as are the next two.
+const PROGRAM: u64 = 11_550_000;
 
-/// What is left when all else is taken from what a run holds: 2 to 6 MB, free in the allocator or
+/// What is left when all else is taken from what a run holds: 2.6 to 6 MB, free in the allocator or
 /// read from files.
-const HEAP: u64 = 3_400_000;
+const HEAP: u64 = 3_700_000;
 
 /// Freed after the run's own input was tokenized and kept by the allocator: 3 to 9 MB, by chance of
 /// the threads.
@@ -177,13 +173,6 @@ const TEXTS: u64 = 6_300_000;
 /// That, if it has any.
 fn texts(run: &RunConfig) -> u64 {
     if run.data.input.is_empty() { 0 } else { TEXTS }
-}
-
-/// The largest part as a checkpoint is written: its masters and their bytes.
-fn saving(shape: &Config, stored: u64) -> u64 {
-    let parts =
-        all_parts(shape).into_iter().map(|part| part.shape(shape).iter().product::<usize>());
-    parts.max().unwrap_or_default() as u64 * (4 + stored)
 }
 
 /// Bytes a token of the vocabulary takes in the tokenizer.
@@ -233,16 +222,23 @@ fn scratch(run: &RunConfig, shape: &Config, seq_len: usize, threads: usize) -> u
     let tokens = micro_tokens(run, seq_len);
     let narrow = run.precision.weights == Precision::Bf16;
     let bytes = if narrow { 2 } else { 4 };
-    let products = [
-        [tokens, heads * head_dim, width],
-        [tokens, kv_heads * head_dim, width],
-        [tokens, width, heads * head_dim],
-        [tokens, ffn_width, width],
-        [tokens, width, ffn_width],
+    let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+    let products: [(&[usize], usize); 4] = [
+        (&[q, kv, kv], width),
+        (&[width], q),
+        (&[ffn_width, ffn_width], width),
+        (&[width], ffn_width),
     ];
     let head = head_bytes(run, shape, tokens, threads)
         .map_or_else(|| laid(seq_len.min(HEAD_ROWS), vocab, width, bytes), |bytes| bytes as usize);
-    let laid = products.map(|[tokens, outputs, inputs]| laid(tokens, outputs, inputs, bytes));
+    let laid = products.map(|(outputs, inputs)| {
+        // Beside a frozen weight each product is on its own.
+        let back = linears_back_bytes(format(run), outputs, inputs, seq_len);
+        match back.filter(|_| run.model.lora.is_none()) {
+            Some(back) => back.max(bytes * tokens * inputs),
+            None => laid(tokens, outputs.iter().fold(0, |a, b| a.max(*b)), inputs, bytes),
+        }
+    });
     let documents = tokens / seq_len;
     // As in the kernel: where there are few of them, each query head has sums of its own.
     let apart = match heads > kv_heads && documents * kv_heads < 4 * threads {
@@ -286,11 +282,15 @@ fn attention(len: usize, padded: usize, narrow: bool) -> usize {
 
 /// What the fused head takes of the scratch; `None` if its logits are a tensor.
 fn head_bytes(run: &RunConfig, shape: &Config, tokens: usize, threads: usize) -> Option<u64> {
-    let format = match run.precision.weights {
+    herd_tensor::ops::fused_head_bytes(format(run), [tokens, shape.vocab, shape.width], threads)
+}
+
+/// How products see the weights.
+fn format(run: &RunConfig) -> Format {
+    match run.precision.weights {
         Precision::Bf16 => Format::BF16,
         Precision::F32 => Format::F32,
-    };
-    herd_tensor::ops::fused_head_bytes(format, [tokens, shape.vocab, shape.width], threads)
+    }
 }
 
 /// A buffer that is lent.

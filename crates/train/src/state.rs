@@ -124,11 +124,11 @@ pub fn save(path: &Path, snapshot: &Snapshot<'_>) -> Result<(), TrainError> {
     let folder = NewFolder::create(path)?;
     match adapter {
         Some((lora, base)) => adapter::write(&folder, model, lora, base)?,
-        None => write_folder(&folder, model.config(), &words.generation, *format, |part| {
+        None => write_folder(&folder, model.config(), &words.generation, *format, |part, see| {
             let named = model.params().into_iter();
             let whole = named.into_iter().find(|p| (p.part, p.piece) == (part, Piece::Whole));
             let whole = whole.unwrap_or_else(|| panic!("{part:?} is not trained"));
-            whole.param.with_master(<[f32]>::to_vec)
+            whole.param.with_master(see)
         })?,
     }
     for (name, bytes) in &words.files {
@@ -146,6 +146,9 @@ fn pretty(value: &impl Serialize) -> Vec<u8> {
     text.push(b'\n');
     text
 }
+
+/// Numbers that are written at once.
+const PIECE: usize = 1 << 16;
 
 /// The tensors of `state/optimizer.safetensors`: `w.`, `m.` and `v.` before the names of GGUF.
 const KINDS: [&str; 3] = ["w", "m", "v"];
@@ -174,10 +177,15 @@ fn save_tensors(path: &Path, model: &Llama, optimizer: &Optimizer) -> Result<(),
     let infos = infos(model);
     let mut infos = infos.iter();
     let mut writer = SafetensorsWriter::create(path, &[], infos.as_slice())?;
+    let mut bytes = Vec::new();
     let mut write = |numbers: &[f32]| {
         let info = infos.next().expect("one name a tensor");
-        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-        writer.write_tensor(&info.name, &bytes)
+        for piece in numbers.chunks(PIECE) {
+            bytes.clear();
+            bytes.extend(piece.iter().flat_map(|x| x.to_le_bytes()));
+            writer.write_piece(&info.name, &bytes)?;
+        }
+        Ok(())
     };
     for named in model.params() {
         named.param.with_master(&mut write)?;

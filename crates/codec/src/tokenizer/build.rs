@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use super::added::AddedTokens;
 use super::bpe::{Merge, Merges, NONE};
+use super::cache::Cache;
 use super::chars::{Chars, Prefix};
 use super::steps::Splitter;
 use super::vocab::Vocab;
@@ -54,13 +55,15 @@ impl Parts {
         if let Some(id) = self.specials.unk {
             check_id("the unknown token", id.0.into(), vocab.len())?;
         }
+        // An unknown letter never becomes a control token, whatever the file says.
         let unk = self.specials.unk.map(|id| id.0);
+        let unk = unk.filter(|&id| vocab.kind(id) != TokenKind::Control);
         let (mut alphabet, splitter) = match self.alphabet {
             AlphabetPart::Bytes => {
                 let id = |byte: usize| vocab.find(&[byte as u8]).unwrap_or(NONE);
                 let ids = std::array::from_fn(id);
                 let complete = !ids.contains(&NONE);
-                let unk = unk.filter(|&id| vocab.kind(id) != TokenKind::Control).map(TokenId);
+                let unk = unk.map(TokenId);
                 let bytes = Bytes { ids, unk, complete, pair_ranks: Vec::new() };
                 (Alphabet::Bytes(Box::new(bytes)), self.splitter)
             }
@@ -89,6 +92,7 @@ impl Parts {
             specials: self.specials,
             add_bos: self.add_bos,
             add_eos: self.add_eos,
+            cache: Cache::default(),
             idle: Mutex::new(Vec::new()),
         })
     }

@@ -1,11 +1,10 @@
 //! Text to ids: the loop over pieces, and its entrances.
 
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use super::added::Segment;
 use super::bpe::{NONE, Scratch};
-use super::cache::{self, Cache, Key};
+use super::cache::{self, Key, Table};
 use super::chars::{Chars, push_with_spaces};
 use super::steps::Splitter;
 use super::unicode::decode;
@@ -18,20 +17,19 @@ const PIECE_BYTES_MAX: usize = 1 << 30;
 /// Pieces cut before any is looked up, so that their entries come from memory side by side.
 const BATCH: usize = 16;
 
-/// Working memory of one thread.
+/// What a thread encodes with.
 pub(super) struct Work {
-    cache: Cache,
+    table: Arc<Table>,
+    memory: Memory,
+}
+
+/// Working memory of one thread.
+#[derive(Default)]
+pub(super) struct Memory {
     scratch: Scratch,
     ids: Vec<u32>,
     tokens: Vec<TokenId>,
     text: Vec<u8>,
-}
-
-impl Work {
-    pub(super) fn new() -> Self {
-        let scratch = Scratch::default();
-        Self { cache: Cache::new(), scratch, ids: Vec::new(), tokens: Vec::new(), text: Vec::new() }
-    }
 }
 
 impl Tokenizer {
@@ -56,7 +54,7 @@ impl Tokenizer {
 
     /// [`encode_bytes`](Self::encode_bytes), appending to `ids`.
     pub fn encode_bytes_into(&self, text: &[u8], ids: &mut Vec<TokenId>) {
-        self.encode_segments(text, None, ids);
+        self.with_work(|work| self.encode_segments(text, None, work, ids));
     }
 
     /// The ids of a raw prompt, in which the `allowed` special strings are control tokens.
@@ -65,7 +63,9 @@ impl Tokenizer {
     /// llama.cpp.
     pub fn encode_with_specials(&self, text: &str, allowed: &SpecialSet) -> Vec<TokenId> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 4);
-        self.encode_segments(text.as_bytes(), Some(allowed), &mut ids);
+        self.with_work(|work| {
+            self.encode_segments(text.as_bytes(), Some(allowed), work, &mut ids);
+        });
         ids
     }
 
@@ -78,55 +78,39 @@ impl Tokenizer {
         Ok(self.encode(text))
     }
 
-    /// The ids of many texts, on up to `threads` threads. The same ids for any number of them.
-    pub fn encode_batch(&self, texts: &[&str], threads: usize) -> Vec<Vec<TokenId>> {
-        let threads = threads.clamp(1, texts.len().max(1));
-        if threads == 1 {
-            return texts.iter().map(|text| self.encode(text)).collect();
-        }
-        let next = AtomicUsize::new(0);
-        let worker = || {
-            let mut done = Vec::new();
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(text) = texts.get(at) else { return done };
-                done.push((at, self.encode(text)));
-            }
-        };
-        let mut all = vec![Vec::new(); texts.len()];
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-            for handle in workers {
-                let done = handle.join().expect("encoding does not panic");
-                for (at, ids) in done {
-                    all[at] = ids;
-                }
-            }
-        });
-        all
-    }
-
-    /// Gives back the memory kept for texts to come: the pieces met so far, up to 40 MB for each
-    /// thread that has encoded. No id changes; the next text is slower.
+    /// Gives back the memory kept for texts to come: the pieces met so far, up to 40 MB. No id
+    /// changes; the next text is slower.
     pub fn forget(&self) {
+        self.cache.forget();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         *idle = Vec::new();
     }
 
-    fn encode_segments(&self, text: &[u8], allowed: Option<&SpecialSet>, ids: &mut Vec<TokenId>) {
+    /// Lends a thread what it encodes with.
+    pub(super) fn with_work<R>(&self, encode: impl FnOnce(&mut Work) -> R) -> R {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut work = idle.unwrap_or_else(Work::new);
+        let mut work = Work { table: self.cache.table(), memory: idle.unwrap_or_default() };
+        let result = encode(&mut work);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(work.memory);
+        result
+    }
+
+    /// Appends the ids of a text in which the `allowed` special strings are tokens.
+    pub(super) fn encode_segments(
+        &self,
+        text: &[u8],
+        allowed: Option<&SpecialSet>,
+        work: &mut Work,
+        ids: &mut Vec<TokenId>,
+    ) {
         let mut whole = true;
         self.added.segments(text, allowed, |segment| {
             match segment {
                 Segment::Token(id) => ids.push(id),
-                Segment::Text(text, fresh) => {
-                    self.encode_text(text, fresh, whole, &mut work, ids);
-                }
+                Segment::Text(text, fresh) => self.encode_text(text, fresh, whole, work, ids),
             }
             whole = false;
         });
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(work);
     }
 
     /// Encodes text without added tokens, after normalising it.
@@ -147,14 +131,14 @@ impl Tokenizer {
         let Alphabet::Chars(chars) = &self.alphabet else {
             return self.encode_plain(text, work, ids);
         };
-        let mut buffer = std::mem::take(&mut work.text);
+        let mut buffer = std::mem::take(&mut work.memory.text);
         buffer.clear();
         if chars.wants_space(text, fresh, whole) {
             buffer.push(b' ');
         }
         push_with_spaces(&mut buffer, text);
         self.encode_plain(&buffer, work, ids);
-        work.text = buffer;
+        work.memory.text = buffer;
     }
 
     /// The ids of one piece, as the split gives it.
@@ -203,7 +187,7 @@ impl Tokenizer {
                 ends[count] = end;
                 (at, count) = (end, count + 1);
             }
-            work.cache.touch(&keys[..count]);
+            work.table.touch(&keys[..count]);
             for (&key, &end) in keys[..count].iter().zip(&ends) {
                 self.encode_piece(text, start, end, key, work, ids);
                 start = end;
@@ -221,7 +205,7 @@ impl Tokenizer {
         work: &mut Work,
         ids: &mut Vec<TokenId>,
     ) {
-        if let Some((three, count)) = work.cache.entry(key).map(cache::ids)
+        if let Some((three, count)) = work.table.entry(key).map(cache::ids)
             && count <= three.len()
         {
             // All are written and the end set: branching on their number would cost more.
@@ -230,7 +214,7 @@ impl Tokenizer {
             return;
         }
         let piece = &text[at..end];
-        if !work.cache.find(key, piece, ids) {
+        if !work.table.find(key, piece, ids) {
             self.encode_new(piece, key, work, ids);
         }
     }
@@ -238,7 +222,8 @@ impl Tokenizer {
     /// Encodes a piece that the cache does not know.
     #[inline(never)]
     fn encode_new(&self, piece: &[u8], key: Key, work: &mut Work, ids: &mut Vec<TokenId>) {
-        let Work { cache, scratch, ids: symbols, tokens, .. } = work;
+        let Work { table, memory } = work;
+        let Memory { scratch, ids: symbols, tokens, .. } = memory;
         tokens.clear();
         let whole = if self.whole_pieces { self.vocab.find(piece) } else { None };
         match (whole, &self.alphabet) {
@@ -259,7 +244,7 @@ impl Tokenizer {
                 self.encode_chars(piece, chars, symbols, scratch, tokens);
             }
         }
-        cache.insert(key, piece, tokens);
+        self.cache.insert(table, key, piece, tokens);
         ids.extend_from_slice(tokens);
     }
 
@@ -323,10 +308,9 @@ impl Tokenizer {
     /// The ids of a text without the space in front, whatever the vocabulary's rule.
     pub(super) fn encode_without_prefix(&self, text: &str) -> Vec<TokenId> {
         let mut ids = Vec::new();
-        let mut work = Work::new();
         let mut buffer = Vec::new();
         push_with_spaces(&mut buffer, text.as_bytes());
-        self.encode_plain(&buffer, &mut work, &mut ids);
+        self.with_work(|work| self.encode_plain(&buffer, work, &mut ids));
         ids
     }
 }

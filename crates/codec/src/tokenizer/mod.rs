@@ -11,6 +11,7 @@
 //! `steps`), look each piece up (`cache`), merge where it is new (`bpe`). [`train`] makes new ones.
 
 mod added;
+mod batch;
 mod bpe;
 mod build;
 mod byte_chars;
@@ -37,6 +38,7 @@ mod vocab;
 use std::sync::Mutex;
 
 pub use added::AddedToken;
+pub use batch::Batch;
 pub use compression::Compression;
 pub use gguf::GgufVocab;
 pub use infill::InfillOrder;
@@ -46,8 +48,9 @@ pub use stream::StreamDecoder;
 use added::AddedTokens;
 use bpe::Merges;
 use build::MergeOrder;
+use cache::Cache;
 use chars::Chars;
-use encode::Work;
+use encode::Memory;
 use steps::Splitter;
 use vocab::Vocab;
 
@@ -135,8 +138,10 @@ pub struct Tokenizer {
     specials: Specials,
     add_bos: bool,
     add_eos: bool,
+    /// Ids of pieces met before.
+    cache: Cache,
     /// Working memory of threads that are not encoding at the moment.
-    idle: Mutex<Vec<Work>>,
+    idle: Mutex<Vec<Memory>>,
 }
 
 impl std::fmt::Debug for Tokenizer {

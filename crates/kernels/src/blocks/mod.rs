@@ -93,6 +93,18 @@ pub enum QuantiseError {
     },
 }
 
+impl QuantiseError {
+    /// The error as one of the whole, of which the input was a piece that began at `start`.
+    pub fn after(mut self, start: usize) -> QuantiseError {
+        match &mut self {
+            QuantiseError::NotFinite { index, .. } | QuantiseError::TooLarge { index, .. } => {
+                *index += start;
+            }
+        }
+        self
+    }
+}
+
 impl fmt::Display for QuantiseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

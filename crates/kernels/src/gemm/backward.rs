@@ -15,6 +15,7 @@ use crate::cpu::Parts;
 use crate::lanes::Plain;
 use crate::{Class, Cpu, Format};
 use half::bf16;
+pub use joint::{Back, matmul_back, scratch_bytes};
 use lay::{Compiled, Matrix, Place, steps, terms};
 use product::{Laid, Sum};
 use std::ops::Range;
@@ -36,6 +37,8 @@ macro_rules! by_compiled {
         }
     };
 }
+
+mod joint;
 
 /// What becomes of the numbers that stand in a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +169,7 @@ pub fn matmul_dx(cpu: &Cpu, dx: &mut [f32], dy: &[f32], w: &Packed, write: Write
         lay_transposed(cpu, right, w, from..to, place(GROUP, b));
         let sum = if from > 0 || write == Write::Add { Sum::Resumed } else { Sum::Fresh };
         let laid = Laid { a: left, b: right, place: a, rows: tokens, cols: inputs, sum };
-        product::multiply(cpu, dx, &laid);
+        product::multiply(cpu, dx, laid);
     }
     if all == 0 && write == Write::Set {
         dx.fill(0.0);
@@ -283,7 +286,7 @@ pub fn matmul_dw(
             });
             let sum = Sum::Blocks(now);
             let laid = Laid { a: left, b: right, place: a, rows, cols: inputs, sum };
-            product::multiply(cpu, dw, &laid);
+            product::multiply(cpu, dw, laid);
         }
     }
 }

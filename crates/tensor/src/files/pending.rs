@@ -130,6 +130,8 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Queue {
     tensors: VecDeque<TensorInfo>,
+    /// Bytes of the first of them that came already.
+    written: usize,
 }
 
 impl Queue {
@@ -143,27 +145,47 @@ impl Queue {
             }
             size(path, info)?;
         }
-        Ok(Queue { tensors: tensors.iter().cloned().collect() })
+        Ok(Queue { tensors: tensors.iter().cloned().collect(), written: 0 })
     }
 
     /// The next tensor, which must have this name and length.
     pub fn next(&mut self, path: &Path, name: &str, bytes: &[u8]) -> Result<TensorInfo, FileError> {
-        let Some(info) = self.tensors.pop_front() else {
+        let (info, left) = self.turn(path, name)?;
+        if bytes.len() != left {
+            return Err(FileError::tensor(path, name, "the length", left, bytes.len()));
+        }
+        self.take(bytes.len(), left);
+        Ok(info)
+    }
+
+    /// The next bytes of the next tensor, which must have this name and room for them.
+    pub fn piece(&mut self, path: &Path, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+        let (_, left) = self.turn(path, name)?;
+        if bytes.len() > left {
+            let expected = format!("at most {left} more");
+            return Err(FileError::tensor(path, name, "the length", expected, bytes.len()));
+        }
+        self.take(bytes.len(), left);
+        Ok(())
+    }
+
+    /// The tensor at hand, which must have this name, and the bytes that it lacks.
+    fn turn(&self, path: &Path, name: &str) -> Result<(TensorInfo, usize), FileError> {
+        let Some(info) = self.tensors.front() else {
             return Err(FileError::tensor(path, name, "its turn", "no more tensors", "one more"));
         };
         if info.name != name {
-            return Err(FileError::tensor(
-                path,
-                name,
-                "its turn",
-                format!("{} first", info.name),
-                "now",
-            ));
+            let first = format!("{} first", info.name);
+            return Err(FileError::tensor(path, name, "its turn", first, "now"));
         }
-        let expected = size(path, &info)?;
-        match bytes.len() == expected {
-            true => Ok(info),
-            false => Err(FileError::tensor(path, name, "the length", expected, bytes.len())),
+        Ok((info.clone(), size(path, info)? - self.written))
+    }
+
+    fn take(&mut self, bytes: usize, left: usize) {
+        self.written += bytes;
+        if bytes == left {
+            self.tensors.pop_front();
+            self.written = 0;
         }
     }
 

@@ -1,12 +1,14 @@
 //! y = x W^T, and with LoRA y = x W^T + scale (x A^T) B^T.
 
 use crate::param::{Lora, Param};
-use crate::tape::record;
+use crate::tape::{record, record_all};
 use crate::{Tape, Tensor, Weight};
-use herd_kernels::Format;
 use herd_kernels::cpu::for_rows;
-use herd_kernels::gemm::backward::{Precision, Rows, matmul_dw, matmul_dx};
+use herd_kernels::gemm::backward::{
+    Back, Precision, Rows, Write, matmul_back, matmul_dw, scratch_bytes,
+};
 use herd_kernels::gemm::{Product, matmul};
+use herd_kernels::{Class, Format};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,6 +21,8 @@ pub fn linear(x: &Tensor, w: &Weight) -> Tensor {
 }
 
 /// Products of one `x` with several weights, at once: x is prepared once, threads wake once.
+///
+/// Panics in backward if one trained weight is given twice.
 pub fn linears<const N: usize>(x: &Tensor, weights: [&Weight; N]) -> [Tensor; N] {
     let device = x.device();
     let forms = weights.map(Weight::packed);
@@ -29,6 +33,9 @@ pub fn linears<const N: usize>(x: &Tensor, weights: [&Weight; N]) -> [Tensor; N]
         Product { y, w }
     });
     matmul(device.kernels(), x.data(), x.rows(), &mut products);
+    if !weights.iter().any(|w| matches!(w, Weight::Lora(_))) {
+        return record_products(x, outs, weights.map(Weight::clone));
+    }
     let mut weights = weights.iter();
     outs.map(|y| finish(x, y, weights.next().expect("one weight an output")))
 }
@@ -37,26 +44,71 @@ pub fn linears<const N: usize>(x: &Tensor, weights: [&Weight; N]) -> [Tensor; N]
 fn finish(x: &Tensor, y: Tensor, w: &Weight) -> Tensor {
     match w {
         Weight::Lora(lora) => {
-            let frozen = record_product(x, y, lora.base.clone());
+            let [frozen] = record_products(x, [y], [lora.base.clone()]);
             add_lora(x, frozen, lora)
         }
-        Weight::Packed(_) | Weight::Trained(_) => record_product(x, y, w.clone()),
+        Weight::Packed(_) | Weight::Trained(_) => {
+            let [y] = record_products(x, [y], [w.clone()]);
+            y
+        }
     }
 }
 
-fn record_product(x: &Tensor, y: Tensor, w: Weight) -> Tensor {
-    let tape = tape_of(x, &w);
+/// Leaves one node for products of one `x`: their gradients are read once, and summed in dx.
+fn record_products<const N: usize>(
+    x: &Tensor,
+    outs: [Tensor; N],
+    weights: [Weight; N],
+) -> [Tensor; N] {
+    let tape = weights.iter().find_map(|w| tape_of(x, w));
     let x = x.clone();
-    let slot = record(tape.as_ref(), move |dy, flow| {
-        flow.write(&x, |dx, write| {
-            let cpu = dy.device().kernels();
-            matmul_dx(cpu, dx.data_mut(), dy.data(), &w.packed(), write);
-        });
-        if let Weight::Trained(param) = &w {
-            add_weight_gradient(param, &dy, x.data(), &flow.blocks);
+    let slots = record_all(tape.as_ref(), move |dys: [Option<Tensor>; N], flow| {
+        let blocks = Arc::clone(&flow.blocks);
+        if x.slot().is_some() {
+            flow.write(&x, |dx, write| back(&x, &dys, &weights, Some((dx, write)), &blocks));
+        } else {
+            back(&x, &dys, &weights, None, &blocks);
         }
     });
-    y.with_slot(slot)
+    let mut slots = slots.into_iter().flatten();
+    outs.map(|y| y.with_slot(slots.next()))
+}
+
+/// Adds to the gradients of all weights that are trained, and of `x` if it is wanted.
+fn back(
+    x: &Tensor,
+    dys: &[Option<Tensor>],
+    weights: &[Weight],
+    dx: Option<(&mut Tensor, Write)>,
+    blocks: &[Range<usize>],
+) {
+    let used = || dys.iter().zip(weights).filter_map(|(dy, w)| Some((dy.as_ref()?, w)));
+    let forms: Vec<_> = used().map(|(_, w)| w.packed()).collect();
+    let mut sums: Vec<_> = used()
+        .map(|(_, w)| match w {
+            Weight::Trained(param) => Some(param.sums()),
+            Weight::Packed(_) | Weight::Lora(_) => None,
+        })
+        .collect();
+    let mut products: Vec<Back<'_>> = used()
+        .zip(&forms)
+        .zip(&mut sums)
+        .map(|(((dy, _), w), dw)| Back { dy: dy.data(), w, dw: dw.as_deref_mut() })
+        .collect();
+    let dx = dx.map(|(dx, write)| (dx.data_mut(), write));
+    matmul_back(x.device().kernels(), dx, Rows::F32(x.data()), &mut products, blocks);
+}
+
+/// Bytes of working memory for the gradients of trained products of one x over packed rows of
+/// `row_tokens` tokens, on this machine's fastest class; `None` where each product is on its own.
+pub fn linears_back_bytes(
+    format: Format,
+    outputs: &[usize],
+    inputs: usize,
+    row_tokens: usize,
+) -> Option<usize> {
+    let joint = format == Format::BF16;
+    joint.then(|| scratch_bytes(Class::best(), outputs, inputs, row_tokens)).flatten()
 }
 
 /// Where a product is recorded: if its input wants a gradient, or its weight does.

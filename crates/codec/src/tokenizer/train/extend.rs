@@ -6,7 +6,6 @@ use super::{Guard, LLAMA3_TOKEN_BYTES, LearntMerge, PieceCounts, Trained};
 use crate::CodecError;
 use crate::tokenizer::bpe::IDS_MAX;
 use crate::tokenizer::build::{AlphabetPart, MergeOrder, Parts};
-use crate::tokenizer::encode::Work;
 use crate::tokenizer::steps::check_size;
 use crate::tokenizer::vocab::TOKEN_BYTES_MAX;
 use crate::tokenizer::{AddedToken, Alphabet, TokenId, TokenKind, Tokenizer};
@@ -68,12 +67,15 @@ pub fn extend(
     let first = first_new_id(base, extension.ids)?;
     let size = base.vocab_size().saturating_add(extension.add);
     check_size("the extended vocabulary", size, IDS_MAX - 1)?;
-    let (mut work, mut ids, mut words) = (Work::new(), Vec::new(), Words::default());
-    for (piece, count) in pieces.iter() {
-        ids.clear();
-        base.encode_whole_piece(piece, &mut work, &mut ids);
-        words.push(ids.iter().map(|id| id.0), count)?;
-    }
+    let (mut ids, mut words) = (Vec::new(), Words::default());
+    base.with_work(|work| -> Result<(), CodecError> {
+        for (piece, count) in pieces.iter() {
+            ids.clear();
+            base.encode_whole_piece(piece, work, &mut ids);
+            words.push(ids.iter().map(|id| id.0), count)?;
+        }
+        Ok(())
+    })?;
     let watch = Watch::new(extension.guard, base);
     let is_text =
         |id: u32| id as usize >= base.vocab_size() || base.kind(TokenId(id)) == TokenKind::Normal;

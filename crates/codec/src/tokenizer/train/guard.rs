@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use super::PieceCounts;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::encode::Work;
 
 /// What keeps its ids when a vocabulary is extended.
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +32,14 @@ impl Watch {
             Guard::Nothing => return Self::Nothing,
             Guard::Text(pieces) => pieces,
         };
-        let (mut work, mut ids, mut pairs) = (Work::new(), Vec::new(), HashSet::new());
-        for (piece, _) in pieces.iter() {
-            ids.clear();
-            base.encode_whole_piece(piece, &mut work, &mut ids);
-            pairs.extend(ids.windows(2).map(|two| (two[0].0, two[1].0)));
-        }
+        let (mut ids, mut pairs) = (Vec::new(), HashSet::new());
+        base.with_work(|work| {
+            for (piece, _) in pieces.iter() {
+                ids.clear();
+                base.encode_whole_piece(piece, work, &mut ids);
+                pairs.extend(ids.windows(2).map(|two| (two[0].0, two[1].0)));
+            }
+        });
         Self::Pairs(pairs)
     }
 

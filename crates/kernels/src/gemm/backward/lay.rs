@@ -11,6 +11,7 @@ use super::super::layout::{BLOCK, GROUP, codes};
 use super::super::{Packed, fill_blocks};
 use super::Rows;
 use crate::Format;
+use crate::cpu::Parts;
 use crate::lanes::{Lanes, Plain};
 use half::bf16;
 
@@ -136,6 +137,8 @@ compiled! {
     fn lay_along(out: &mut [u32], x: Matrix<'_>, cols: usize, place: Place);
     /// Tiles from columns along which the sum runs.
     fn lay_across(out: &mut [u32], at: usize, x: Matrix<'_>, place: Place);
+    /// A few steps of tiles from columns along which the sum runs.
+    fn lay_steps(out: Parts<u32>, at: usize, x: Matrix<'_>, place: Place);
     /// Panels from columns of saved rows.
     fn lay_saved(out: &mut [u32], at: usize, x: Rows<'_>, stride: usize, place: Place);
     /// A pair of panels from the rows of weights.
@@ -272,6 +275,40 @@ pub(super) unsafe fn lay_across<L: Lanes>(out: &mut [u32], at: usize, x: Matrix<
                 let out = &mut out[j * place.words()..][..place.words()];
                 let words = x.step::<L>(place.kind, s, j * place.rows);
                 put::<L>(&mut out[(at + s) * place.rows..], words);
+            }
+        }
+    }
+}
+
+/// Rows ahead of those that `lay_steps` lays which it asks for, a line with each of its own.
+pub(super) const ROWS_AHEAD: usize = 24;
+
+/// As `lay_across`, a step of all tiles after the other and no word beyond its steps: several tasks lay
+/// steps of one tile. Not for the tile unit.
+///
+/// # Safety
+///
+/// As `lay_across`; no other task writes these steps of the tiles.
+#[inline(always)]
+pub(super) unsafe fn lay_steps<L: Lanes>(out: Parts<u32>, at: usize, x: Matrix<'_>, place: Place) {
+    let (steps, tiles) = (steps(place.kind, x.rows()), out.len() / place.words());
+    assert!(place.kind != Kind::PairTiles && at + steps <= place.steps, "lay: too many steps");
+    let ahead = ROWS_AHEAD * x.stride;
+    for s in 0..steps {
+        let row = x.x.as_ptr().wrapping_add(s * terms(place.kind) * x.stride + ahead);
+        for tile in 0..tiles {
+            let (to, col) = (tile * place.words() + (at + s) * place.rows, tile * place.rows);
+            // SAFETY: the caller's contract; the words lie in steps of this call, for `to` plus
+            // the words of two steps is inside the tile where a vector is longer than one.
+            unsafe {
+                L::prefetch(row.wrapping_add(col).cast());
+                L::prefetch(row.wrapping_add(col + x.stride).cast());
+                let words = x.step::<L>(place.kind, s, col);
+                if place.rows == GROUP || s + 2 <= steps && 2 * place.rows >= GROUP {
+                    L::store_bytes(out.pointer().add(to).cast(), words);
+                } else {
+                    put::<L>(out.part(to, place.rows), words);
+                }
             }
         }
     }

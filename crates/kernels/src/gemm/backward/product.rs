@@ -46,25 +46,69 @@ pub(super) struct Laid<'a> {
 }
 
 /// C = A B, or C += A B, as `laid.sum` says.
-pub(super) fn multiply(cpu: &Cpu, c: &mut [f32], laid: &Laid<'_>) {
-    assert_eq!(c.len(), laid.rows * laid.cols, "product: wrong result");
-    let (tiles, pairs) = (laid.tiles(), laid.panels().div_ceil(2));
-    assert_eq!(laid.a.len(), tiles * laid.place.words(), "product: wrong left factor");
-    assert_eq!(laid.b.len(), laid.panels() * laid.place.steps * GROUP, "product: wrong right one");
-    // Strips of whole pairs of tiles, so many that threads end together.
-    let mut strip = (STRIP_BYTES / 4 / laid.place.words()).clamp(2, tiles.max(2));
-    while strip > 8 && tiles.div_ceil(strip) * pairs < 16 * cpu.pool.threads() {
-        strip = strip.div_ceil(2);
-    }
-    let strip = strip.next_multiple_of(2);
-    let c = Parts::new(c);
-    cpu.pool.run(tiles.div_ceil(strip) * pairs, |task| {
-        let first = task / pairs * strip;
-        let part =
-            Part { laid, c, tiles: first..tiles.min(first + strip), panel: task % pairs * 2 };
-        // SAFETY: tasks write disjoint rectangles of C; `Cpu` checked the class.
-        unsafe { part.run(cpu) }
+pub(super) fn multiply(cpu: &Cpu, c: &mut [f32], laid: Laid<'_>) {
+    multiply_all(cpu, &mut [Job { c, laid: vec![laid] }]);
+}
+
+/// Products of one shape that are summed into one result, in their order.
+pub(super) struct Job<'a> {
+    pub c: &'a mut [f32],
+    pub laid: Vec<Laid<'a>>,
+}
+
+/// All of these at once: threads wait for each other at the end alone.
+pub(super) fn multiply_all(cpu: &Cpu, jobs: &mut [Job<'_>]) {
+    let threads = cpu.pool.threads();
+    let cuts: Vec<Cut<'_>> = jobs.iter_mut().map(|job| Cut::new(job, threads)).collect();
+    cpu.pool.run(cuts.iter().map(Cut::tasks).sum(), |mut task| {
+        for cut in &cuts {
+            if task < cut.tasks() {
+                let first = task / cut.pairs * cut.strip;
+                let tiles = first..cut.tiles.min(first + cut.strip);
+                for laid in cut.laid {
+                    let panel = task % cut.pairs * 2;
+                    let part = Part { laid, c: cut.c, tiles: tiles.clone(), panel };
+                    // SAFETY: tasks write disjoint rectangles of C; `Cpu` checked the class.
+                    unsafe { part.run(cpu) }
+                }
+                return;
+            }
+            task -= cut.tasks();
+        }
     });
+}
+
+/// A job cut into rectangles of its result: strips of tiles by pairs of panels.
+struct Cut<'a> {
+    c: Parts<f32>,
+    laid: &'a [Laid<'a>],
+    tiles: usize,
+    pairs: usize,
+    strip: usize,
+}
+
+impl<'a> Cut<'a> {
+    fn new(job: &'a mut Job<'_>, threads: usize) -> Cut<'a> {
+        let (tiles, pairs) = (job.laid[0].tiles(), job.laid[0].panels().div_ceil(2));
+        for laid in &job.laid {
+            let panels = laid.panels();
+            assert_eq!(job.c.len(), laid.rows * laid.cols, "product: wrong result");
+            assert_eq!(laid.a.len(), tiles * laid.place.words(), "product: wrong left factor");
+            assert_eq!(laid.b.len(), panels * laid.place.steps * GROUP, "product: wrong right one");
+        }
+        // Strips of whole pairs of tiles, so many that threads end together.
+        let words: usize = job.laid.iter().map(|laid| laid.place.words()).sum();
+        let mut strip = (STRIP_BYTES / 4 / words).clamp(2, tiles.max(2));
+        while strip > 8 && tiles.div_ceil(strip) * pairs < 16 * threads {
+            strip = strip.div_ceil(2);
+        }
+        let strip = strip.next_multiple_of(2);
+        Cut { c: Parts::new(job.c), laid: &job.laid, tiles, pairs, strip }
+    }
+
+    fn tasks(&self) -> usize {
+        self.tiles.div_ceil(self.strip) * self.pairs
+    }
 }
 
 impl Laid<'_> {

@@ -174,6 +174,48 @@ fn micro_batches_and_threads_change_no_bit_of_dw() {
     }
 }
 
+#[test]
+fn products_of_one_input_have_the_bits_of_each_alone() {
+    for cpu in cpus(1).iter().chain(&cpus(3)) {
+        for (rows, row_tokens, outs, i) in [
+            (1, 1, &[1][..], 1),
+            (3, 301, &[45, 45, 20], 50),
+            (2, 96, &[12, 33], 32),
+            (9, 256, &[40], 17),
+            (1, 0, &[3], 3),
+        ] {
+            let t = rows * row_tokens;
+            let (x, old) = (noise(4, t * i), noise(5, t * i));
+            let narrow: Vec<bf16> = x.iter().map(|x| bf16::from_f32(*x)).collect();
+            let dy: Vec<Vec<f32>> = outs.iter().map(|&o| noise(o as u64, t * o)).collect();
+            for format in [Format::BF16, Format::F32] {
+                let p = Precision::of(format);
+                let pack = |&o: &usize| Packed::from_f32(cpu, format, o, i, &noise(6, o * i));
+                let w: Vec<Packed> = outs.iter().map(pack).collect();
+                let dw: Vec<Vec<f32>> = outs.iter().map(|&o| noise(7, o * i)).collect();
+                for x in [Rows::F32(&x), Rows::Bf16(&narrow)] {
+                    let (mut dx, mut want) = (old.clone(), old.clone());
+                    let mut sums = dw.clone();
+                    let parts = dy.iter().zip(&w).zip(&mut sums);
+                    let mut parts: Vec<Back<'_>> =
+                        parts.map(|((dy, w), dw)| Back { dy, w, dw: Some(dw) }).collect();
+                    let blocks = blocks(rows, row_tokens);
+                    let all = Some((&mut dx[..], Write::Add));
+                    matmul_back(cpu, all, x, &mut parts, &blocks);
+                    for j in (0..outs.len()).rev() {
+                        matmul_dx(cpu, &mut want, &dy[j], &w[j], Write::Add);
+                        let mut alone = dw[j].clone();
+                        matmul_dw(cpu, &mut alone, &dy[j], x, &blocks, p);
+                        let name = format!("{} {t} {outs:?} {i} {}", cpu.class, format.name());
+                        assert_eq!(bits(&sums[j]), bits(&alone), "dW {j} {name}");
+                    }
+                    assert_eq!(bits(&dx), bits(&want), "dx {} {t} {outs:?} {i}", cpu.class);
+                }
+            }
+        }
+    }
+}
+
 /// Bad products, each made by the good one from bad factors: the tests above would see them.
 #[test]
 fn a_wrong_transpose_a_sign_a_stale_block_or_a_lost_token_is_seen() {

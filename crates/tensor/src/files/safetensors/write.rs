@@ -64,6 +64,13 @@ impl SafetensorsWriter {
         self.file.write(bytes)
     }
 
+    /// Writes the next bytes of the next tensor, which need not be all of them: so a large one
+    /// never lies in memory a second time.
+    pub fn write_piece(&mut self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+        self.queue.piece(self.file.path(), name, bytes)?;
+        self.file.write(bytes)
+    }
+
     /// Puts the file in its place. Errors: a tensor is missing, or the disk fails.
     pub fn finish(mut self) -> Result<(), FileError> {
         self.complete()?;
@@ -134,12 +141,21 @@ impl ShardedWriter {
 
     /// Writes the next tensor: the one announced at this place, all of its bytes.
     pub fn write_tensor(&mut self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+        self.at_hand()?.write_tensor(name, bytes)
+    }
+
+    /// Writes the next bytes of the next tensor, as [`SafetensorsWriter::write_piece`].
+    pub fn write_piece(&mut self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+        self.at_hand()?.write_piece(name, bytes)
+    }
+
+    /// The shard that the next bytes go to.
+    fn at_hand(&mut self) -> Result<&mut SafetensorsWriter, FileError> {
         let full = |writer: &SafetensorsWriter| writer.queue.done(&self.folder).is_ok();
         if self.current.as_ref().is_some_and(full) && self.waiting.len() > 0 {
             self.turn()?;
         }
-        let current = self.current.as_mut().expect("a writer always has a shard at hand");
-        current.write_tensor(name, bytes)
+        Ok(self.current.as_mut().expect("a writer always has a shard at hand"))
     }
 
     /// Puts all files in their places, the index last.
