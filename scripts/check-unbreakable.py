@@ -71,12 +71,15 @@ steps = 4
 """
 CHAT = SETTINGS.replace("docs.jsonl\"]", "chats.jsonl\"]\nlong = \"shorten\"").replace("seq_len = 64", "seq_len = 128")
 CHAT += '[chat]\ntemplate = "llama3"\n'
+PAIRS = CHAT.replace("chats.jsonl", "pairs.jsonl").replace("shorten", "drop").replace("seq_len = 128", "seq_len = 256")
+PAIRS = PAIRS.replace("tokens = 256\n", "tokens = 512\n") + "[dpo]\n"
 CONFIGS = {
     "run.toml": SETTINGS.format(model=NEW, optim="warmup_steps = 3"),
     "lora.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LORA,
     "anneal.toml": SETTINGS.format(model=OLD, optim=""),
     "sft.toml": CHAT.format(model=OLD, optim="warmup_steps = 3"),
     "sft-lora.toml": CHAT.format(model=OLD, optim="warmup_steps = 3") + LORA,
+    "dpo.toml": PAIRS.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
     "longer.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LONGER,
 }
 TRAIN = "tokenizer train -i docs.jsonl --vocab-size 400 --specials 16 -t 1 -o"
@@ -92,6 +95,7 @@ VERBS = {
     "anneal": ("anneal --config anneal.toml -t 1 --out OUT", False),
     "sft": ("sft --config sft.toml -t 1 --out OUT", False),
     "sft with LoRA": ("sft --config sft-lora.toml -t 1 --out OUT", False),
+    "dpo": ("dpo --config dpo.toml -t 1 --out OUT", False),
     "average": (f"average {' '.join(MEAN)} -o OUT", True),
 }
 
@@ -109,6 +113,16 @@ def dialogues(text):
             yield json.dumps({"messages": messages})
 
 
+def comparisons(text):
+    """A comparison a section: its first words are better than its next ones; every fifth has a third answer."""
+    for number, part in enumerate(text.split("\n## ")):
+        head, _, body = part.partition("\n")
+        words = body.split()[:15]
+        if len(words) == 15:
+            row = {"prompt": head, "chosen": " ".join(words[:8]), "rejected": " ".join(words[8:])}
+            yield json.dumps(row | ({"edited": " ".join(words[:5])} if number % 5 == 0 else {}))
+
+
 class Bench:
     """A folder to run in, and the program."""
 
@@ -123,6 +137,7 @@ class Bench:
         lines = [json.dumps({"text": part}) for part in text.split("\n## ")]
         (self.root / "docs.jsonl").write_text("\n".join(lines))
         (self.root / "chats.jsonl").write_text("\n".join(dialogues(text)))
+        (self.root / "pairs.jsonl").write_text("\n".join(comparisons(text)))
         for name, config in CONFIGS.items():
             (self.root / name).write_text(config)
         self.run(f"{TRAIN} words".split())

@@ -26,7 +26,7 @@ pub struct Batch {
     pub spans: Vec<Span>,
 }
 
-/// A piece of one document: attention stays within it.
+/// A piece of one sequence of a document: attention stays within it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Span {
     /// Its places among the T, within one row.
@@ -117,11 +117,34 @@ impl Plan {
                     &mut batch.weight_t[at.clone()],
                 )?;
                 start = at.end;
-                let Piece { source, epoch, document, from, .. } = *piece;
-                batch.spans.push(Span { at, source, epoch, document, from });
+                push_spans(&mut batch.spans, piece, ends, documents(piece.source), at);
             }
         }
         Ok(batch)
+    }
+}
+
+/// The sequences of a piece whose inputs take the places `at`.
+fn push_spans(
+    spans: &mut Vec<Span>,
+    piece: &Piece,
+    ends: &Ends,
+    documents: &Documents,
+    at: Range<usize>,
+) {
+    let Piece { source, epoch, document, from, len } = *piece;
+    let mut last = 0;
+    for tokens in documents.lengths(document) {
+        let (first, end) = (last, last + tokens as u64);
+        last = end;
+        // A document with ends has one sequence, and these belong to it.
+        let own = if ends.count() > 0 { 0..u64::MAX } else { first..end };
+        let (first, end) = (own.start.max(from), own.end.min(from + len));
+        if first < end {
+            let place = |token: u64| at.start + (token - from) as usize;
+            let at = place(first)..place(end);
+            spans.push(Span { at, source, epoch, document, from: first });
+        }
     }
 }
 

@@ -38,12 +38,18 @@ pub struct CorpusSource {
 }
 
 /// Documents by number, in the order of the files they came from.
+///
+/// Where the answers of a row are compared, all of them together are one document, made of a
+/// *sequence* for each answer, the best first: so they share a row of every batch. Else a document
+/// has one sequence.
 #[derive(Debug)]
 pub struct Documents {
     shards: Vec<Shard>,
-    /// The number of each shard's first document.
+    /// The number of each shard's first sequence.
     firsts: Vec<u64>,
     counts: Counts,
+    /// Of documents of several sequences, the number of each one's first, and the end.
+    starts: Option<Vec<u64>>,
 }
 
 impl Corpus {
@@ -57,12 +63,13 @@ impl Corpus {
         if !manifest.complete {
             return Err(DataError::Unfinished { folder: folder.to_owned() });
         }
-        let vocabulary = manifest.settings.tokenizer;
+        let (vocabulary, compared) = (manifest.settings.tokenizer, manifest.settings.compared);
         let open = |report: &SourceReport| -> Result<CorpusSource, DataError> {
             Ok(CorpusSource {
                 name: report.name.clone(),
-                train: Documents::open(folder, &report.train, &vocabulary, check)?,
-                validation: Documents::open(folder, &report.validation, &vocabulary, check)?,
+                train: Documents::open(folder, &report.train, &vocabulary, check)?.of(compared)?,
+                validation: Documents::open(folder, &report.validation, &vocabulary, check)?
+                    .of(compared)?,
             })
         };
         let sources = manifest.sources.iter().map(open).collect::<Result<_, _>>()?;
@@ -145,7 +152,26 @@ impl Documents {
             counts += shard.counts();
             shards.push(shard);
         }
-        Ok(Documents { shards, firsts, counts })
+        Ok(Documents { shards, firsts, counts, starts: None })
+    }
+
+    /// The same, those of a row taken together if they are `compared`.
+    fn of(mut self, compared: bool) -> Result<Documents, DataError> {
+        if compared {
+            let mut starts = Vec::new();
+            let mut last = None;
+            for sequence in 0..self.counts.documents {
+                let (shard, at) = self.find(sequence);
+                let (row, _) = shard.row(at)?;
+                if last.replace((row.file, row.row)) != Some((row.file, row.row)) {
+                    starts.push(sequence);
+                }
+            }
+            starts.push(self.counts.documents);
+            self.counts.documents = starts.len() as u64 - 1;
+            self.starts = Some(starts);
+        }
+        Ok(self)
     }
 
     /// How many documents, tokens and bytes there are.
@@ -153,10 +179,32 @@ impl Documents {
         self.counts
     }
 
+    /// The sequences of a document, by their numbers among all. Panics if there is no such document.
+    pub fn sequences(&self, document: u64) -> Range<u64> {
+        assert!(document < self.counts.documents, "document {document} of {:?}", self.counts);
+        match &self.starts {
+            Some(starts) => starts[document as usize]..starts[document as usize + 1],
+            None => document..document + 1,
+        }
+    }
+
+    /// Number of all sequences.
+    pub fn sequences_in_all(&self) -> u64 {
+        let last = self.starts.as_ref().and_then(|starts| starts.last());
+        last.copied().unwrap_or(self.counts.documents)
+    }
+
+    /// The tokens of each sequence of a document. Panics if there is no such document.
+    pub fn lengths(&self, document: u64) -> impl Iterator<Item = usize> + '_ {
+        self.sequences(document).map(|sequence| {
+            let (shard, at) = self.find(sequence);
+            shard.len(at)
+        })
+    }
+
     /// Number of tokens of a document, at least 1. Panics if there is no such document.
     pub fn tokens(&self, document: u64) -> usize {
-        let (shard, at) = self.find(document);
-        shard.len(at)
+        self.lengths(document).sum()
     }
 
     /// Appends the tokens `part` of a document. Panics if there is no such document or part.
@@ -166,8 +214,7 @@ impl Documents {
         part: Range<usize>,
         ids: &mut Vec<u32>,
     ) -> Result<(), DataError> {
-        let (shard, at) = self.find(document);
-        shard.read(at, part, ids)
+        self.for_parts(document, part, |shard, at, part| shard.read(at, part, ids))
     }
 
     /// Reads the weights of the losses of the tokens `part` of a document; 1 where shards have none.
@@ -178,19 +225,44 @@ impl Documents {
         part: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), DataError> {
-        let (shard, at) = self.find(document);
-        shard.weights(at, part, out)
+        let mut rest = out;
+        self.for_parts(document, part, |shard, at, part| {
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(part.len());
+            rest = later;
+            shard.weights(at, part, now)
+        })
     }
 
-    /// Where a document came from, and the bytes of its text. Panics if there is no such document.
+    /// Gives `f` the parts of the sequences that make up `part` of a document.
+    fn for_parts(
+        &self,
+        document: u64,
+        part: Range<usize>,
+        mut f: impl FnMut(&Shard, usize, Range<usize>) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let mut start = 0;
+        for sequence in self.sequences(document) {
+            let (shard, at) = self.find(sequence);
+            let own = start..start + shard.len(at);
+            let (from, to) = (part.start.max(own.start), part.end.min(own.end));
+            if from < to || self.starts.is_none() {
+                f(shard, at, from - start..to.max(from) - start)?;
+            }
+            start = own.end;
+        }
+        assert!(part.end <= start, "{part:?} of document {document} of {start} tokens");
+        Ok(())
+    }
+
+    /// Where a document came from, and the bytes of its text: of several sequences, of the first.
+    /// Panics if there is no such document.
     pub fn row(&self, document: u64) -> Result<(RowId, u32), DataError> {
-        let (shard, at) = self.find(document);
+        let (shard, at) = self.find(self.sequences(document).start);
         shard.row(at)
     }
 
-    fn find(&self, document: u64) -> (&Shard, usize) {
-        assert!(document < self.counts.documents, "document {document} of {:?}", self.counts);
-        let at = self.firsts.partition_point(|&first| first <= document) - 1;
-        (&self.shards[at], (document - self.firsts[at]) as usize)
+    fn find(&self, sequence: u64) -> (&Shard, usize) {
+        let at = self.firsts.partition_point(|&first| first <= sequence) - 1;
+        (&self.shards[at], (sequence - self.firsts[at]) as usize)
     }
 }

@@ -102,6 +102,10 @@ pub enum Fault {
     NoTokens,
     #[error("no dialogue to learn from: {reason}")]
     NoDialogue { reason: String },
+    #[error("the chosen answer is only {strength}")]
+    Weak { strength: &'static str },
+    #[error("the answers are alike")]
+    Similar,
 }
 
 impl Fault {
@@ -116,12 +120,14 @@ impl Fault {
             Fault::Empty => "empty",
             Fault::NoTokens => "no_tokens",
             Fault::NoDialogue { .. } => "no_dialogue",
+            Fault::Weak { .. } => "weak",
+            Fault::Similar => "similar",
         }
     }
 
     /// Whether a corpus may hold such records without being broken.
     pub fn is_harmless(&self) -> bool {
-        matches!(self, Fault::Empty)
+        matches!(self, Fault::Empty | Fault::Weak { .. } | Fault::Similar)
     }
 }
 

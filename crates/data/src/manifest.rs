@@ -51,6 +51,9 @@ pub struct Settings {
     /// How dialogues are read and rendered, where rows are dialogues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lessons: Option<Hash>,
+    /// Whether the documents of a row are answers to one prompt, the best first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compared: bool,
     /// The sources, in order.
     pub inputs: Vec<SourceInput>,
 }

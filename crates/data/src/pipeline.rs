@@ -9,7 +9,7 @@ use std::thread;
 
 use herd_codec::Tokenizer;
 
-use crate::dialogue::{Encoder, Lessons, lesson};
+use crate::dialogue::{Compared, Encoder, Lessons, comparison, lesson};
 use crate::read::{Raw, ReadOptions, Records, RowId, Source};
 use crate::shard::Counts;
 use crate::{DataError, Fault, Hash};
@@ -36,16 +36,25 @@ pub(crate) enum Outcome {
     /// One document, or the rows that teach a dialogue.
     Documents {
         side: Side,
-        unspelt: u64,
+        lacking: Lacking,
         documents: Vec<Tokens>,
     },
     /// Documents that an earlier run has written.
     Done {
         side: Side,
-        unspelt: u64,
+        lacking: Lacking,
         documents: u64,
     },
     Dropped(Fault),
+}
+
+/// What documents lack of their record.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Lacking {
+    /// Bytes that the vocabulary cannot spell.
+    pub unspelt: u64,
+    /// Answers that say what a better one says.
+    pub similar: u64,
 }
 
 /// A document as ids.
@@ -204,8 +213,9 @@ fn encode_text(
         [] => 0,
         missing => text.bytes().filter(|byte| missing.contains(byte)).count() as u64,
     };
+    let lacking = Lacking { unspelt, similar: 0 };
     if recipe.is_done(side, &id) {
-        return Ok(Outcome::Done { side, unspelt, documents: 1 });
+        return Ok(Outcome::Done { side, lacking, documents: 1 });
     }
     let ids = recipe.tokenizer.try_encode(&text).map_err(|source_error| {
         let path: PathBuf = source.files[id.file as usize].path.clone();
@@ -216,25 +226,28 @@ fn encode_text(
     }
     let (ids, weights) = (ids.into_iter().map(|id| id.0).collect(), Vec::new());
     let text_bytes = u32::try_from(text.len()).expect("records are shorter than 4 GiB");
-    Ok(Outcome::Documents { side, unspelt, documents: vec![Tokens { ids, weights, text_bytes }] })
+    Ok(Outcome::Documents { side, lacking, documents: vec![Tokens { ids, weights, text_bytes }] })
 }
 
-/// The rows that teach a dialogue. An earlier run's are made again: only so is their number known.
+/// The rows that teach a dialogue, or those of the answers that are compared. An earlier run's are made again: only so is their number known.
 fn encode_lesson(raw: Raw, lessons: &Lessons, recipe: &Recipe<'_>) -> Outcome {
     let id = raw.id.clone();
-    let Lessons { shape, format, options } = lessons;
+    let Lessons { shape, format, options, compare } = lessons;
     let encoder = Encoder { format, tokenizer: recipe.tokenizer, options: *options };
     let rows = raw.json().and_then(|value| {
         let side = side(&value.to_string(), recipe.validation);
-        Ok((side, encoder.lesson(&lesson(&value, *shape)?)?))
+        let Compared { rows, similar } = match compare {
+            Some(compare) => encoder.compare(&comparison(&value, *shape)?, compare)?,
+            None => Compared { rows: encoder.lesson(&lesson(&value, *shape)?)?, similar: 0 },
+        };
+        Ok((side, rows, Lacking { unspelt: 0, similar }))
     });
-    let (side, rows) = match rows {
+    let (side, rows, lacking) = match rows {
         Ok(rows) => rows,
         Err(fault) => return Outcome::Dropped(fault),
     };
-    let unspelt = 0;
     if recipe.is_done(side, &id) {
-        return Outcome::Done { side, unspelt, documents: rows.len() as u64 };
+        return Outcome::Done { side, lacking, documents: rows.len() as u64 };
     }
     let documents = rows.into_iter().map(|row| {
         let learnt = row.ids.iter().zip(&row.weights).filter(|(_, weight)| **weight > 0.0);
@@ -246,7 +259,7 @@ fn encode_lesson(raw: Raw, lessons: &Lessons, recipe: &Recipe<'_>) -> Outcome {
             text_bytes,
         }
     });
-    Outcome::Documents { side, unspelt, documents: documents.collect() }
+    Outcome::Documents { side, lacking, documents: documents.collect() }
 }
 
 impl Recipe<'_> {

@@ -20,7 +20,7 @@ use crate::disk::{Disk, FolderLock};
 use crate::manifest::{
     FileInput, MANIFEST, Manifest, Part, Settings, ShardEntry, SourceInput, SourceReport,
 };
-use crate::pipeline::{self, Encoded, Outcome, Recipe, Side, Tokens};
+use crate::pipeline::{self, Encoded, Lacking, Outcome, Recipe, Side, Tokens};
 use crate::read::{RECORD_BYTES_MAX, ReadOptions, Source, Sources, record_error};
 use crate::shard::{Counts, SHARD_TOKENS_MAX, Shard, ShardBuilder, Vocabulary};
 use crate::{DataError, Fault, Hash};
@@ -213,6 +213,7 @@ fn settings(
         shard_tokens: options.shard_tokens,
         skip_bad: options.skip_bad,
         lessons: options.lessons.as_ref().map(Lessons::hash),
+        compared: options.lessons.as_ref().is_some_and(|lessons| lessons.compare.is_some()),
         inputs: sources.sources.iter().map(input).collect::<Result<_, DataError>>()?,
     })
 }
@@ -322,18 +323,25 @@ impl<'a> SourceRun<'a> {
 
     fn take(&mut self, record: Encoded, skip_bad: bool) -> Result<(), DataError> {
         match record.outcome {
-            Outcome::Documents { side, unspelt, documents } => {
-                self.unspelt_bytes += unspelt;
+            Outcome::Documents { side, lacking, documents } => {
+                self.lack(lacking);
                 self.sides[side as usize].push(&documents, &record.id)
             }
-            Outcome::Done { side, unspelt, documents } => {
-                self.unspelt_bytes += unspelt;
+            Outcome::Done { side, lacking, documents } => {
+                self.lack(lacking);
                 self.sides[side as usize].meet(documents)
             }
             Outcome::Dropped(fault) => {
                 let path = &self.source.files[record.id.file as usize].path;
                 self.drop_record(path, record.id.row, fault, skip_bad)
             }
+        }
+    }
+
+    fn lack(&mut self, lacking: Lacking) {
+        self.unspelt_bytes += lacking.unspelt;
+        if lacking.similar > 0 {
+            *self.dropped.entry("similar_answer".to_owned()).or_default() += lacking.similar;
         }
     }
 

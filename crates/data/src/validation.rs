@@ -92,26 +92,52 @@ impl Validation {
     pub fn batches(&self, source: usize) -> impl Iterator<Item = Result<Batch, DataError>> + '_ {
         let documents = &self.corpus.sources()[source].validation;
         let n = documents.counts().documents;
-        let mut next = 0..self.taken[source];
-        let (mut packer, mut ledger) = (Packer::default(), Ledger::default());
+        let order = (0..self.taken[source]).map(move |i| permute(i, n, ORDER));
         let Ramp { seq_len, rows, .. } = self.shape;
-        let (ends, policy) = (self.ends, self.policy);
-        let mut draw = move |ledger: &mut Ledger| loop {
-            let document = permute(next.next()?, n, ORDER);
-            let tokens = documents.tokens(document) as u64 + ends.count();
-            let source = source as u32;
-            ledger.draw(tokens);
-            if tokens >= 2 {
-                return Some(Piece { source, epoch: 0, document, from: 0, len: tokens - 1 });
-            }
-        };
-        let mut row = move || packer.next_row(policy, seq_len as u64, &mut ledger, &mut draw);
-        (0..).map_while(move |step| {
-            let packed: Vec<_> = std::iter::from_fn(&mut row).take(rows).collect();
-            let plan = Plan { step, rows, seq_len, packed };
-            (!plan.packed.is_empty()).then(|| plan.read(&ends, |_| documents))
-        })
+        let form = Form { seq_len, rows, policy: self.policy, ends: self.ends };
+        in_order(documents, source as u32, order, form)
     }
+}
+
+/// How batches are laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// Places of a row.
+    pub seq_len: usize,
+    /// Rows of a batch; the last one may have fewer.
+    pub rows: usize,
+    /// How documents fill rows.
+    pub policy: Policy,
+    /// The tokens that begin and end a document.
+    pub ends: Ends,
+}
+
+/// Batches of the documents that `order` names, of a source of this number.
+///
+/// Panics if a row or a batch has no place, or there is no such document.
+pub fn in_order<'a>(
+    documents: &'a Documents,
+    source: u32,
+    mut order: impl Iterator<Item = u64> + 'a,
+    form: Form,
+) -> impl Iterator<Item = Result<Batch, DataError>> + 'a {
+    let Form { seq_len, rows, policy, ends } = form;
+    assert!(seq_len > 0 && rows > 0, "in_order: {rows} rows of {seq_len}");
+    let (mut packer, mut ledger) = (Packer::default(), Ledger::default());
+    let mut draw = move |ledger: &mut Ledger| loop {
+        let document = order.next()?;
+        let tokens = documents.tokens(document) as u64 + ends.count();
+        ledger.draw(tokens);
+        if tokens >= 2 {
+            return Some(Piece { source, epoch: 0, document, from: 0, len: tokens - 1 });
+        }
+    };
+    let mut row = move || packer.next_row(policy, seq_len as u64, &mut ledger, &mut draw);
+    (0..).map_while(move |step| {
+        let packed: Vec<_> = std::iter::from_fn(&mut row).take(rows).collect();
+        let plan = Plan { step, rows, seq_len, packed };
+        (!plan.packed.is_empty()).then(|| plan.read(&ends, |_| documents))
+    })
 }
 
 /// The key of the fixed order.

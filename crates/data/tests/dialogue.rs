@@ -7,7 +7,9 @@ use herd_codec::chat::{
 };
 use herd_codec::tokenizer::train::{PieceCounts, Split, Training, train};
 use herd_codec::{TokenId, Tokenizer};
-use herd_data::dialogue::{Encoder, Lesson, Lessons, Row, lesson};
+use herd_data::dialogue::{
+    Compare, Comparison, Encoder, Lesson, Lessons, Row, Strength, lesson, similarity,
+};
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
 use herd_data::{
@@ -154,6 +156,126 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn of_answers_that_are_compared_all_but_format_tokens_count(
+        system in proptest::option::of(text()),
+        turns in proptest::collection::vec((text(), text()), 0..2),
+        question in text(),
+        answers in proptest::collection::vec(text(), 2..4),
+    ) {
+        let tokenizer = tokenizer();
+        for format in formats(&tokenizer) {
+            let mut messages: Vec<Message> =
+                system.iter().map(|text| Message::new(Role::System, text)).collect();
+            for (question, answer) in &turns {
+                messages.push(Message::new(Role::User, question));
+                messages.push(Message::new(Role::Assistant, answer));
+            }
+            messages.push(Message::new(Role::User, &question));
+            let given = Comparison {
+                prompt: Dialogue::from(messages),
+                answers: answers.iter().map(|text| Message::new(Role::Assistant, text)).collect(),
+                strength: Some(Strength::Better),
+            };
+            let encoder =
+                Encoder { format: &format, tokenizer: &tokenizer, options: RenderOptions::PROMPT };
+            let compare = |mask_format: bool| Compare {
+                mask_format,
+                strength_min: Strength::Better,
+                similar: 1.0,
+            };
+            let (masked, bare) =
+                (encoder.compare(&given, &compare(true)), encoder.compare(&given, &compare(false)));
+            let (Ok(masked), Ok(bare)) = (masked, bare) else { continue };
+            let prompt = encoder.prompt(&given.prompt).unwrap();
+            prop_assert_eq!(masked.rows.len() + masked.similar as usize, answers.len());
+            for (masked, bare) in masked.rows.iter().zip(&bare.rows) {
+                prop_assert!(masked.ids == bare.ids && masked.ids.starts_with(&prompt));
+                let own = prompt.len()..masked.ids.len();
+                for i in 0..masked.ids.len() {
+                    let end = format.stops().iter().any(|s| tokenizer.special_id(s) == Some(masked.ids[i]));
+                    let answer = own.contains(&i);
+                    prop_assert_eq!(bare.weights[i], if answer { 1.0 } else { 0.0 }, "{:?}", &format);
+                    let counts = answer && !end;
+                    prop_assert_eq!(masked.weights[i], if counts { 1.0 } else { 0.0 }, "{:?} {}", &format, i);
+                }
+                let counted: Vec<TokenId> =
+                    own.filter(|i| masked.weights[*i] > 0.0).map(|i| masked.ids[i]).collect();
+                let said = tokenizer.decode_lossy(&counted);
+                prop_assert!(answers.iter().any(|answer| answer.trim() == said.trim()), "{:?}", &format);
+            }
+        }
+    }
+}
+
+#[test]
+fn weak_and_similar_answers_are_left_out_and_the_others_share_a_document() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, shards) = (folder.path().join("pairs.jsonl"), folder.path().join("shards"));
+    let row = |i: usize, strength: &str, chosen: &str, rejected: &str, edited: Option<&str>| {
+        let prompt = format!("{i}");
+        serde_json::json!({"prompt": prompt, "chosen": chosen, "rejected": rejected, "strength": strength, "edited": edited}).to_string()
+    };
+    let rows = [
+        row(0, "better", "the people", "a", None),
+        row(1, "slightly better", "the people", "a", None),
+        row(2, "significantly better", "the  people ", "the people", None),
+        row(3, "better", "the people", "a", Some("of the people")),
+        row(4, "better", "the people", "a", Some("the people")),
+    ];
+    std::fs::write(&input, rows.join("\n")).unwrap();
+    let tokenizer = tokenizer();
+    let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);
+    let compare = Compare { mask_format: true, strength_min: Strength::Better, similar: 0.9 };
+    let lessons = Some(Lessons { shape: None, format, options, compare: Some(compare) });
+    let options = TokenizeOptions { lessons, ..TokenizeOptions::new(2) };
+    let sources = Sources::find(&[input.display().to_string()]).unwrap();
+    let manifest =
+        tokenize(&tokenizer, &sources, &options, &shards, &RealDisk, &mut |_| {}).unwrap();
+    let report = &manifest.sources[0];
+    let dropped: Vec<(&str, u64)> = report.dropped.iter().map(|(k, n)| (k.as_str(), *n)).collect();
+    assert_eq!(dropped, [("similar", 1), ("similar_answer", 1), ("weak", 1)]);
+    assert_eq!(report.train.counts.documents, 2 + 3 + 2);
+    let corpus = Arc::new(Corpus::open(&shards, Check::Contents).unwrap());
+    let documents = &corpus.sources()[0].train;
+    assert_eq!((documents.counts().documents, documents.sequences_in_all()), (3, 7));
+    assert_eq!(documents.sequences(1), 2..5);
+    let source = |name: &str| {
+        let name = name.to_owned();
+        herd_data::MixSource { name, weight: 1.0, epochs_max: Some(1.0) }
+    };
+    let mixture = Mixture { sources: vec![source(&corpus.sources()[0].name)] };
+    let config = LoaderConfig {
+        phases: vec![Phase { from_tokens: 0, mixture }],
+        ramps: vec![Ramp { from_step: 0, seq_len: 128, rows: 1 }],
+        policy: Policy::Whole(LongDocuments::Drop),
+        ends: Ends::default(),
+    };
+    let mut loader = Loader::new(corpus.clone(), config, 1).unwrap();
+    let mut met = Vec::new();
+    while let Some(batch) = loader.next_batch().unwrap() {
+        for answers in batch.spans.chunk_by(|_, next| next.from > 0) {
+            let rows = answers.iter().map(|span| span.at.start / batch.seq_len);
+            assert!(rows.clone().eq(vec![rows.clone().next().unwrap(); answers.len()]));
+            let document = answers[0].document;
+            let lengths: Vec<usize> = documents.lengths(document).collect();
+            assert_eq!(lengths.len(), answers.len());
+            for (span, len) in answers.iter().zip(&lengths) {
+                // The last token of the last answer is a target alone; of others it is an input to nothing.
+                assert!(span.at.len() == *len || span.at.len() + 1 == *len);
+                assert_eq!(batch.tokens_t[span.at.start], batch.tokens_t[answers[0].at.start]);
+            }
+            met.push(document);
+        }
+    }
+    met.sort_unstable();
+    assert_eq!(met, [0, 1, 2]);
+    assert!(similarity("the people", "a") < 0.5);
+}
+
 #[test]
 fn a_token_over_the_border_of_an_answer_gives_each_answer_a_row() {
     let tokenizer = tokenizer();
@@ -218,7 +340,7 @@ fn batches_of_dialogues_hold_each_row_once_with_its_weights_and_a_run_goes_on_wh
     let (expected, many) = taught(&encoder, &rows);
     assert!(many, "the test needs dialogues that give several rows");
 
-    let lessons = Some(Lessons { shape: None, format: format.clone(), options });
+    let lessons = Some(Lessons { shape: None, format: format.clone(), options, compare: None });
     let options = TokenizeOptions { lessons, shard_tokens: 900, ..TokenizeOptions::new(2) };
     let sources = Sources::find(&[input.to_str().unwrap().to_owned()]).unwrap();
     let run = || tokenize(&tokenizer, &sources, &options, &shards, &RealDisk, &mut |_| {}).unwrap();
@@ -285,7 +407,7 @@ fn long_dialogues_are_shortened_or_left_out_and_no_row_is_without_a_lesson() {
     std::fs::write(&input, lines).unwrap();
     let tokenizer = tokenizer();
     let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);
-    let lessons = Some(Lessons { shape: None, format, options });
+    let lessons = Some(Lessons { shape: None, format, options, compare: None });
     let options = TokenizeOptions { lessons: lessons.clone(), ..TokenizeOptions::new(1) };
     let sources = Sources::find(&[input.to_str().unwrap().to_owned()]).unwrap();
     tokenize(&tokenizer, &sources, &options, &shards, &RealDisk, &mut |_| {}).unwrap();

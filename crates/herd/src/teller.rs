@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use herd_kernels::probe;
 use herd_tensor::Device;
 use herd_train::config::Precision;
+use herd_train::dpo::Preferences;
 use herd_train::metrics::{Line, StepLine};
 use herd_train::runs::Speed;
 use herd_train::spikes::Leapt;
@@ -112,12 +113,13 @@ impl<'a> Teller<'a> {
                 self.begun = Instant::now();
                 self.step_begun = self.begun;
             }
+            Event::Reference { done, all } => {
+                self.say(&format!("the reference has read {done} of {all} prompts"));
+            }
             Event::Batch => self.waited_s = self.step_begun.elapsed().as_secs_f64(),
             Event::Line(Line::Step(step)) => self.tell_step(step),
-            Event::Line(Line::Validation { step, loss, bpb, .. }) => {
-                self.bpb = Some(*bpb);
-                self.record(*step, &[("validation/loss", *loss), ("validation/bpb", *bpb)]);
-                self.say(&format!("validation: loss {loss:.4}, {bpb:.4} bits per byte"));
+            Event::Line(Line::Validation { step, loss, bpb, preferences, .. }) => {
+                self.tell_validation(*step, *loss, *bpb, preferences.as_ref());
             }
             Event::Line(Line::Average { of, loss, bpb, .. }) => {
                 let n = of.len();
@@ -156,6 +158,18 @@ impl<'a> Teller<'a> {
         }
     }
 
+    fn tell_validation(&mut self, step: u64, loss: f64, bpb: f64, pairs: Option<&Preferences>) {
+        self.bpb = Some(bpb);
+        self.record(step, &[("validation/loss", loss), ("validation/bpb", bpb)]);
+        let mut told = format!("validation: loss {loss:.4}, {bpb:.4} bits per byte");
+        if let Some(pairs) = pairs {
+            self.record_pairs(step, "validation", pairs);
+            let (right, margin) = (100.0 * pairs.accuracy, pairs.margin);
+            told.push_str(&format!(", {right:.1} % of pairs right, margin {margin:.4}"));
+        }
+        self.say(&told);
+    }
+
     fn tell_step(&mut self, step: &StepLine) {
         let step_s = self.step_begun.elapsed().as_secs_f64();
         let tok_s = (step.tokens - self.tokens) as f64 / step_s;
@@ -184,6 +198,9 @@ impl<'a> Teller<'a> {
             ("speed/mfu", mfu),
         ];
         self.record(step.step, &scalars);
+        if let Some(pairs) = &step.preferences {
+            self.record_pairs(step.step, "train", pairs);
+        }
         let line = live::StepLine {
             step: step.step,
             steps: self.config.optim.steps,
@@ -218,6 +235,20 @@ impl<'a> Teller<'a> {
     fn show(&self, text: &str) {
         if !self.console.quiet {
             let _ = stderr().lock().write_all(text.as_bytes()); // nobody is left to tell
+        }
+    }
+
+    /// Numbers of pairs for TensorBoard.
+    fn record_pairs(&mut self, step: u64, of: &str, pairs: &Preferences) {
+        let numbers = [
+            ("rewards/chosen", pairs.chosen),
+            ("rewards/rejected", pairs.rejected),
+            ("rewards/margins", pairs.margin),
+            ("rewards/accuracies", pairs.accuracy),
+            ("nll_loss", pairs.nll),
+        ];
+        for (name, number) in numbers {
+            self.record(step, &[(&format!("{of}/{name}"), number)]);
         }
     }
 

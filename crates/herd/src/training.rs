@@ -10,6 +10,7 @@ use herd_data::{Ends, Ledger, TokenizeOptions, tokenize};
 use herd_model::{Config, GenerationDefaults};
 use herd_tensor::Device;
 use herd_train::config::ChatConfig;
+use herd_train::dpo::DpoConfig;
 use herd_train::plan::{plan, savings};
 use herd_train::runs::Run;
 use herd_train::{Chat, Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
@@ -188,7 +189,8 @@ fn teach_chat(config: &RunConfig, chat: &ChatConfig, words: &mut Words) -> Resul
     let template = about.template_for(chat.template.as_deref(), &format)?;
     words.files.retain(|(name, _)| name != TEMPLATE || template.is_none());
     words.files.extend(template.map(|text| (TEMPLATE.to_owned(), text.into_bytes())));
-    words.chat = Some(Chat { format, today, shape: chat.shape });
+    let compare = config.dpo.as_ref().map(DpoConfig::compare);
+    words.chat = Some(Chat { format, today, shape: chat.shape, compare });
     Ok(())
 }
 

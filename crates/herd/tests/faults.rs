@@ -17,7 +17,9 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 use training::{EXTENSION, LORA, SETTINGS};
-use training::{begin_in, chat_settings, done, expect_same, files, herd, pretrain, stage};
+use training::{
+    begin_in, chat_settings, done, expect_same, files, herd, pair_settings, pretrain, stage,
+};
 
 /// The exit code of a power cut.
 const CUT: i32 = 137;
@@ -121,6 +123,7 @@ fn verbs() -> Vec<Verb> {
         verb("anneal", false, Box::new(staged("anneal", "anneal.toml"))),
         verb("sft", false, Box::new(staged("sft", "sft.toml"))),
         verb("sft with LoRA", false, Box::new(staged("sft", "sft-lora.toml"))),
+        verb("dpo", false, Box::new(staged("dpo", "dpo.toml"))),
         verb("extend-context", false, Box::new(staged("extend-context", "longer.toml"))),
     ]
 }
@@ -132,6 +135,7 @@ fn write_configs(root: &Path) {
     fs::write(root.join("longer.toml"), from + EXTENSION).unwrap();
     let chat = chat_settings("base/checkpoints/step-12");
     fs::write(root.join("sft.toml"), &chat).unwrap();
+    fs::write(root.join("dpo.toml"), pair_settings("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("sft-lora.toml"), chat + LORA).unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! What a run is: one file of settings, strict, with every number in the open.
 
+use crate::dpo::DpoConfig;
 use crate::error::TrainError;
 use crate::presets;
 use herd_data::LongDocuments;
@@ -45,6 +46,9 @@ pub struct RunConfig {
     /// Of stages that learn from dialogues: how these are read and rendered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat: Option<ChatConfig>,
+    /// Of `dpo`: its loss, and which pairs it learns from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpo: Option<DpoConfig>,
 }
 
 /// How dialogues are read and rendered.
@@ -394,7 +398,7 @@ pub struct NeedleConfig {
 }
 
 /// Keys that a file may have and a preset need not.
-const OPTIONAL: [&str; 10] = [
+const OPTIONAL: [&str; 11] = [
     "model.init",
     "model.init_rope_theta",
     "model.lora",
@@ -405,6 +409,7 @@ const OPTIONAL: [&str; 10] = [
     "chat.template",
     "chat.shape",
     "chat.date",
+    "dpo.reference",
 ];
 
 /// Tokens a step at most, so that a slip of the pen takes no terabytes.
@@ -481,6 +486,7 @@ impl RunConfig {
             at(&mut self.tokenizer);
         }
         self.model.init.iter_mut().for_each(at);
+        self.dpo.iter_mut().filter_map(|dpo| dpo.reference.as_mut()).for_each(at);
         self.data.shards.iter_mut().for_each(at);
         self.data.input.iter_mut().for_each(at);
         self

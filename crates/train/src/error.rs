@@ -53,6 +53,9 @@ pub enum TrainError {
     #[error("nothing in the batch of step {step} is learnt: its weights are all 0")]
     NothingLearnt { step: u64 },
 
+    #[error("stopped before the first step, while {what} were computed")]
+    Stopped { what: &'static str },
+
     #[error("the data ended after step {step} of {steps}")]
     DataEnded { step: u64, steps: u64 },
 
@@ -124,6 +127,7 @@ impl TrainError {
                 Some("fewer optim.steps, a larger data.epochs_max, or more data".into())
             }
             TrainError::NothingLearnt { .. } => Some("shards of dialogues in data.input".into()),
+            TrainError::Stopped { .. } => Some("the same command goes on".into()),
             TrainError::Begun { .. } => Some("take another --out".into()),
             TrainError::Data(error) => error.hint().map(str::to_owned),
             TrainError::Checkpoint(error) => error.hint().map(str::to_owned),

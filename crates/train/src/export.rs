@@ -1,7 +1,8 @@
 //! What another program needs to repeat a run: its first weights and its exact batches.
 
 use crate::error::TrainError;
-use crate::trainer::{Packed, Trainer};
+use crate::step::Packed;
+use crate::trainer::Trainer;
 use herd_data::Batch;
 use herd_tensor::Format;
 use herd_tensor::files::{DType, SafetensorsWriter, TensorInfo};

@@ -1,6 +1,7 @@
 //! `metrics.jsonl`: what a run computed, a line an event, and nothing of clocks: a run that was
 //! killed and taken up again writes the same bytes as one that was not.
 
+use crate::dpo::Preferences;
 use crate::error::TrainError;
 use crate::spikes::Leapt;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub enum Line {
         bpb: f64,
         /// The same for each.
         by_source: BTreeMap<String, Measured>,
+        /// Of `dpo`: what was met of pairs. Then the loss is theirs, and bits are the best answers'.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        preferences: Option<Preferences>,
     },
     /// The mean of checkpoints was measured on held-out text.
     Average {
@@ -90,6 +94,9 @@ pub struct StepLine {
     pub lr: f64,
     /// Tokens a row.
     pub seq_len: usize,
+    /// Of `dpo`: what was met of the pairs of its batch.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub preferences: Option<Preferences>,
 }
 
 /// Held-out text of one source.

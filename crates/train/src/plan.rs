@@ -82,9 +82,11 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
     let most = |f: &dyn Fn(usize) -> u64| {
         sizes.iter().map(|size| f(size.seq_len)).max().unwrap_or_default()
     };
+    // A reference beside the policy is as large, but has no gradient.
+    let models = if run.dpo.as_ref().is_some_and(|dpo| dpo.live) { 2 } else { 1 };
     Plan {
-        masters: 4 * params,
-        weights,
+        masters: models * 4 * params,
+        weights: models * weights,
         gradients: 4 * (params + looked_up),
         moments: 8 * params,
         activations: most(&|seq_len| activations(run, shape, seq_len)),
@@ -200,7 +202,8 @@ fn micro_tokens(run: &RunConfig, seq_len: usize) -> usize {
 pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
     let tokens = micro_tokens(run, seq_len);
     let fused = head_bytes(run, shape, tokens, 1).is_some();
-    let mut play = Play { buffers: Vec::new(), shape, tokens, fused };
+    let again = run.dpo.is_some();
+    let mut play = Play { buffers: Vec::new(), shape, tokens, fused, again };
     let mut bytes = 0;
     loop {
         play.step(run.precision.recompute, seq_len);
@@ -300,6 +303,8 @@ struct Play<'a> {
     tokens: usize,
     /// The head needs no tensor of logits.
     fused: bool,
+    /// The head runs once before its gradient is known, over all rows.
+    again: bool,
 }
 
 /// What a block keeps for its gradient.
@@ -377,6 +382,11 @@ impl Play<'_> {
             };
         }
         let normed = self.take(d);
+        let beside = if self.again && !self.fused { self.tokens } else { 0 };
+        for rows in (0..beside).step_by(HEAD_ROWS).map(|a| HEAD_ROWS.min(beside - a)) {
+            let logits = self.take_len(rows * self.shape.vocab);
+            self.give([logits]);
+        }
         let mut dy = self.take(d);
         let logits = if self.fused { 0 } else { seq_len };
         for rows in (0..logits).step_by(256).map(|a| 256.min(seq_len - a)) {
@@ -464,6 +474,7 @@ impl Play<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dpo::{self, DpoConfig};
     use crate::{Micro, Sums, accumulate, presets};
     use herd_model::RopeScaling;
     use herd_model::llama::{Llama, Training};
@@ -512,31 +523,53 @@ mod tests {
             (shape(5, 64, 2, 2, 40), 16, 2, false),
             (shape(3, 32, 2, 2, 768), 64, 8, false), // its second micro-batch takes more
         ] {
-            let device = Device::cpu(Class::best(), 1);
-            let tape = Arc::new(Tape::default());
-            let training = Training { tape: Arc::clone(&tape), format: Format::BF16, recompute };
-            let numbers = |part| Ok::<_, Infallible>(crate::first_numbers(&shape, part, 0.02, 1));
-            let Ok(model) = Llama::trainable(&shape, &device, seq_len, &training, numbers);
-            let n = rows * seq_len;
-            let ids: Vec<u32> = (0..n as u32).map(|i| i % 300).collect();
-            let positions: Vec<u32> = (0..n).map(|t| (t % seq_len) as u32).collect();
-            let documents: Vec<_> = (0..rows).map(|r| r * seq_len..(r + 1) * seq_len).collect();
-            let micro = Micro {
-                tokens: &ids,
-                targets: &ids,
-                weights: &vec![1.0; n],
-                positions: &positions,
-                documents: &documents,
-                seq_len,
-            };
-            for _ in 0..3 {
-                accumulate(&model, &tape, &micro, 1.0, &mut Sums::default());
+            for dpo in [None, Some(DpoConfig::LLAMA)] {
+                let mut run = presets::tiny();
+                let n = rows * seq_len;
+                (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (n, seq_len, n);
+                (run.precision.recompute, run.dpo) = (recompute, dpo);
+                for format in [Format::BF16, Format::F32] {
+                    run.precision.weights = match format == Format::F32 {
+                        true => Precision::F32,
+                        false => Precision::Bf16,
+                    };
+                    let planned = activations(&run, &shape, seq_len);
+                    let taken = taken(&run, &shape, format);
+                    assert_eq!(planned, taken, "{shape:?}, {recompute}, {:?}", run.dpo);
+                }
             }
-            let mut run = presets::tiny();
-            (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (n, seq_len, n);
-            run.precision.recompute = recompute;
-            let planned = activations(&run, &shape, seq_len);
-            assert_eq!(planned, device.buffer_bytes(), "{shape:?}, {recompute}");
         }
+    }
+
+    /// The bytes of buffers after three micro-batches of a run.
+    fn taken(run: &RunConfig, shape: &Config, format: Format) -> u64 {
+        let (n, seq_len, recompute) =
+            (run.batch.tokens, run.batch.seq_len, run.precision.recompute);
+        let device = Device::cpu(Class::best(), 1);
+        let tape = Arc::new(Tape::default());
+        let training = Training { tape: Arc::clone(&tape), format, recompute };
+        let numbers = |part| Ok::<_, Infallible>(crate::first_numbers(shape, part, 0.02, 1));
+        let Ok(model) = Llama::trainable(shape, &device, seq_len, &training, numbers);
+        let ids: Vec<u32> = (0..n as u32).map(|i| i % 300).collect();
+        let positions: Vec<u32> = (0..n).map(|t| (t % seq_len) as u32).collect();
+        let documents: Vec<_> = (0..n).step_by(seq_len).map(|at| at..at + seq_len).collect();
+        let micro = Micro {
+            tokens: &ids,
+            targets: &ids,
+            weights: &vec![1.0; n],
+            positions: &positions,
+            documents: &documents,
+            seq_len,
+        };
+        for _ in 0..3 {
+            match &run.dpo {
+                None => accumulate(&model, &tape, &micro, 1.0, &mut Sums::default()),
+                Some(config) => {
+                    let mut sums = dpo::Sums::default();
+                    dpo::accumulate(&model, &tape, &micro, &[], config, 1.0, &mut sums);
+                }
+            }
+        }
+        device.buffer_bytes()
     }
 }

@@ -116,6 +116,7 @@ pub fn tiny() -> RunConfig {
         average: None,
         context: None,
         chat: None,
+        dpo: None,
     }
 }
 

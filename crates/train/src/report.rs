@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use self::chart::{Chart, Curve, Scale, Stroke};
+use crate::dpo::Preferences;
 use crate::runs::{Metric, Run, RunError, Sample, Validation, smoothed};
 use crate::spikes::Leapt;
 
@@ -84,6 +85,7 @@ pub fn charts(runs: &[(&str, &Run)], metric: Metric) -> Chart {
         let stroke = match metric {
             _ if noisy => Stroke::Faint,
             Metric::ValidationLoss | Metric::Bpb => Stroke::Dotted,
+            Metric::ValidationMargin | Metric::ValidationAccuracy => Stroke::Dotted,
             _ => Stroke::Solid,
         };
         if noisy {
@@ -112,6 +114,8 @@ fn window(points: usize) -> usize {
 fn is_noisy(metric: Metric) -> bool {
     match metric {
         Metric::Loss | Metric::GradNorm | Metric::TokS => true,
+        Metric::Margin | Metric::Accuracy => true,
+        Metric::ValidationMargin | Metric::ValidationAccuracy => false,
         Metric::Mfu | Metric::StepS | Metric::DataWaitS => true,
         Metric::ValidationLoss | Metric::Bpb | Metric::Lr => false,
         Metric::PeakBytes | Metric::Tokens | Metric::SeqLen => false,
@@ -132,11 +136,23 @@ fn title(metric: Metric) -> &'static str {
         Metric::PeakBytes => "most memory so far, bytes",
         Metric::Tokens => "tokens read",
         Metric::SeqLen => "tokens a row",
+        Metric::Margin => "margin of rewards",
+        Metric::Accuracy => "share of pairs that are right",
+        Metric::ValidationMargin => "validation, margin of rewards",
+        Metric::ValidationAccuracy => "validation, share of pairs that are right",
     }
 }
 
 fn figures(run: &Run) -> Vec<(String, String)> {
-    let shown = [Metric::Loss, Metric::Bpb, Metric::Lr, Metric::GradNorm, Metric::TokS];
+    let shown = [
+        Metric::Loss,
+        Metric::Bpb,
+        Metric::ValidationMargin,
+        Metric::ValidationAccuracy,
+        Metric::Lr,
+        Metric::GradNorm,
+        Metric::TokS,
+    ];
     let there = shown.into_iter().filter(|metric| !run.series(*metric).is_empty());
     there.map(|metric| (format!("{metric}.svg"), chart::svg(&[chart(run, metric)]))).collect()
 }
@@ -157,6 +173,14 @@ fn table(page: &mut String, run: &Run) {
     }
     if let Some(last) = run.validations.last() {
         row("last validation", score(last));
+    }
+    let pairs = |v: Option<&Validation>| v.and_then(|v| v.preferences);
+    let (first, last) = (pairs(run.validations.first()), pairs(run.validations.last()));
+    if let (Some(first), Some(last)) = (first, last) {
+        let told = |pairs: Preferences| {
+            format!("{:.1} % right, margin {:.4}", 100.0 * pairs.accuracy, pairs.margin)
+        };
+        row("held-out pairs, first and last", format!("{}; {}", told(first), told(last)));
     }
     if let Some(average) = &run.average {
         row("mean of checkpoints", score(average));
@@ -350,14 +374,18 @@ mod tests {
         for step in 1..=100u64 {
             let loss = 2.0 + 8.0 * (-(step as f64) / 20.0).exp();
             let (tokens, grad_norm, lr, seq_len) = (step * 4096, 10.0 / step as f64, 1e-3, 256);
-            metrics += &text(Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len }));
+            let preferences = None;
+            let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences };
+            metrics += &text(Line::Step(line));
             let (tok_s, mfu, step_s, data_wait_s) = (5000.0, 0.25, 0.8, 0.01);
             let (peak_bytes, eta_s) = (300 << 20, 80.0);
             let line = Speed { step, tok_s, mfu, step_s, data_wait_s, peak_bytes, eta_s };
             speed += &line.text();
             if step % 50 == 0 {
                 let by_source = [("books".to_owned(), Measured { loss, bpb: loss / 2.0 })].into();
-                metrics += &text(Line::Validation { step, loss, bpb: loss / 2.0, by_source });
+                let bpb = loss / 2.0;
+                let line = Line::Validation { step, loss, bpb, by_source, preferences };
+                metrics += &text(line);
                 let (prompt, wrote) = ("Once".to_owned(), format!(" ```upon\u{1b}[2J {step}"));
                 metrics += &text(Line::Sample { step, prompt, text: wrote });
             }

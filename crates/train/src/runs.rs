@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use herd_tensor::files::FileError;
 
+use crate::dpo::Preferences;
 use crate::metrics::{Line, Measured, StepLine};
 use crate::spikes::Leapt;
 
@@ -115,6 +116,8 @@ pub struct Validation {
     pub bpb: f64,
     /// The same for each source.
     pub by_source: BTreeMap<String, Measured>,
+    /// Of `dpo`: what was met of pairs.
+    pub preferences: Option<Preferences>,
 }
 
 /// A text that the model wrote.
@@ -212,11 +215,12 @@ impl Run {
                 }
                 self.steps.push(step);
             }
-            Line::Validation { step, loss, bpb, by_source } => {
-                self.validations.push(Validation { step, loss, bpb, by_source });
+            Line::Validation { step, loss, bpb, by_source, preferences } => {
+                self.validations.push(Validation { step, loss, bpb, by_source, preferences });
             }
             Line::Average { step, of: _, loss, bpb, by_source } => {
-                self.average = Some(Validation { step, loss, bpb, by_source });
+                let preferences = None;
+                self.average = Some(Validation { step, loss, bpb, by_source, preferences });
             }
             Line::Sample { step, prompt, text } => self.samples.push(Sample { step, prompt, text }),
             Line::Spike { step, what, loss, expected, rows, action } => {
@@ -265,6 +269,14 @@ impl Run {
             Metric::GradNorm => steps(|s| s.grad_norm),
             Metric::Tokens => steps(|s| s.tokens as f64),
             Metric::SeqLen => steps(|s| s.seq_len as f64),
+            Metric::Margin => steps(|s| s.preferences.map_or(f64::NAN, |pairs| pairs.margin)),
+            Metric::Accuracy => steps(|s| s.preferences.map_or(f64::NAN, |pairs| pairs.accuracy)),
+            Metric::ValidationMargin => {
+                validations(|v| v.preferences.map_or(f64::NAN, |pairs| pairs.margin))
+            }
+            Metric::ValidationAccuracy => {
+                validations(|v| v.preferences.map_or(f64::NAN, |pairs| pairs.accuracy))
+            }
             Metric::ValidationLoss => validations(|v| v.loss),
             Metric::Bpb => validations(|v| v.bpb),
             Metric::TokS => speed(|s| s.tok_s),
@@ -294,11 +306,15 @@ pub enum Metric {
     PeakBytes,
     Tokens,
     SeqLen,
+    Margin,
+    Accuracy,
+    ValidationMargin,
+    ValidationAccuracy,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 12] = [
+    pub const ALL: [Metric; 16] = [
         Metric::Loss,
         Metric::ValidationLoss,
         Metric::Bpb,
@@ -311,6 +327,10 @@ impl Metric {
         Metric::PeakBytes,
         Metric::Tokens,
         Metric::SeqLen,
+        Metric::Margin,
+        Metric::Accuracy,
+        Metric::ValidationMargin,
+        Metric::ValidationAccuracy,
     ];
 
     /// Its name, that of the field.
@@ -328,6 +348,10 @@ impl Metric {
             Metric::PeakBytes => "peak_bytes",
             Metric::Tokens => "tokens",
             Metric::SeqLen => "seq_len",
+            Metric::Margin => "margin",
+            Metric::Accuracy => "accuracy",
+            Metric::ValidationMargin => "validation_margin",
+            Metric::ValidationAccuracy => "validation_accuracy",
         }
     }
 
@@ -421,7 +445,7 @@ mod tests {
 
     fn step(step: u64, loss: f64) -> Line {
         let (tokens, grad_norm, lr, seq_len) = (step * 10, 1.0, 1e-3, 8);
-        Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len })
+        Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences: None })
     }
 
     fn spike(step: u64, action: &str) -> Line {

@@ -12,8 +12,19 @@ use std::path::{Path, PathBuf};
 ///
 /// Errors: those of [`RunConfig::read`]; no `model.init`; documents cut or unmasked.
 pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, TrainError> {
-    let config = RunConfig::read_over(path, overrides, base)?;
-    resolved(config).map_err(|e| TrainError::InFile { path: path.into(), source: Box::new(e) })
+    read_over(path, overrides, |base| base, |_| Ok(()))
+}
+
+/// The same of a stage that has settings of its own, which `more` lays on and `check` judges.
+pub(crate) fn read_over(
+    path: &Path,
+    overrides: &[(String, String)],
+    more: impl FnOnce(RunConfig) -> RunConfig,
+    check: impl FnOnce(&RunConfig) -> Result<(), TrainError>,
+) -> Result<RunConfig, TrainError> {
+    let config = RunConfig::read_over(path, overrides, |preset| more(base(preset)))?;
+    let checked = resolved(config).and_then(|config| check(&config).map(|()| config));
+    checked.map_err(|e| TrainError::InFile { path: path.into(), source: Box::new(e) })
 }
 
 fn base(preset: RunConfig) -> RunConfig {

@@ -1,5 +1,6 @@
 //! The gradient of one batch, micro-batch by micro-batch.
 
+use herd_data::Batch;
 use herd_model::llama::Llama;
 use herd_tensor::ops::{Documents, Targets};
 use herd_tensor::{Tape, blocks_of};
@@ -63,4 +64,57 @@ pub fn accumulate(model: &Llama, tape: &Tape, micro: &Micro<'_>, scale: f32, sum
         sums.add_row(nats, weights);
     }
     loss.backward();
+}
+
+/// Documents and positions of a batch.
+pub(crate) struct Packed {
+    positions_t: Vec<u32>,
+    documents: Vec<Range<usize>>,
+}
+
+/// Some rows of it.
+pub(crate) struct PackedRows<'a> {
+    batch: &'a Batch,
+    /// Their places in the batch.
+    pub at: Range<usize>,
+    positions: &'a [u32],
+    documents: Vec<Range<usize>>,
+}
+
+impl Packed {
+    /// With `mask`, positions and attention begin anew with each document, else with each row.
+    pub fn of(batch: &Batch, mask: bool) -> Packed {
+        let lengths = match mask {
+            true => batch.lengths(),
+            false => vec![batch.seq_len; batch.rows],
+        };
+        let (mut positions_t, mut documents) = (Vec::new(), Vec::new());
+        for len in lengths {
+            documents.push(positions_t.len()..positions_t.len() + len);
+            positions_t.extend(0..len as u32);
+        }
+        Packed { positions_t, documents }
+    }
+
+    /// `rows` rows from row `first` on.
+    pub fn rows<'a>(&'a self, batch: &'a Batch, first: usize, rows: usize) -> PackedRows<'a> {
+        let at = first * batch.seq_len..(first + rows) * batch.seq_len;
+        let inside = self.documents.iter().filter(|d| at.contains(&d.start));
+        let documents = inside.map(|d| d.start - at.start..d.end - at.start).collect();
+        PackedRows { batch, positions: &self.positions_t[at.clone()], documents, at }
+    }
+}
+
+impl PackedRows<'_> {
+    /// As the model takes them.
+    pub fn borrow(&self) -> Micro<'_> {
+        Micro {
+            tokens: &self.batch.tokens_t[self.at.clone()],
+            targets: &self.batch.targets_t[self.at.clone()],
+            weights: &self.batch.weight_t[self.at.clone()],
+            positions: self.positions,
+            documents: &self.documents,
+            seq_len: self.batch.seq_len,
+        }
+    }
 }

@@ -1,13 +1,15 @@
 //! A run under way: its model, its data, its folder, and the parts of a step that all stages share.
 
 use crate::config::{Long, Packing, Precision, RunConfig, SpikePolicy};
+use crate::dpo::{Dpo, Preferences};
 use crate::error::TrainError;
 use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::reference::Ask;
 use crate::spikes::{Spike, Watch};
 use crate::state::{self, Progress, Provenance, Snapshot};
-use crate::step::{Micro, Sums, accumulate};
+use crate::step::{Packed, Sums, accumulate};
 use crate::words::{Chat, Words};
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::disk::RealDisk;
@@ -36,6 +38,13 @@ pub enum Event<'a> {
         shape: &'a Config,
         /// The settings.
         config: &'a RunConfig,
+    },
+    /// The reference of `dpo` has read some of all prompts.
+    Reference {
+        /// So many.
+        done: u64,
+        /// Of so many.
+        all: u64,
     },
     /// A batch has been read; computing begins.
     Batch,
@@ -73,6 +82,8 @@ pub struct Trainer<'a> {
     pub(crate) tape: Arc<Tape>,
     pub(crate) words: Words,
     pub(crate) corpus: Arc<Corpus>,
+    /// Where pairs are learnt from, rather than tokens.
+    pub(crate) dpo: Option<Dpo>,
     optimizer: Optimizer,
     loader: Loader,
     progress: Progress,
@@ -89,10 +100,12 @@ pub struct Trainer<'a> {
 /// What is known of a batch once the gradient of its loss is summed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gradient {
-    /// Nats a target.
+    /// Nats a target, or what a pair loses.
     pub loss: f64,
     /// The norm of the gradient before clipping.
     pub norm: f64,
+    /// What was met of pairs.
+    pub preferences: Option<Preferences>,
 }
 
 /// Batches that are read before they are asked for.
@@ -117,6 +130,8 @@ impl<'a> Trainer<'a> {
         if config.data.packing == Packing::Whole && config.data.long == Long::Refuse {
             refuse_long(&corpus, words.ends, config.batch.seq_len)?;
         }
+        let ask = Ask { config: &config, words: &words, corpus: &corpus, device, out, stop };
+        let dpo = Dpo::open(&ask, watch)?;
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
@@ -143,15 +158,7 @@ impl<'a> Trainer<'a> {
             },
         };
         let metrics = Metrics::open(&out.join("metrics.jsonl"), progress.metrics_bytes)?;
-        let provenance = Provenance {
-            stage: stage.to_owned(),
-            step: progress.step,
-            parent: told(&config, out).model.init.as_ref().map(|path| path.display().to_string()),
-            data: corpus.hash().to_string(),
-            config: told(&config, out).write(),
-            class: device.class().to_string(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let provenance = provenance(stage, progress.step, &config, out, &corpus, device);
         let Progress { step, tokens, .. } = progress;
         watch(Event::Begin { step, tokens, shape: model.config(), config: &config });
         Ok(Trainer {
@@ -160,6 +167,7 @@ impl<'a> Trainer<'a> {
             tape,
             words,
             corpus,
+            dpo,
             optimizer,
             loader: loader.ahead(AHEAD),
             progress,
@@ -203,16 +211,22 @@ impl<'a> Trainer<'a> {
 
     /// Sums the gradient of a batch into the model's parameters.
     pub fn gradient(&mut self, batch: &Batch) -> Gradient {
-        let weights: f64 = batch.weight_t.iter().map(|w| f64::from(*w)).sum();
-        let scale = (1.0 / weights) as f32;
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
         let packed = Packed::of(batch, self.config.data.document_mask);
+        if let Some(dpo) = &self.dpo {
+            let sums = dpo.gradient(self, batch, &packed, rows);
+            let (norm, preferences) = (self.optimizer.grad_norm(&self.model), sums.preferences());
+            return Gradient { loss: sums.loss(), norm, preferences: Some(preferences) };
+        }
+        let weights: f64 = batch.weight_t.iter().map(|w| f64::from(*w)).sum();
+        let scale = (1.0 / weights) as f32;
         let mut sums = Sums::default();
         for first in (0..batch.rows).step_by(rows) {
             let micro = packed.rows(batch, first, rows.min(batch.rows - first));
             accumulate(&self.model, &self.tape, &micro.borrow(), scale, &mut sums);
         }
-        Gradient { loss: sums.loss(), norm: self.optimizer.grad_norm(&self.model) }
+        let norm = self.optimizer.grad_norm(&self.model);
+        Gradient { loss: sums.loss(), norm, preferences: None }
     }
 
     /// Whether the loss leapt, or a number is none. A loss that did neither joins the running mean.
@@ -280,14 +294,15 @@ impl<'a> Trainer<'a> {
     /// Makes the step at the learning rate of the schedule. Panics if the gradient is no number.
     pub fn update(&mut self, gradient: &Gradient, batch: &Batch) -> Result<(), TrainError> {
         let step = self.progress.step + 1;
-        let Gradient { loss, norm: grad_norm } = *gradient;
+        let Gradient { loss, norm: grad_norm, preferences } = *gradient;
         let lr = schedule::lr(&self.config.optim, step);
         self.optimizer.step(&self.model, lr, grad_norm);
         self.progress.step = step;
         self.progress.tokens += (batch.rows * batch.seq_len) as u64;
         self.progress.cursor = self.loader.cursor().clone();
         let (tokens, seq_len) = (self.progress.tokens, batch.seq_len);
-        self.write(&Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len }))
+        let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences };
+        self.write(&Line::Step(line))
     }
 
     /// Measures held-out text if it is time to. A failure is written down and ends nothing.
@@ -296,10 +311,7 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let step = self.progress.step;
-        let line = guarded(step, "validation", || {
-            let measured = validate::measure(self)?;
-            Ok(measured.map(|m| m.line(step)))
-        });
+        let line = guarded(step, "validation", || validate::line(self));
         line.map_or(Ok(()), |line| self.write(&line))
     }
 
@@ -397,6 +409,27 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// Where the checkpoints of a run come from.
+fn provenance(
+    stage: &str,
+    step: u64,
+    config: &RunConfig,
+    out: &Path,
+    corpus: &Corpus,
+    device: &Device,
+) -> Provenance {
+    let config = told(config, out);
+    Provenance {
+        stage: stage.to_owned(),
+        step,
+        parent: config.model.init.as_ref().map(|path| path.display().to_string()),
+        data: corpus.hash().to_string(),
+        config: config.write(),
+        class: device.class().to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
 struct SampleDue {
     every: u64,
     prompts: Vec<String>,
@@ -462,13 +495,15 @@ pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainErr
 
 /// The settings as files tell of them: a checkpoint that lies beside the run's folder by its way
 /// from there, so that folders that move together keep their bytes.
-fn told(config: &RunConfig, out: &Path) -> RunConfig {
+pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
     let mut config = config.clone();
     let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let (Some(init), Some(beside)) = (&config.model.init, beside)
-        && let Ok(inside) = init.strip_prefix(beside)
-    {
-        config.model.init = Some(Path::new("..").join(inside));
+    let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
+    for path in config.model.init.as_mut().into_iter().chain(reference) {
+        let inside = beside.and_then(|beside| path.strip_prefix(beside).ok());
+        if let Some(inside) = inside.map(|inside| Path::new("..").join(inside)) {
+            *path = inside;
+        }
     }
     config
 }
@@ -556,7 +591,7 @@ pub fn network(config: &RunConfig, words: &Words) -> Result<Config, TrainError> 
     }
 }
 
-fn build(
+pub(crate) fn build(
     config: &RunConfig,
     words: &Words,
     device: &Device,
@@ -688,56 +723,4 @@ fn ramps(config: &RunConfig) -> Vec<Ramp> {
         }
     }
     ramps
-}
-
-/// Documents and positions of a batch.
-pub(crate) struct Packed {
-    positions_t: Vec<u32>,
-    documents: Vec<std::ops::Range<usize>>,
-}
-
-/// Some rows of it.
-pub(crate) struct PackedRows<'a> {
-    batch: &'a Batch,
-    at: std::ops::Range<usize>,
-    positions: &'a [u32],
-    documents: Vec<std::ops::Range<usize>>,
-}
-
-impl Packed {
-    /// With `mask`, positions and attention begin anew with each document, else with each row.
-    pub fn of(batch: &Batch, mask: bool) -> Packed {
-        let lengths = match mask {
-            true => batch.lengths(),
-            false => vec![batch.seq_len; batch.rows],
-        };
-        let (mut positions_t, mut documents) = (Vec::new(), Vec::new());
-        for len in lengths {
-            documents.push(positions_t.len()..positions_t.len() + len);
-            positions_t.extend(0..len as u32);
-        }
-        Packed { positions_t, documents }
-    }
-
-    /// `rows` rows from row `first` on.
-    pub fn rows<'a>(&'a self, batch: &'a Batch, first: usize, rows: usize) -> PackedRows<'a> {
-        let at = first * batch.seq_len..(first + rows) * batch.seq_len;
-        let inside = self.documents.iter().filter(|d| at.contains(&d.start));
-        let documents = inside.map(|d| d.start - at.start..d.end - at.start).collect();
-        PackedRows { batch, positions: &self.positions_t[at.clone()], documents, at }
-    }
-}
-
-impl PackedRows<'_> {
-    /// As the model takes them.
-    pub fn borrow(&self) -> Micro<'_> {
-        Micro {
-            tokens: &self.batch.tokens_t[self.at.clone()],
-            targets: &self.batch.targets_t[self.at.clone()],
-            weights: &self.batch.weight_t[self.at.clone()],
-            positions: self.positions,
-            documents: &self.documents,
-            seq_len: self.batch.seq_len,
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use crate::config::{Packing, RunConfig};
 use crate::error::TrainError;
 use crate::metrics::{Line, Measured};
-use crate::trainer::{Packed, Trainer};
+use crate::trainer::Trainer;
 use herd_data::validation::bits_per_byte;
 use herd_data::{Corpus, Ends, Validation};
 use herd_model::llama::Llama;
@@ -11,7 +11,7 @@ use herd_tensor::ops::{Documents, Targets};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::step::Micro;
+use crate::step::{Micro, Packed};
 
 /// The sums over some text.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -48,13 +48,22 @@ impl Measurement {
     pub fn line(&self, step: u64) -> Line {
         let by_source = self.by_source.iter().map(|(name, part)| (name.clone(), part.measured()));
         let Measured { loss, bpb } = self.all();
-        Line::Validation { step, loss, bpb, by_source: by_source.collect() }
+        let (by_source, preferences) = (by_source.collect(), None);
+        Line::Validation { step, loss, bpb, by_source, preferences }
     }
 }
 
 /// Measures the held-out text of every source with a run's weights; `None` if none is held out.
 pub fn measure(run: &Trainer<'_>) -> Result<Option<Measurement>, TrainError> {
     run.tape.paused(|| measure_model(&run.model, &run.config, &run.corpus, run.words.ends))
+}
+
+/// The line of a run's own measure: what it lessens, on what is held out.
+pub(crate) fn line(run: &Trainer<'_>) -> Result<Option<Line>, TrainError> {
+    match &run.dpo {
+        Some(dpo) => run.tape.paused(|| dpo.measure(run)),
+        None => Ok(measure(run)?.map(|measured| measured.line(run.step()))),
+    }
 }
 
 /// The held-out text, in the rows of `config` and packed as it says, as each measurement reads it.

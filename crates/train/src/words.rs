@@ -3,7 +3,7 @@
 use herd_codec::Tokenizer;
 use herd_codec::chat::{ChatFormat, Date, RenderOptions};
 use herd_data::Ends;
-use herd_data::dialogue::{Lessons, Shape};
+use herd_data::dialogue::{Compare, Lessons, Shape};
 use herd_model::GenerationDefaults;
 use std::sync::Arc;
 
@@ -16,12 +16,15 @@ pub struct Chat {
     pub today: Option<Date>,
     /// The shape of the rows; told by their keys where nothing is said.
     pub shape: Option<Shape>,
+    /// Where answers are compared: which, and what of them counts.
+    pub compare: Option<Compare>,
 }
 
 impl Chat {
     /// How rows become lessons in it.
     pub fn lessons(&self) -> Lessons {
-        Lessons { shape: self.shape, format: self.format.clone(), options: self.options() }
+        let (format, options) = (self.format.clone(), self.options());
+        Lessons { shape: self.shape, format, options, compare: self.compare }
     }
 
     /// The same as options of a rendering.

@@ -45,11 +45,11 @@ pub struct Encoder<'a> {
 }
 
 /// One answer: where it stands, and its ids behind those of its prompt.
-struct Answer {
+pub(super) struct Answer {
     message: usize,
-    ids: Vec<TokenId>,
-    origins: Vec<Origin>,
-    at: Range<usize>,
+    pub ids: Vec<TokenId>,
+    pub origins: Vec<Origin>,
+    pub at: Range<usize>,
 }
 
 impl Encoder<'_> {
@@ -93,7 +93,10 @@ impl Encoder<'_> {
         Ok(self.encode(&self.render(dialogue, RenderOptions::PROMPT)?)?.ids)
     }
 
-    fn answer(&self, dialogue: &Dialogue, message: usize) -> Result<Answer, Fault> {
+    /// Message `message` behind the prompt that asks for it.
+    ///
+    /// Errors: the format cannot say it, or it is empty.
+    pub(super) fn answer(&self, dialogue: &Dialogue, message: usize) -> Result<Answer, Fault> {
         let upto = |n: usize| Dialogue {
             messages: dialogue.messages[..n].to_vec(),
             tools: dialogue.tools.clone(),
@@ -107,16 +110,25 @@ impl Encoder<'_> {
         let spans = self.render(&upto(message + 1), RenderOptions::CLOSED)?;
         let own = |span: &Span| span.from().message == Some(message) && span.is_learned();
         let written: Vec<Span> = spans.iter().filter(|span| own(span)).cloned().collect();
-        let answer = match written.is_empty() {
-            false => self.encode(&written)?.ids,
-            true => self.difference(&prompt.ids, &self.encode(&spans)?.ids)?,
+        let content = Origin::of(message, Role::Assistant, SpanKind::Content);
+        let (answer, from) = match written.is_empty() {
+            false => {
+                let encoded = self.encode(&written)?;
+                let from = self.origins(&written, &encoded);
+                (encoded.ids, from)
+            }
+            true => {
+                let ids = self.difference(&prompt.ids, &self.encode(&spans)?.ids)?;
+                let from = vec![content; ids.len()];
+                (ids, from)
+            }
         };
         if answer.is_empty() {
             return Err(no_dialogue(format!("answer {message} is empty")));
         }
         let at = prompt.ids.len()..prompt.ids.len() + answer.len();
         let mut origins = self.origins(&before, &prompt);
-        origins.resize(at.end, Origin::of(message, Role::Assistant, SpanKind::Content));
+        origins.extend(from);
         let mut ids = prompt.ids;
         ids.extend(answer);
         if self.tokenizer.is_control(ids[at.end - 1]) {

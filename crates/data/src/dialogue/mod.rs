@@ -6,6 +6,7 @@
 //! | `messages` | messages as OpenAI, ShareGPT and their kin write them |
 //! | `preference` | answers to one prompt, best first |
 //! | `encode` | a dialogue to rows of ids, each with the weight of its loss |
+//! | `compare` | answers to one prompt to rows of ids, each with the tokens that count |
 //!
 //! | shape | keys |
 //! |---|---|
@@ -16,6 +17,7 @@
 //! | `preference` | `chosen`, `rejected`, `edited`; `prompt`, `messages` or `conversations`; `strength` |
 //! | `hh_rlhf` | `chosen`, `rejected`: texts of `\n\nHuman:` and `\n\nAssistant:` |
 
+mod compare;
 mod encode;
 mod messages;
 mod preference;
@@ -25,6 +27,7 @@ use herd_codec::chat::{ChatFormat, Dialogue, Message, RenderOptions};
 
 use crate::{Fault, Hash};
 
+pub use compare::{Compare, Compared, similarity};
 pub use encode::{Encoder, Row};
 pub use shape::Shape;
 
@@ -37,12 +40,18 @@ pub struct Lessons {
     pub format: ChatFormat,
     /// The day and where tools stand.
     pub options: RenderOptions,
+    /// Where all answers of a row are learnt from, rather than the best one.
+    pub compare: Option<Compare>,
 }
 
 impl Lessons {
     /// What decides the rendering.
     pub(crate) fn hash(&self) -> Hash {
-        Hash::of(format!("{:?} {:?} {:?}", self.shape, self.format, self.options).as_bytes())
+        let mut told = format!("{:?} {:?} {:?}", self.shape, self.format, self.options);
+        if let Some(compare) = &self.compare {
+            told.push_str(&format!(" {compare:?}"));
+        }
+        Hash::of(told.as_bytes())
     }
 }
 

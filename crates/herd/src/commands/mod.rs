@@ -11,6 +11,7 @@ mod convert;
 mod data;
 mod detokenize;
 mod doctor;
+mod dpo;
 mod extend_context;
 mod inspect;
 mod logits;
@@ -79,6 +80,8 @@ pub enum Command {
     Average(average::Flags),
     /// Teach a model the answers of dialogues
     Sft(sft::Flags),
+    /// Teach a model which of the answers to a prompt is better
+    Dpo(dpo::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -118,6 +121,7 @@ impl Command {
             Command::Anneal(flags) => anneal::run(flags, console),
             Command::Average(flags) => average::run(flags, console),
             Command::Sft(flags) => sft::run(flags, console),
+            Command::Dpo(flags) => dpo::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),

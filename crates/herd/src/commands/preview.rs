@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use herd_codec::Tokenizer;
 use herd_codec::chat::{RenderOptions, Role, SpanKind};
-use herd_data::dialogue::{Encoder, Row, Shape, lesson};
+use herd_data::dialogue::{Compare, Compared, Encoder, Row, Shape, comparison, lesson};
 use herd_data::read::{Sources, objects};
 use herd_data::{DataError, Fault};
 use herd_model::checkpoint::Checkpoint;
 use herd_train::config::ChatConfig;
-use herd_train::sft;
+use herd_train::dpo::{self, DpoConfig};
 use serde_json::{Value, json};
 
 use crate::about::About;
@@ -74,18 +74,29 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         for record in objects(file)? {
             let found = record.and_then(|(row, value)| {
                 let path = file.path.clone();
-                let rows = lesson(&value, shape).and_then(|lesson| encoder.lesson(&lesson));
+                let rows = match &asked.compare {
+                    Some(compare) => comparison(&value, shape)
+                        .and_then(|comparison| encoder.compare(&comparison, compare)),
+                    None => lesson(&value, shape)
+                        .and_then(|lesson| encoder.lesson(&lesson))
+                        .map(|rows| Compared { rows, similar: 0 }),
+                };
                 let rows = rows.map_err(|fault| DataError::Record { path, row, fault })?;
                 Ok((format!("{}:{row}", file.path.display()), rows))
             });
             match found {
-                Ok((place, rows)) => {
+                Ok((place, Compared { rows, similar })) => {
                     totals.add(&rows);
+                    if similar > 0 {
+                        *totals.dropped.entry("similar_answer").or_default() += similar;
+                    }
                     if totals.rows <= flags.rows {
                         show(&place, &rows, &about.tokenizer, console, &mut shown)?;
                     }
                 }
-                Err(DataError::Record { fault, .. }) if skip_bad => totals.drop(&fault),
+                Err(DataError::Record { fault, .. }) if skip_bad || fault.is_harmless() => {
+                    totals.drop(&fault);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -99,17 +110,20 @@ struct Asked {
     about: About,
     input: Vec<String>,
     chat: ChatConfig,
+    /// Where all answers of a row are learnt from.
+    compare: Option<Compare>,
 }
 
 impl Flags {
     fn asked(&self) -> Result<Asked, Error> {
         if let Some(file) = &self.config {
-            let config = sft::read(file, &[])?;
+            let config = dpo::read_either(file, &[])?;
+            let compare = config.dpo.as_ref().map(DpoConfig::compare);
             let input = config.data.input.iter().map(|path| path.display().to_string()).collect();
             let about = About::of_run(&config)?;
             let mut chat = config.chat.unwrap_or_default();
             chat.skip_bad |= self.skip_bad;
-            return Ok(Asked { about, input, chat });
+            return Ok(Asked { about, input, chat, compare });
         }
         let model = self.model.as_deref().expect("clap demands it");
         let chat = ChatConfig {
@@ -119,7 +133,7 @@ impl Flags {
             skip_bad: self.skip_bad,
         };
         let about = About::read(&Checkpoint::open(&Store::open()?.resolve(model)?)?)?;
-        Ok(Asked { about, input: self.input.clone(), chat })
+        Ok(Asked { about, input: self.input.clone(), chat, compare: None })
     }
 }
 

@@ -43,6 +43,7 @@ pub fn begin_in(folder: &Path) {
     done(herd(folder).args(train.split(' ')));
     fs::write(folder.join("run.toml"), SETTINGS).unwrap();
     fs::write(folder.join("chats.jsonl"), dialogues(&text)).unwrap();
+    fs::write(folder.join("pairs.jsonl"), comparisons(&text)).unwrap();
 }
 
 /// A dialogue a section: what it is about, and its first words; some go on with the next words.
@@ -60,6 +61,40 @@ fn dialogues(text: &str) -> String {
         Some(serde_json::json!({ "messages": messages }).to_string())
     };
     text.split("\n## ").enumerate().filter_map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A comparison a section: its first words are better than its next ones; some have a third answer, and some are to
+/// be left out, as they are too weak or say the same.
+fn comparisons(text: &str) -> String {
+    let line = |(i, part): (usize, &str)| {
+        let (head, body) = part.split_once('\n')?;
+        let words: Vec<&str> = body.split_whitespace().take(15).collect();
+        let (first, rest) = words.split_at_checked(8).filter(|(_, rest)| rest.len() == 7)?;
+        let strengths = ["better", "significantly better", "slightly better"];
+        let mut row = serde_json::json!({
+            "prompt": head,
+            "chosen": first.join(" "),
+            "rejected": rest.join(" "),
+            "strength": strengths[usize::min(i % 7, 2)],
+        });
+        match i % 7 {
+            3 => row["rejected"] = row["chosen"].clone(),
+            4 | 5 => row["edited"] = first[..5].join(" ").into(),
+            _ => {}
+        }
+        if i % 7 > 2 {
+            row.as_object_mut().unwrap().remove("strength");
+        }
+        Some(row.to_string())
+    };
+    text.split("\n## ").enumerate().filter_map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Settings of a run over comparisons, of which some are too long for a row, from `init`.
+pub fn pair_settings(init: &str) -> String {
+    let text = chat_settings(init).replace("\"shorten\"", "\"drop\"");
+    text.replace("chats.jsonl", "pairs.jsonl").replace("tokens = 256\n", "tokens = 512\n")
+        + "[dpo]\n"
 }
 
 /// Settings of a run over dialogues, of which some are too long for a row, from `init`.
