@@ -47,7 +47,7 @@ impl Parts {
     /// Builds the tables.
     ///
     /// Errors if an id lies outside the vocabulary or a table would grow too large.
-    pub(super) fn build(self) -> Result<Tokenizer, CodecError> {
+    pub(super) fn build(mut self) -> Result<Tokenizer, CodecError> {
         let vocab = Vocab::new(&self.tokens)?;
         for token in &self.added {
             check_id(&token.text, token.id.0.into(), vocab.len())?;
@@ -68,9 +68,12 @@ impl Parts {
                 (Alphabet::Bytes(Box::new(bytes)), self.splitter)
             }
             AlphabetPart::Chars { prefix, fuse_unk } => {
+                self.specials.unk = unk.map(TokenId);
                 let chars = Chars::new(&vocab, prefix, unk, fuse_unk);
                 let whole = matches!(self.splitter, Splitter::Whole);
-                let cut = whole && spaces_only_in_front(&vocab);
+                // A space that has a token ends every run of unknown characters.
+                let runs_end = !chars.fuses_unknown() || vocab.find(b" ").is_some();
+                let cut = whole && runs_end && spaces_only_in_front(&vocab);
                 let splitter = if cut { Splitter::SpacesThenWord } else { self.splitter };
                 (Alphabet::Chars(Box::new(chars)), splitter)
             }
