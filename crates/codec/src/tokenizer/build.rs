@@ -68,6 +68,8 @@ impl Parts {
                 (Alphabet::Bytes(Box::new(bytes)), self.splitter)
             }
             AlphabetPart::Chars { prefix, fuse_unk } => {
+                // What stands for unknown characters stands for nothing else.
+                let unk = unk.filter(|&id| vocab.kind(id) == TokenKind::Unknown);
                 self.specials.unk = unk.map(TokenId);
                 let chars = Chars::new(&vocab, prefix, unk, fuse_unk);
                 let whole = matches!(self.splitter, Splitter::Whole);
