@@ -28,7 +28,7 @@ impl Case {
         };
         let (x, w) = (numbers(tokens * width), numbers(vocab * width));
         let ids = (0..tokens).map(|_| (sample.bits() % vocab as u64) as u32).collect();
-        let weights = (0..tokens).map(|t| [1.0, 0.5, 0.0, 2.0][t % 4]).collect();
+        let weights = (0..tokens).map(|t| [1.0, 0.5, 0.0, -2.0][t % 4]).collect();
         Case { width, vocab, x, w, ids, weights }
     }
 
