@@ -9,7 +9,7 @@ use super::chars::{Chars, Prefix, VISIBLE_SPACE};
 use super::sentencepiece::byte_piece;
 use super::split::{GPT2, LLAMA3, QWEN2};
 use super::steps::{Behaviour, Splitter, Step};
-use super::{Alphabet, TokenId, TokenKind, Tokenizer};
+use super::{AddedToken, Alphabet, TokenId, TokenKind, Tokenizer};
 use crate::CodecError;
 
 impl Tokenizer {
@@ -56,6 +56,10 @@ impl Tokenizer {
     /// The format has one name for each token, and tells its kind by the name.
     fn check_names(&self) -> Result<(), CodecError> {
         let mut names = HashSet::new();
+        let nameless = |id: TokenId| {
+            let reason = format!("token {id} has no name of its own there");
+            CodecError::NotRepresentable { format: "tokenizer.json", reason }
+        };
         for (id, bytes, kind) in self.vocab.iter().filter(|(_, bytes, _)| !bytes.is_empty()) {
             let name = self.written(id);
             let misread = matches!(self.alphabet, Alphabet::Chars(_))
@@ -67,11 +71,14 @@ impl Tokenizer {
                     TokenKind::Control | TokenKind::UserDefined => false,
                 };
             if misread || !names.insert(name) {
-                let reason = format!("token {id} has no name of its own there");
-                return Err(CodecError::NotRepresentable { format: "tokenizer.json", reason });
+                return Err(nameless(id));
             }
         }
-        Ok(())
+        // Added tokens stand there as texts find them, be it with a visible space.
+        let other = |token: &&AddedToken| {
+            names.contains(&token.text) && self.written(token.id) != token.text
+        };
+        self.added.iter().find(other).map_or(Ok(()), |token| Err(nameless(token.id)))
     }
 
     /// The merges as (left, right, merged), best first.
@@ -94,7 +101,7 @@ impl Tokenizer {
     fn added_json(&self) -> Vec<Value> {
         let mut added: Vec<_> = self.added.iter().collect();
         added.sort_by_key(|token| token.id);
-        let token = |token: &&super::AddedToken| {
+        let token = |token: &&AddedToken| {
             json!({
                 "id": token.id.0,
                 "content": token.text,
