@@ -41,6 +41,17 @@ pub struct RunFlags {
     pub class: Option<String>,
 }
 
+/// Flags of a stage whose batches another program can repeat.
+#[derive(Debug, clap::Args)]
+pub struct StageFlags {
+    #[command(flatten)]
+    pub run: RunFlags,
+    /// Train nothing: write the first weights into checkpoints/step-0, and the batches of the first
+    /// N steps and of the validation into batches.safetensors
+    #[arg(long, value_name = "N")]
+    export: Option<u64>,
+}
+
 /// `KEY=VALUE`.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
@@ -88,11 +99,21 @@ fn left_out(ledger: &Ledger) -> Vec<String> {
     dropped.chain(shortened).collect()
 }
 
-/// Writes what another program needs to repeat a run, in place of running it.
-pub fn export(run: &mut Trainer<'_>, steps: u64, console: &Console) -> Result<(), TrainError> {
-    let path = herd_train::export(run, steps)?;
-    console.note(format!("wrote {}", path.display()));
-    Ok(())
+/// The same, or in place of training what another program needs to repeat it.
+pub fn run_or_export(
+    flags: &StageFlags,
+    config: RunConfig,
+    name: &'static str,
+    stage: impl FnOnce(&mut Trainer<'_>) -> Result<(), TrainError>,
+    console: &Console,
+) -> Result<(), Error> {
+    let Some(steps) = flags.export else { return run(&flags.run, config, name, stage, console) };
+    let export = |run: &mut Trainer<'_>| {
+        let path = herd_train::export(run, steps)?;
+        console.note(format!("wrote {}", path.display()));
+        Ok(())
+    };
+    run(&flags.run, config, name, export, console)
 }
 
 /// Makes ready what a stage needs and gives it to `f`, with the one who tells how it goes.

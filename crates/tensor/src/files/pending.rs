@@ -249,4 +249,22 @@ mod tests {
         assert!(matches!(error, FileError::DiskFull { .. }));
         assert_eq!(error.to_string(), "no room left on the disk for w.gguf");
     }
+
+    #[test]
+    fn pieces_fill_a_tensor_exactly_and_in_turn() {
+        let path = Path::new("w.safetensors");
+        let dtype = crate::files::DType::Format(crate::Format::F32);
+        let info = |name: &str| TensorInfo { name: name.into(), shape: vec![3], dtype };
+        let mut queue = Queue::new(path, &[info("a"), info("b")]).unwrap();
+        queue.piece(path, "a", &[0; 5]).unwrap();
+        queue.piece(path, "b", &[0; 1]).unwrap_err();
+        queue.next(path, "a", &[0; 12]).unwrap_err();
+        let error = queue.piece(path, "a", &[0; 8]).unwrap_err().to_string();
+        assert!(error.contains("at most 7 more"), "{error}");
+        queue.done(path).unwrap_err();
+        queue.piece(path, "a", &[0; 7]).unwrap();
+        queue.next(path, "b", &[0; 12]).unwrap();
+        queue.done(path).unwrap();
+        queue.piece(path, "b", &[0; 1]).unwrap_err();
+    }
 }
