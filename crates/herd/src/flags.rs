@@ -74,7 +74,7 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Error> {
 }
 
 /// How keys and values are stored.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct KvFlag {
     /// Store keys and values as f32, f16 or i16 [default: f32 for f32 weights, else f16]
     #[arg(long, visible_alias = "cache-type", value_name = "TYPE")]

@@ -15,6 +15,7 @@ mod live;
 mod machine;
 mod measure;
 mod pull;
+mod quickstart;
 mod run;
 mod speak;
 mod store;
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     panic::set_hook(Box::new(report_panic));
     let run = AssertUnwindSafe(|| {
-        let console = Console { json: cli.global.json, quiet: cli.global.quiet };
+        let console = Console { json: cli.global.json, quiet: cli.global.quiet, mute: false };
         cli.command.run(&console, cli.global.offline)
     });
     match panic::catch_unwind(run) {

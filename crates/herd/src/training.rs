@@ -1,8 +1,8 @@
 //! What the verbs of training share: flags, the tokenizer and shards of a run, and how it is told.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
@@ -132,8 +132,7 @@ pub fn with_inputs<T>(
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
     refuse_what_does_not_fit(&config, &network(&config, &words)?, device.threads())?;
     let shards = shards(&config, &words, &flags.out, device.threads(), console)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    stop_on_interrupt(&stop, console);
+    let stop = stop_on_interrupt(console);
     let mut teller = Teller::new(&config, &device, &flags.out, console)?;
     let out = &flags.out;
     let inputs =
@@ -244,14 +243,21 @@ fn shards(
     Ok(folder)
 }
 
-fn stop_on_interrupt(stop: &Arc<AtomicBool>, console: &Console) {
-    let stop = Arc::clone(stop);
-    let caught = ctrlc::set_handler(move || {
-        if stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+/// What Ctrl-C sets: one for the whole program, since a handler can be set but once.
+fn stop_on_interrupt(console: &Console) -> Arc<AtomicBool> {
+    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    let stop = STOP.get_or_init(|| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&stop);
+        let caught = ctrlc::set_handler(move || {
+            if set.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
+        if caught.is_err() {
+            console.note("Ctrl-C cannot be caught here: it ends the run without a checkpoint");
         }
+        stop
     });
-    if caught.is_err() {
-        console.note("Ctrl-C cannot be caught here: it ends the run without a checkpoint");
-    }
+    Arc::clone(stop)
 }

@@ -22,6 +22,7 @@ mod pretrain;
 mod preview;
 mod pull;
 mod quantize;
+mod quickstart;
 mod rm;
 mod runs;
 mod sft;
@@ -38,6 +39,8 @@ use crate::error::Error;
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Make a model from nothing: the whole way, small, on what comes with Herd
+    Quickstart(quickstart::Flags),
     /// Bring a model into the store
     Pull(pull::Flags),
     /// List the models in the store
@@ -100,6 +103,7 @@ impl Command {
     /// Does what the command line asks.
     pub fn run(&self, console: &Console, offline: bool) -> Result<Verdict, Error> {
         match self {
+            Command::Quickstart(flags) => quickstart::run(flags, console),
             Command::Pull(flags) => pull::run(flags, console, offline),
             Command::Ls(flags) => ls::run(flags, console),
             Command::Show(flags) => show::run(flags, console),

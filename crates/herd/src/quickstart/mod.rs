@@ -1,0 +1,367 @@
+//! The whole life of a model, small: the verbs of this program one after another, and what each of them gained.
+//!
+//! `configs/` holds the settings of every run, so that each can be repeated by hand. A stage that is done has a file in
+//! `stages/`; the others run again, which their verbs take up where they stopped.
+
+mod measure;
+mod report;
+mod stages;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Parser;
+use herd_data::disk::{RealDisk, replace};
+use herd_data::read::{InputFile, ReadOptions, documents};
+use herd_train::paired::Gain;
+use herd_train::scaling::{Power, Trial, best};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use self::measure::{Question, Subject, bits_of_nothing, fit, is_right};
+pub use self::stages::Size;
+use self::stages::{CONTEXT, Measure, Numbers, Stage, TextBefore, Verb, stages};
+use crate::console::{Console, Verdict};
+use crate::error::Error;
+use crate::pull::download::hex;
+
+/// What a stage came to: `stages/NAME.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Record {
+    name: String,
+    title: String,
+    /// What it gained.
+    figures: Vec<Figure>,
+    /// Other numbers worth knowing.
+    facts: BTreeMap<String, f64>,
+    /// What the model writes now.
+    samples: Vec<Sample>,
+    /// Of each thing that was measured, its number: what the next stage is compared with.
+    values: BTreeMap<String, Vec<f64>>,
+    /// sha256 of what it made.
+    hashes: BTreeMap<String, String>,
+}
+
+/// A mean before and after a stage.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Figure {
+    what: String,
+    gain: Gain,
+    /// Whether less is better.
+    less: bool,
+}
+
+/// Something that a model wrote.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    prompt: String,
+    text: String,
+}
+
+/// The files that come with Herd.
+const CORPUS: &[u8] = include_bytes!("../../../../examples/speeches.jsonl.zst");
+const FILES: [(&str, &str); 4] = [
+    ("dialogues.jsonl", include_str!("../../../../examples/quickstart/dialogues.jsonl")),
+    ("comparisons.jsonl", include_str!("../../../../examples/quickstart/comparisons.jsonl")),
+    ("prompts.jsonl", include_str!("../../../../examples/quickstart/prompts.jsonl")),
+    ("questions.jsonl", include_str!("../../../../examples/quickstart/questions.jsonl")),
+];
+
+/// Every so many'th text of the corpus is held out.
+const HELD_OUT: usize = 10;
+
+/// Runs one command line of this program.
+pub fn verb(args: &[String], console: &Console) -> Result<Verdict, Error> {
+    let line = std::iter::once("herd".to_owned()).chain(args.iter().cloned());
+    let cli = crate::Cli::try_parse_from(line).expect("the quickstart spells its commands rightly");
+    cli.command.run(console, true)
+}
+
+/// Goes through all stages in `out`, or goes on where it stopped; `machine` are the flags that say how the machine is used.
+/// The model that came of it; none if it was asked to stop.
+pub fn run(
+    size: Size,
+    out: &Path,
+    machine: &[String],
+    console: &Console,
+) -> Result<Option<PathBuf>, Error> {
+    fs::create_dir_all(out.join("stages")).map_err(Error::io("make", out))?;
+    keep_size(size, out)?;
+    let held = lay_out_data(out)?;
+    let (configs, stages) = stages(size, out);
+    for (path, text) in &configs {
+        write(path, text.as_bytes())?;
+    }
+    let way =
+        Walk { out, machine, console, numbers: size.numbers(), held, questions: questions(size) };
+    let mut records: Vec<Record> = Vec::new();
+    for (i, stage) in stages.iter().enumerate() {
+        let begun = Instant::now();
+        let Some(record) = way.pass(stage, &records, i + 1, stages.len())? else {
+            console.note("stopped; the same command goes on");
+            return Ok(None);
+        };
+        way.note_time(stage.name, begun.elapsed().as_secs_f64())?;
+        records.push(record);
+    }
+    report::write(out, size, &records)?;
+    console.note(format!("{} and report.html tell of it", out.join("report.md").display()));
+    if console.json {
+        console.print_json(
+            &records.iter().map(|r| (&r.name, &r.figures)).collect::<BTreeMap<_, _>>(),
+        )?;
+    }
+    Ok(Some(out.join("model.gguf")))
+}
+
+/// A folder is of one size.
+fn keep_size(size: Size, out: &Path) -> Result<(), Error> {
+    let path = out.join("size");
+    match fs::read_to_string(&path) {
+        Ok(was) if was.trim() == size.name() => Ok(()),
+        Ok(was) => {
+            let expected = format!("{}, as {} began", was.trim(), out.display());
+            Err(Error::Value { what: "--size", got: size.name().to_owned(), expected })
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write(&path, size.name().as_bytes()),
+        Err(e) => Err(Error::io("read", &path)(e)),
+    }
+}
+
+/// Puts a small file in its place, whole or not at all.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(replace(&RealDisk, folder, &name, &[bytes])?)
+}
+
+/// Writes what comes with Herd into `data/`; the texts held out.
+fn lay_out_data(out: &Path) -> Result<Vec<String>, Error> {
+    let data = out.join("data");
+    let corpus = data.join("corpus.jsonl.zst");
+    write(&corpus, CORPUS)?;
+    for (name, text) in FILES {
+        write(&data.join(name), text.as_bytes())?;
+    }
+    let (mut train, mut held) = (String::new(), Vec::new());
+    for (i, record) in documents(&InputFile::new(&corpus)?, &ReadOptions::new())?.enumerate() {
+        let text = record?.text;
+        match i % HELD_OUT {
+            0 => held.push(text),
+            _ => train += &format!("{}\n", serde_json::json!({ "text": text })),
+        }
+    }
+    write(&data.join("train.jsonl"), train.as_bytes())?;
+    Ok(held)
+}
+
+fn questions(size: Size) -> Vec<Question> {
+    let lines = FILES[3].1.lines().take(size.numbers().questions);
+    lines
+        .map(|line| serde_json::from_str(line).expect("the file that comes with Herd is whole"))
+        .collect()
+}
+
+/// What the stages share.
+struct Walk<'a> {
+    out: &'a Path,
+    machine: &'a [String],
+    console: &'a Console,
+    numbers: Numbers,
+    held: Vec<String>,
+    questions: Vec<Question>,
+}
+
+impl Walk<'_> {
+    /// Does a stage, or finds it done. `None`: it was asked to stop.
+    fn pass(
+        &self,
+        stage: &Stage,
+        done: &[Record],
+        i: usize,
+        of: usize,
+    ) -> Result<Option<Record>, Error> {
+        let path = self.out.join(format!("stages/{i:02}-{}.json", stage.name));
+        if let Some(record) = load(&path)? {
+            return Ok(Some(record));
+        }
+        self.console.note(format!("[{i:2} of {of}] {}: {}", stage.name, stage.title));
+        for verb in &stage.verbs {
+            if !verb.makes.exists() {
+                self.run(verb)?;
+            }
+            if !verb.makes.exists() {
+                return Ok(None);
+            }
+        }
+        let mut record = self.measure(stage, done)?;
+        (record.name, record.title) = (stage.name.to_owned(), stage.title.to_owned());
+        for made in &stage.made {
+            let name = made.strip_prefix(self.out).unwrap_or(made).display().to_string();
+            record.hashes.insert(name, hash(made)?);
+        }
+        for figure in &record.figures {
+            self.console.note(format!("          {}", report::line(figure)));
+        }
+        write(
+            &path,
+            serde_json::to_string_pretty(&record).expect("numbers and texts serialise").as_bytes(),
+        )?;
+        Ok(Some(record))
+    }
+
+    fn run(&self, verb: &Verb) -> Result<(), Error> {
+        let quiet = self.console.quiet || !stderr().is_terminal();
+        let console = Console { json: false, quiet, mute: true };
+        let args: Vec<String> = verb.args.iter().chain(self.machine).cloned().collect();
+        self.console.note(format!("          herd {}", args.join(" ")));
+        self::verb(&args, &console).map(|_| ())
+    }
+
+    fn measure(&self, stage: &Stage, done: &[Record]) -> Result<Record, Error> {
+        match &stage.measure {
+            Measure::Vocabulary(words) => self.vocabulary(words),
+            Measure::Shards => Ok(Record::default()),
+            Measure::Sweep { trials, next } => self.sweep(trials, next),
+            Measure::Text { model, tokens, before } => self.text(model, *tokens, before, done),
+            Measure::Answers(model) => self.answers(model, done),
+            Measure::Small(model) => {
+                let mut record = self.answers(model, done)?;
+                let bytes = fs::metadata(model).map_err(Error::io("read", model))?.len();
+                record.facts.insert("bytes of the file".to_owned(), bytes as f64);
+                Ok(record)
+            }
+        }
+    }
+
+    fn vocabulary(&self, words: &Path) -> Result<Record, Error> {
+        let after = fit(words, &self.held)?;
+        let gain = Gain::of(&vec![1.0; after.len()], &after);
+        let what = "bytes a token of held-out text".to_owned();
+        Ok(Record { figures: vec![Figure { what, gain, less: false }], ..Record::default() })
+    }
+
+    fn sweep(&self, trials: &[(PathBuf, f64, f64)], next: &Trial) -> Result<Record, Error> {
+        let mut record = Record::default();
+        let mut all = Vec::new();
+        for (model, flops, params) in trials {
+            let bits = self.bits(model, CONTEXT)?;
+            let loss = bits.iter().sum::<f64>() / bits.len() as f64;
+            all.push(Trial { flops: *flops, params: *params, loss });
+        }
+        let best = best(&all);
+        let points = |y: fn(&herd_train::scaling::Best) -> f64| -> Vec<(f64, f64)> {
+            best.iter().map(|best| (best.flops, y(best))).collect()
+        };
+        if let Some(law) = Power::fit(&points(|best| best.loss)) {
+            record.facts.insert("bits a byte foretold".to_owned(), law.at(next.flops));
+        }
+        if let Some(law) = Power::fit(&points(|best| best.params)) {
+            record.facts.insert("parameters advised".to_owned(), law.at(next.flops));
+        }
+        record.facts.insert("parameters taken".to_owned(), next.params);
+        record.facts.insert("operations of the model".to_owned(), next.flops);
+        let column = |of: fn(&Trial) -> f64| all.iter().map(of).collect::<Vec<f64>>();
+        record.values.insert("flops".to_owned(), column(|trial| trial.flops));
+        record.values.insert("params".to_owned(), column(|trial| trial.params));
+        record.values.insert("bits".to_owned(), column(|trial| trial.loss));
+        Ok(record)
+    }
+
+    fn bits(&self, model: &Path, tokens: usize) -> Result<Vec<f64>, Error> {
+        let subject = Subject::open(model, self.machine, tokens)?;
+        Ok(subject.bits(&self.held, tokens, self.numbers.pieces * CONTEXT / tokens))
+    }
+
+    fn text(
+        &self,
+        model: &Path,
+        tokens: usize,
+        before: &TextBefore,
+        done: &[Record],
+    ) -> Result<Record, Error> {
+        let pieces = self.numbers.pieces * CONTEXT / tokens;
+        let before = match before {
+            TextBefore::Nothing => {
+                bits_of_nothing(&self.out.join("tokenizer"), &self.held, tokens, pieces)?
+            }
+            TextBefore::Model(model) => self.bits(model, tokens)?,
+        };
+        let after = self.bits(model, tokens)?;
+        let subject = Subject::open(model, self.machine, tokens)?;
+        let what = format!("bits a byte of held-out text, pieces of {tokens} tokens");
+        let mut record = Record {
+            figures: vec![Figure { what, gain: Gain::of(&before, &after), less: true }],
+            samples: subject.samples(false)?,
+            ..Record::default()
+        };
+        record.facts.insert("parameters".to_owned(), subject.params() as f64);
+        if let Some(foretold) = done.last().and_then(|last| last.facts.get("bits a byte foretold"))
+        {
+            record.facts.insert("bits a byte foretold".to_owned(), *foretold);
+        }
+        Ok(record)
+    }
+
+    fn answers(&self, model: &Path, done: &[Record]) -> Result<Record, Error> {
+        let subject = Subject::open(model, self.machine, CONTEXT)?;
+        let asked: Vec<&str> =
+            self.questions.iter().map(|question| question.prompt.as_str()).collect();
+        let right = |answers: &[String]| -> Vec<f64> {
+            self.questions.iter().zip(answers).map(|(q, a)| f64::from(is_right(q, a))).collect()
+        };
+        let after = right(&subject.answers(&asked)?);
+        let before = match done.iter().rev().find_map(|record| record.values.get("right")) {
+            Some(before) => before.clone(),
+            None => {
+                let base = Subject::open(&self.out.join("anneal/model"), self.machine, CONTEXT)?;
+                right(&base.answers(&asked)?)
+            }
+        };
+        let what = "held-out questions answered rightly".to_owned();
+        let mut record = Record {
+            figures: vec![Figure { what, gain: Gain::of(&before, &after), less: false }],
+            samples: subject.samples(true)?,
+            ..Record::default()
+        };
+        record.values.insert("right".to_owned(), after);
+        Ok(record)
+    }
+
+    /// Seconds of a stage, over all the times that it was taken up.
+    fn note_time(&self, name: &str, seconds: f64) -> Result<(), Error> {
+        let path = self.out.join("times.json");
+        let mut times: BTreeMap<String, f64> = load(&path)?.unwrap_or_default();
+        *times.entry(name.to_owned()).or_default() += seconds;
+        write(&path, serde_json::to_string_pretty(&times).expect("numbers serialise").as_bytes())
+    }
+}
+
+fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|e| Error::Json { path: path.to_owned(), what: format!("damaged ({e})") }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
+
+fn hash(path: &Path) -> Result<String, Error> {
+    let file = fs::File::open(path).map_err(Error::io("read", path))?;
+    let (mut file, mut hash) = (std::io::BufReader::with_capacity(1 << 20, file), Sha256::new());
+    loop {
+        let bytes = file.fill_buf().map_err(Error::io("read", path))?;
+        if bytes.is_empty() {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(bytes);
+        let read = bytes.len();
+        file.consume(read);
+    }
+}
