@@ -576,6 +576,7 @@ fn shape(config: &RunConfig, words: &Words) -> Result<Config, TrainError> {
         rope_scaling: RopeScaling::None,
         context,
         tied: model.tied,
+        head: Head::Language,
     };
     shape.validate()?;
     Ok(shape)

@@ -88,6 +88,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         rope_scaling: RopeScaling::None,
         context: seq_len,
         tied: run.model.tied,
+        head: Head::Language,
     };
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let format = if flags.weights == "f32" { Format::F32 } else { Format::BF16 };
