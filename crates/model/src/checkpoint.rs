@@ -257,7 +257,10 @@ fn open_hf(archive: Archive) -> Result<Checkpoint, CheckpointError> {
     let own = generation_file.as_ref().map(|file| file.defaults.clone()).unwrap_or_default();
     let generation = own.or(file.generation.clone());
     let mut notes = Vec::new();
-    if config.tied && config.head == Head::Language && same_head(&archive, Style::Hf)? == Some(false) {
+    if config.tied
+        && config.head == Head::Language
+        && same_head(&archive, Style::Hf)? == Some(false)
+    {
         notes.push(
             "lm_head.weight differs from the embedding and is not used: config.json ties the two"
                 .into(),

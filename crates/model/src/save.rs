@@ -53,10 +53,11 @@ pub fn write_folder(
     for (part, info) in parts.into_iter().zip(&infos) {
         lend(part, &mut |numbers| {
             for (at, piece) in pieces(part, config, numbers) {
-                let bytes = encoded(part, config, stored(part, format), piece).map_err(|source| {
-                    let (path, tensor) = (folder.part().to_owned(), info.name.clone());
-                    CheckpointError::Number { path, tensor, source: source.after(at) }
-                })?;
+                let bytes =
+                    encoded(part, config, stored(part, format), piece).map_err(|source| {
+                        let (path, tensor) = (folder.part().to_owned(), info.name.clone());
+                        CheckpointError::Number { path, tensor, source: source.after(at) }
+                    })?;
                 writer.write_piece(&info.name, &bytes)?;
             }
             Ok(())

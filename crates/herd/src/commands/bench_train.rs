@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use herd_kernels::probe::peaks;
 use herd_model::llama::{Llama, Training};
-use herd_model::{Config, RopeScaling};
+use herd_model::{Config, Head, RopeScaling};
 use herd_tensor::ops::{Documents, Targets};
 use herd_tensor::{Device, Format, Tape, blocks_of};
 use herd_train::config::Precision;

@@ -22,8 +22,10 @@ mod pretrain;
 mod preview;
 mod pull;
 mod quantize;
+mod reward;
 mod rm;
 mod runs;
+mod score;
 mod sft;
 mod show;
 mod tokenize;
@@ -82,6 +84,10 @@ pub enum Command {
     Sft(sft::Flags),
     /// Teach a model which of the answers to a prompt is better
     Dpo(dpo::Flags),
+    /// Teach a model to say by a number how good an answer is
+    Reward(reward::Flags),
+    /// Say what a reward model makes of answers
+    Score(score::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -122,6 +128,8 @@ impl Command {
             Command::Average(flags) => average::run(flags, console),
             Command::Sft(flags) => sft::run(flags, console),
             Command::Dpo(flags) => dpo::run(flags, console),
+            Command::Reward(flags) => reward::run(flags, console),
+            Command::Score(flags) => score::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),

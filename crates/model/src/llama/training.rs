@@ -1,8 +1,8 @@
 //! A Llama whose weights are trained: all of them, or additions of low rank beside frozen ones.
 
 use super::{Llama, Parts};
-use crate::{Config, Head};
 use crate::names::{Part, all_parts};
+use crate::{Config, Head};
 use herd_tensor::{Device, Format, Gain, Lora, Param, Tape, Weight};
 use std::sync::Arc;
 
