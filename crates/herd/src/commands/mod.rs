@@ -23,8 +23,10 @@ mod preview;
 mod pull;
 mod quantize;
 mod quickstart;
+mod reward;
 mod rm;
 mod runs;
+mod score;
 mod sft;
 mod show;
 mod tokenize;
@@ -85,6 +87,10 @@ pub enum Command {
     Sft(sft::Flags),
     /// Teach a model which of the answers to a prompt is better
     Dpo(dpo::Flags),
+    /// Teach a model to say by a number how good an answer is
+    Reward(reward::Flags),
+    /// Say what a reward model makes of answers
+    Score(score::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -126,6 +132,8 @@ impl Command {
             Command::Average(flags) => average::run(flags, console),
             Command::Sft(flags) => sft::run(flags, console),
             Command::Dpo(flags) => dpo::run(flags, console),
+            Command::Reward(flags) => reward::run(flags, console),
+            Command::Score(flags) => score::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),
