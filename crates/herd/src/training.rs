@@ -244,7 +244,8 @@ fn shards(
     Ok(folder)
 }
 
-fn stop_on_interrupt(stop: &Arc<AtomicBool>, console: &Console) {
+/// Sets `stop` at Ctrl-C; a second one ends the program.
+pub fn stop_on_interrupt(stop: &Arc<AtomicBool>, console: &Console) {
     let stop = Arc::clone(stop);
     let caught = ctrlc::set_handler(move || {
         if stop.swap(true, Ordering::Relaxed) {

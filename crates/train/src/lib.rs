@@ -16,6 +16,7 @@ pub mod plan;
 pub mod presets;
 pub mod pretrain;
 mod reference;
+pub mod rejection;
 pub mod report;
 pub mod runs;
 mod sample;

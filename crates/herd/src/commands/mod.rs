@@ -24,6 +24,7 @@ mod pull;
 mod quantize;
 mod rm;
 mod runs;
+mod sample;
 mod sft;
 mod show;
 mod tokenize;
@@ -82,6 +83,8 @@ pub enum Command {
     Sft(sft::Flags),
     /// Teach a model which of the answers to a prompt is better
     Dpo(dpo::Flags),
+    /// Answer each prompt many times, score the answers, and keep the best
+    Sample(sample::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -122,6 +125,7 @@ impl Command {
             Command::Average(flags) => average::run(flags, console),
             Command::Sft(flags) => sft::run(flags, console),
             Command::Dpo(flags) => dpo::run(flags, console),
+            Command::Sample(flags) => sample::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),
