@@ -35,12 +35,12 @@ pub enum Judge {
     },
     /// The final answer is the text in a field of the row, but for case and space.
     Exact {
-        /// The field; dots lead into objects.
+        /// The field; dots lead into objects and lists.
         field: String,
     },
     /// The final answer is the number in a field of the row.
     Number {
-        /// The field; dots lead into objects.
+        /// The field; dots lead into objects and lists.
         field: String,
     },
     /// The answer holds a match.
@@ -241,13 +241,20 @@ fn near(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }
 
-/// A text or number in a row.
+/// A text or number in a row; in lists a number is a place, from the end if it is negative.
 pub(super) fn field_text(row: &Value, field: &str) -> Option<String> {
-    match field.split('.').try_fold(row, |value, key| value.get(key))? {
+    match field.split('.').try_fold(row, inside)? {
         Value::String(text) => Some(text.clone()),
         number @ Value::Number(_) => Some(number.to_string()),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
+}
+
+/// What stands under a key of an object, or at a place of a list.
+fn inside<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    let Value::Array(items) = value else { return value.get(key) };
+    let at: isize = key.parse().ok()?;
+    items.get(if at < 0 { items.len().checked_add_signed(at)? } else { at as usize })
 }
 
 #[cfg(test)]
@@ -264,7 +271,7 @@ mod tests {
 
     #[test]
     fn numbers_are_compared_with_the_last_of_the_answer() {
-        let row = json!({ "answer": "5 + 5 = 10, twice is\n#### 1,020", "n": 7, "deep": { "x": "-0.5" } });
+        let row = json!({ "answer": "5 + 5 = 10, twice is\n#### 1,020", "n": 7, "deep": { "x": "-0.5" }, "list": [{ "x": 3 }] });
         let number = |field: &str, answer: &str| {
             score(Judge::Number { field: field.into() }, row.clone(), "q", answer)
         };
@@ -276,6 +283,8 @@ mod tests {
             ("answer", "none", 0.0),
             ("n", "7.0", 1.0),
             ("deep.x", "= -1/2", 1.0),
+            ("list.-1.x", "It is 3", 1.0),
+            ("list.-2", "It is 3", 0.0),
             ("absent", "7", 0.0),
         ] {
             assert_eq!(number(field, answer), good, "{field}: {answer}");
