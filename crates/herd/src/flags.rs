@@ -166,6 +166,7 @@ impl SamplingFlags {
             repeat_last_n: self.repeat_last_n()?.unwrap_or(base.repeat_last_n),
             logit_bias: self.logit_bias.iter().map(|b| bias(b)).collect::<Result<_, _>>()?,
             seed: self.seed.unwrap_or_else(draw_seed),
+            stream: base.stream,
         })
     }
 

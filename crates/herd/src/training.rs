@@ -261,7 +261,7 @@ fn shards(
 }
 
 /// What Ctrl-C sets: one for the whole program, since a handler can be set but once.
-fn stop_on_interrupt(console: &Console) -> Arc<AtomicBool> {
+pub fn stop_on_interrupt(console: &Console) -> Arc<AtomicBool> {
     static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     let stop = STOP.get_or_init(|| {
         let stop = Arc::new(AtomicBool::new(false));

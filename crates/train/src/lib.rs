@@ -17,6 +17,7 @@ pub mod plan;
 pub mod presets;
 pub mod pretrain;
 mod reference;
+pub mod rejection;
 pub mod report;
 pub mod reward;
 pub mod runs;

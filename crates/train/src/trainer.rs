@@ -497,26 +497,29 @@ pub(crate) fn take_lock(out: &Path) -> Result<File, TrainError> {
 
 /// Writes the resolved config into a new folder; in an old one it must be the same.
 pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
-    let path = out.join("config.toml");
-    let text = told(config, out).write();
-    let was = match fs::read_to_string(&path) {
+    keep_settings(&out.join("config.toml"), &told(config, out).write(), out)
+}
+
+/// Writes settings beside what is made by them, `begun`; if they are there, they must be the same.
+pub(crate) fn keep_settings(path: &Path, text: &str, begun: &Path) -> Result<(), TrainError> {
+    let was = match fs::read_to_string(path) {
         Ok(was) => was,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return replace(&path, text.as_bytes());
+            return replace(path, text.as_bytes());
         }
-        Err(e) => return Err(TrainError::io("read", &path, e)),
+        Err(e) => return Err(TrainError::io("read", path, e)),
     };
     if was == text {
         return Ok(());
     }
-    let (was, is) = (flat(&was), flat(&text));
+    let (was, is) = (flat(&was), flat(text));
     let key = was.keys().chain(is.keys()).find(|key| was.get(*key) != is.get(*key));
     let key = key.cloned().unwrap_or_else(|| "its text".into());
     let of = |table: &std::collections::BTreeMap<String, String>| {
         table.get(&key).cloned().unwrap_or_else(|| "nothing".into())
     };
     let (was, is) = (of(&was), of(&is));
-    Err(TrainError::OtherConfig { folder: out.to_owned(), key, was, is })
+    Err(TrainError::OtherConfig { folder: begun.to_owned(), key, was, is })
 }
 
 /// The settings as files tell of them: a checkpoint that lies beside the run's folder by its way

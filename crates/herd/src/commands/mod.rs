@@ -26,6 +26,7 @@ mod quickstart;
 mod reward;
 mod rm;
 mod runs;
+mod sample;
 mod score;
 mod sft;
 mod show;
@@ -91,6 +92,8 @@ pub enum Command {
     Reward(reward::Flags),
     /// Say what a reward model makes of answers
     Score(score::Flags),
+    /// Answer each prompt many times, score the answers, and keep the best
+    Sample(sample::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -134,6 +137,7 @@ impl Command {
             Command::Dpo(flags) => dpo::run(flags, console),
             Command::Reward(flags) => reward::run(flags, console),
             Command::Score(flags) => score::run(flags, console),
+            Command::Sample(flags) => sample::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),
