@@ -22,6 +22,7 @@ mod store;
 mod teller;
 mod texts;
 mod training;
+mod verbs;
 mod vocabulary;
 
 use std::io::{ErrorKind, Write, stderr};

@@ -501,7 +501,9 @@ pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainErr
 }
 
 /// Writes settings beside what is made by them, `begun`; if they are there, they must be the same.
-pub(crate) fn keep_settings(path: &Path, text: &str, begun: &Path) -> Result<(), TrainError> {
+///
+/// Errors: they differ (the first key that does is named); the disk.
+pub fn keep_settings(path: &Path, text: &str, begun: &Path) -> Result<(), TrainError> {
     let was = match fs::read_to_string(path) {
         Ok(was) => was,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

@@ -25,6 +25,7 @@ mod quantize;
 mod quickstart;
 mod reward;
 mod rm;
+mod round;
 mod runs;
 mod sample;
 mod score;
@@ -94,6 +95,8 @@ pub enum Command {
     Score(score::Flags),
     /// Answer each prompt many times, score the answers, and keep the best
     Sample(sample::Flags),
+    /// Go round: preferences, reward model, samples, fine-tuning, DPO, an average, and a gate
+    Round(round::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -138,6 +141,7 @@ impl Command {
             Command::Reward(flags) => reward::run(flags, console),
             Command::Score(flags) => score::run(flags, console),
             Command::Sample(flags) => sample::run(flags, console),
+            Command::Round(flags) => round::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),

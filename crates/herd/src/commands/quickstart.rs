@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::console::{Console, Verdict};
 use crate::error::Error;
 use crate::quickstart::{self, Size};
+use crate::verbs;
 
 /// Flags of `herd quickstart`.
 #[derive(Debug, clap::Args)]
@@ -26,13 +27,7 @@ pub struct Flags {
 
 /// Goes through all stages, writes the report, and offers to talk with what came of it.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
-    let mut machine = Vec::new();
-    if let Some(threads) = flags.threads {
-        machine.extend(["--threads".to_owned(), threads.to_string()]);
-    }
-    if let Some(class) = &flags.class {
-        machine.extend(["--class".to_owned(), class.clone()]);
-    }
+    let machine = verbs::machine(flags.threads, flags.class.as_deref());
     let Some(model) = quickstart::run(flags.size, &flags.out, &machine, console)? else {
         return Ok(Verdict::Done);
     };
@@ -47,7 +42,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     stdin().read_line(&mut answer).map_err(Error::Input)?;
     match answer.trim().to_lowercase().as_str() {
         "" | "y" | "yes" => {
-            quickstart::verb(&["chat".into(), "-m".into(), model.display().to_string()], console)
+            verbs::run(&["chat".into(), "-m".into(), model.display().to_string()], console)
         }
         _ => Ok(Verdict::Done),
     }

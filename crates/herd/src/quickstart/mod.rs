@@ -9,25 +9,20 @@ mod stages;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::Parser;
-use herd_data::disk::{RealDisk, replace};
 use herd_data::read::{InputFile, ReadOptions, documents};
 use herd_train::paired::Gain;
 use herd_train::scaling::{Power, Trial, best};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use self::measure::{Question, Subject, bits_of_nothing, fit, is_right};
 pub use self::stages::Size;
-use self::stages::{CONTEXT, Measure, Numbers, Stage, TextBefore, Verb, stages};
-use crate::console::{Console, Verdict};
+use self::stages::{CONTEXT, Measure, Numbers, Stage, TextBefore, stages};
+use crate::console::Console;
 use crate::error::Error;
-use crate::pull::download::hex;
+use crate::verbs::{hash, load, save, write};
 
 /// What a stage came to: `stages/NAME.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -73,13 +68,6 @@ const FILES: [(&str, &str); 4] = [
 
 /// Every so many'th text of the corpus is held out.
 const HELD_OUT: usize = 10;
-
-/// Runs one command line of this program.
-pub fn verb(args: &[String], console: &Console) -> Result<Verdict, Error> {
-    let line = std::iter::once("herd".to_owned()).chain(args.iter().cloned());
-    let cli = crate::Cli::try_parse_from(line).expect("the quickstart spells its commands rightly");
-    cli.command.run(console, true)
-}
 
 /// Goes through all stages in `out`, or goes on where it stopped; `machine` are the flags that say how the machine is used.
 /// The model that came of it; none if it was asked to stop.
@@ -130,14 +118,6 @@ fn keep_size(size: Size, out: &Path) -> Result<(), Error> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => write(&path, size.name().as_bytes()),
         Err(e) => Err(Error::io("read", &path)(e)),
     }
-}
-
-/// Puts a small file in its place, whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Ok(replace(&RealDisk, folder, &name, &[bytes])?)
 }
 
 /// Writes what comes with Herd into `data/`; the texts held out.
@@ -192,10 +172,7 @@ impl Walk<'_> {
         }
         self.console.note(format!("[{i:2} of {of}] {}: {}", stage.name, stage.title));
         for verb in &stage.verbs {
-            if !verb.makes.exists() {
-                self.run(verb)?;
-            }
-            if !verb.makes.exists() {
+            if !verb.run(self.machine, self.console)? {
                 return Ok(None);
             }
         }
@@ -208,19 +185,8 @@ impl Walk<'_> {
         for figure in &record.figures {
             self.console.note(format!("          {}", report::line(figure)));
         }
-        write(
-            &path,
-            serde_json::to_string_pretty(&record).expect("numbers and texts serialise").as_bytes(),
-        )?;
+        save(&path, &record)?;
         Ok(Some(record))
-    }
-
-    fn run(&self, verb: &Verb) -> Result<(), Error> {
-        let quiet = self.console.quiet || !stderr().is_terminal();
-        let console = Console { json: false, quiet, mute: true };
-        let args: Vec<String> = verb.args.iter().chain(self.machine).cloned().collect();
-        self.console.note(format!("          herd {}", args.join(" ")));
-        self::verb(&args, &console).map(|_| ())
     }
 
     fn measure(&self, stage: &Stage, done: &[Record]) -> Result<Record, Error> {
@@ -338,30 +304,6 @@ impl Walk<'_> {
         let path = self.out.join("times.json");
         let mut times: BTreeMap<String, f64> = load(&path)?.unwrap_or_default();
         *times.entry(name.to_owned()).or_default() += seconds;
-        write(&path, serde_json::to_string_pretty(&times).expect("numbers serialise").as_bytes())
-    }
-}
-
-fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    match fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|e| Error::Json { path: path.to_owned(), what: format!("damaged ({e})") }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path)(e)),
-    }
-}
-
-fn hash(path: &Path) -> Result<String, Error> {
-    let file = fs::File::open(path).map_err(Error::io("read", path))?;
-    let (mut file, mut hash) = (std::io::BufReader::with_capacity(1 << 20, file), Sha256::new());
-    loop {
-        let bytes = file.fill_buf().map_err(Error::io("read", path))?;
-        if bytes.is_empty() {
-            return Ok(hex(&hash.finalize()));
-        }
-        hash.update(bytes);
-        let read = bytes.len();
-        file.consume(read);
+        save(&path, &times)
     }
 }

@@ -8,9 +8,10 @@ use herd_train::report::chart::{Chart, Curve, Scale, Stroke, escape, svg};
 use herd_train::report::charts;
 use herd_train::runs::{Metric, Run};
 
-use super::{Figure, Record, Size, load, write as put};
+use super::{Figure, Record, Size};
 use crate::console::count;
 use crate::error::Error;
+use crate::verbs::{load, save, write as put};
 
 /// A gain in words: `2.31 bits a byte, 11.0 before: -8.7 (-8.9 to -8.5), 128 pairs`.
 pub(super) fn line(figure: &Figure) -> String {
@@ -33,8 +34,7 @@ pub(super) fn write(out: &Path, size: Size, records: &[Record]) -> Result<(), Er
     let page = Page { out, size, records, times };
     let hashes: BTreeMap<&str, &BTreeMap<String, String>> =
         records.iter().map(|record| (record.name.as_str(), &record.hashes)).collect();
-    let hashes = serde_json::to_string_pretty(&hashes).expect("texts serialise");
-    put(&out.join("hashes.json"), format!("{hashes}\n").as_bytes())?;
+    save(&out.join("hashes.json"), &hashes)?;
     let figures = page.figures();
     for (name, svg) in &figures {
         put(&out.join("report").join(name), svg.as_bytes())?;

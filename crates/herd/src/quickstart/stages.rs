@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use herd_train::config::{ModelConfig, RunConfig};
 use herd_train::scaling::{self, Trial};
 
+use crate::verbs::Verb;
+
 /// How much of everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Size {
@@ -116,13 +118,6 @@ pub(super) struct Stage {
     pub made: Vec<PathBuf>,
 }
 
-/// A command line of this program.
-pub(super) struct Verb {
-    pub args: Vec<String>,
-    /// What it makes, whole or not at all: where that is there it need not run.
-    pub makes: PathBuf,
-}
-
 /// What is measured after a stage.
 pub(super) enum Measure {
     /// Bytes a token, against single bytes.
@@ -213,9 +208,7 @@ impl Way<'_> {
     fn run(&mut self, verb: &str, folder: &str, settings: String, makes: &str) -> Verb {
         let config = format!("configs/{}.toml", folder.replace('/', "-"));
         self.configs.push((self.at(&config), settings));
-        let args =
-            [verb, "--config", &self.arg(&config), "--out", &self.arg(folder)].map(str::to_owned);
-        Verb { args: args.to_vec(), makes: self.at(makes) }
+        Verb::with_settings(verb, &self.at(&config), &self.at(folder), self.at(makes))
     }
 
     fn words(&mut self) {
