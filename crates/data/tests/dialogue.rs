@@ -8,7 +8,7 @@ use herd_codec::chat::{
 use herd_codec::tokenizer::train::{PieceCounts, Split, Training, train};
 use herd_codec::{TokenId, Tokenizer};
 use herd_data::dialogue::{
-    Compare, Comparison, Encoder, Lesson, Lessons, Row, Strength, lesson, similarity,
+    Compare, Comparison, Counting, Encoder, Lesson, Lessons, Row, Strength, lesson, similarity,
 };
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
@@ -182,13 +182,13 @@ proptest! {
             };
             let encoder =
                 Encoder { format: &format, tokenizer: &tokenizer, options: RenderOptions::PROMPT };
-            let compare = |mask_format: bool| Compare {
-                mask_format,
+            let compare = |counts: Counting| Compare {
+                counts,
                 strength_min: Strength::Better,
                 similar: 1.0,
             };
             let (masked, bare) =
-                (encoder.compare(&given, &compare(true)), encoder.compare(&given, &compare(false)));
+                (encoder.compare(&given, &compare(Counting::Words)), encoder.compare(&given, &compare(Counting::All)));
             let (Ok(masked), Ok(bare)) = (masked, bare) else { continue };
             let prompt = encoder.prompt(&given.prompt).unwrap();
             prop_assert_eq!(masked.rows.len() + masked.similar as usize, answers.len());
@@ -229,7 +229,7 @@ fn weak_and_similar_answers_are_left_out_and_the_others_share_a_document() {
     std::fs::write(&input, rows.join("\n")).unwrap();
     let tokenizer = tokenizer();
     let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);
-    let compare = Compare { mask_format: true, strength_min: Strength::Better, similar: 0.9 };
+    let compare = Compare { counts: Counting::Words, strength_min: Strength::Better, similar: 0.9 };
     let lessons = Some(Lessons { shape: None, format, options, compare: Some(compare) });
     let options = TokenizeOptions { lessons, ..TokenizeOptions::new(2) };
     let sources = Sources::find(&[input.display().to_string()]).unwrap();

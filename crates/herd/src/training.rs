@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use herd_codec::chat::ChatFormat;
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
 use herd_data::{Ends, Ledger, TokenizeOptions, tokenize};
@@ -12,6 +13,7 @@ use herd_tensor::Device;
 use herd_train::config::ChatConfig;
 use herd_train::dpo::DpoConfig;
 use herd_train::plan::{plan, savings};
+use herd_train::reward::RewardConfig;
 use herd_train::runs::Run;
 use herd_train::{Chat, Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
 
@@ -210,9 +212,24 @@ fn teach_chat(config: &RunConfig, chat: &ChatConfig, words: &mut Words) -> Resul
     let template = about.template_for(chat.template.as_deref(), &format)?;
     words.files.retain(|(name, _)| name != TEMPLATE || template.is_none());
     words.files.extend(template.map(|text| (TEMPLATE.to_owned(), text.into_bytes())));
+    if config.reward.is_some() {
+        words.generation.pad_token_id = filler(words, &format);
+    }
     let compare = config.dpo.as_ref().map(DpoConfig::compare);
+    let compare = config.reward.as_ref().map(RewardConfig::compare).or(compare);
     words.chat = Some(Chat { format, today, shape: chat.shape, compare });
     Ok(())
+}
+
+/// A token that fills rows behind answers, for readers of a reward model: they take the score at the last token
+/// that is not it, so that it must end no answer.
+fn filler(words: &Words, format: &ChatFormat) -> Option<u32> {
+    let (tokenizer, specials) = (&words.tokenizer, words.tokenizer.specials());
+    let named = tokenizer.special_id("<|finetune_right_pad_id|>");
+    let known = [specials.pad, named, specials.eos, specials.unk, specials.bos];
+    let ends: Vec<_> =
+        format.stops().into_iter().filter_map(|name| tokenizer.special_id(name)).collect();
+    known.into_iter().flatten().find(|id| !ends.contains(id)).map(|id| id.0)
 }
 
 /// The shards of a run: those it names, or its input tokenized into its folder.

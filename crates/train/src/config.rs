@@ -3,6 +3,7 @@
 use crate::dpo::DpoConfig;
 use crate::error::TrainError;
 use crate::presets;
+use crate::reward::RewardConfig;
 use herd_data::LongDocuments;
 use herd_data::dialogue::Shape;
 use herd_model::nearest;
@@ -49,6 +50,9 @@ pub struct RunConfig {
     /// Of `dpo`: its loss, and which pairs it learns from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dpo: Option<DpoConfig>,
+    /// Of `reward`: its loss, and which pairs it learns from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward: Option<RewardConfig>,
 }
 
 /// How dialogues are read and rendered.

@@ -496,6 +496,7 @@ mod tests {
             rope_scaling: RopeScaling::None,
             context: 512,
             tied: true,
+            head: Head::Language,
         }
     }
 

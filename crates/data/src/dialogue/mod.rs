@@ -6,6 +6,7 @@
 //! | `messages` | messages as OpenAI, ShareGPT and their kin write them |
 //! | `preference` | answers to one prompt, best first |
 //! | `encode` | a dialogue to rows of ids, each with the weight of its loss |
+//! | `branch` | answers to one prompt as one document that has the prompt once |
 //! | `compare` | answers to one prompt to rows of ids, each with the tokens that count |
 //!
 //! | shape | keys |
@@ -17,6 +18,7 @@
 //! | `preference` | `chosen`, `rejected`, `edited`; `prompt`, `messages` or `conversations`; `strength` |
 //! | `hh_rlhf` | `chosen`, `rejected`: texts of `\n\nHuman:` and `\n\nAssistant:` |
 
+mod branch;
 mod compare;
 mod encode;
 mod messages;
@@ -27,7 +29,8 @@ use herd_codec::chat::{ChatFormat, Dialogue, Message, RenderOptions, Role};
 
 use crate::{Fault, Hash};
 
-pub use compare::{Compare, Compared, similarity};
+pub use branch::{Mark, Standing};
+pub use compare::{Compare, Compared, Counting, similarity};
 pub use encode::{Encoder, Row};
 pub use shape::Shape;
 
@@ -137,6 +140,23 @@ pub fn question(row: &serde_json::Value, shape: Option<Shape>) -> Result<Dialogu
     };
     dialogue.messages.truncate(last + 1);
     Ok(dialogue)
+}
+
+/// The answers of a row: those of a comparison, best first, or the last one of a dialogue, which is all that was
+/// said before.
+///
+/// Errors: the row has none of the [shapes](self), its messages are no dialogue, or a dialogue does not end in an answer.
+pub fn answers(row: &serde_json::Value, asked: Option<Shape>) -> Result<Comparison, Fault> {
+    if matches!(shape::shape(shape::object(row)?, asked)?, Shape::Preference | Shape::HhRlhf) {
+        return comparison(row, asked);
+    }
+    let mut prompt = lesson(row, asked)?.dialogue;
+    match prompt.messages.pop() {
+        Some(answer) if answer.role == Role::Assistant => {
+            Ok(Comparison { prompt, answers: vec![answer], strength: None })
+        }
+        Some(_) | None => Err(shape::no_dialogue("it does not end in an answer")),
+    }
 }
 
 /// The answers of a row of preferences.

@@ -29,6 +29,7 @@ pub fn wide_config() -> Config {
         rope_scaling: RopeScaling::None,
         context: 512,
         tied: false,
+        head: herd_model::Head::Language,
     }
 }
 

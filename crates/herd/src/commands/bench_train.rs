@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use herd_kernels::probe::peaks;
 use herd_model::llama::{Llama, Training};
-use herd_model::{Config, RopeScaling};
+use herd_model::{Config, Head, RopeScaling};
 use herd_tensor::ops::{Documents, Targets};
 use herd_tensor::{Device, Format, Tape, blocks_of};
 use herd_train::config::Precision;
@@ -88,6 +88,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         rope_scaling: RopeScaling::None,
         context: seq_len,
         tied: run.model.tied,
+        head: Head::Language,
     };
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let format = if flags.weights == "f32" { Format::F32 } else { Format::BF16 };

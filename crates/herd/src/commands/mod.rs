@@ -22,9 +22,11 @@ mod pretrain;
 mod preview;
 mod pull;
 mod quantize;
+mod reward;
 mod rm;
 mod runs;
 mod sample;
+mod score;
 mod sft;
 mod show;
 mod tokenize;
@@ -85,6 +87,10 @@ pub enum Command {
     Dpo(dpo::Flags),
     /// Answer each prompt many times, score the answers, and keep the best
     Sample(sample::Flags),
+    /// Teach a model to say by a number how good an answer is
+    Reward(reward::Flags),
+    /// Say what a reward model makes of answers
+    Score(score::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -126,6 +132,8 @@ impl Command {
             Command::Sft(flags) => sft::run(flags, console),
             Command::Dpo(flags) => dpo::run(flags, console),
             Command::Sample(flags) => sample::run(flags, console),
+            Command::Reward(flags) => reward::run(flags, console),
+            Command::Score(flags) => score::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),
