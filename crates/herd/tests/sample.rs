@@ -12,7 +12,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 use training::{SAMPLE_SETTINGS as SETTINGS, sample, stage};
-use training::{begin, done, expect_same, expect_unbreakable, herd, pair_settings, pretrain};
+use training::{begin, done, expect_same, expect_unbreakable, herd, pretrain, reward_settings};
 
 /// Texts, a vocabulary, dialogues, a model, and settings.
 fn begin_sample() -> tempfile::TempDir {
@@ -171,8 +171,7 @@ fn what_is_written_is_read_by_the_stages_that_learn_from_it() {
 fn a_reward_model_judges_and_two_policies_share_the_answers() {
     let folder = begin_sample();
     let folder = folder.path();
-    let settings = pair_settings("base/checkpoints/step-12").replace("[dpo]", "[reward]");
-    let settings = settings.replace("[samples]\nevery = 6", "[samples]\nevery = 0");
+    let settings = reward_settings("base/checkpoints/step-12");
     fs::write(folder.join("reward.toml"), settings).unwrap();
     done(&mut stage(folder, "reward", "reward.toml", "judge"));
     let score = "score=[{kind=\"reward\", model=\"judge/checkpoints/step-12\"}]";

@@ -393,7 +393,7 @@ mod tests {
             if step % 50 == 0 {
                 let by_source = [("books".to_owned(), Measured { loss, bpb: loss / 2.0 })].into();
                 let bpb = loss / 2.0;
-                let line = Line::Validation { step, loss, bpb, by_source, preferences };
+                let line = Line::Validation { step, loss, bpb: Some(bpb), by_source, preferences };
                 metrics += &text(line);
                 let (prompt, wrote) = ("Once".to_owned(), format!(" ```upon\u{1b}[2J {step}"));
                 metrics += &text(Line::Sample { step, prompt, text: wrote });

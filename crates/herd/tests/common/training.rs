@@ -97,6 +97,13 @@ pub fn pair_settings(init: &str) -> String {
         + "[dpo]\n"
 }
 
+/// The same of a run that teaches a reward model.
+pub fn reward_settings(init: &str) -> String {
+    let text = pair_settings(init).replace("[dpo]\n", "");
+    let samples = &text[text.find("[samples]").unwrap()..];
+    text.replace(samples, "[reward]\n")
+}
+
 /// Settings of a run over dialogues, of which some are too long for a row, from `init`.
 pub fn chat_settings(init: &str) -> String {
     let input = "input = [\"chats.jsonl\"]\nlong = \"shorten\"";
