@@ -338,7 +338,10 @@ fn a_model_of_one_label_is_a_reward_model_and_of_more_it_is_refused() {
     for (key, value) in [("id2label", json!({"0": "LABEL_0"})), ("num_labels", json!(1))] {
         let file = ConfigFile::read(&labelled(key, value)).unwrap();
         assert_eq!(file.config, expected);
-        assert_eq!(file.write().unwrap(), ConfigFile::read(&file.write().unwrap()).unwrap().write().unwrap());
+        assert_eq!(
+            file.write().unwrap(),
+            ConfigFile::read(&file.write().unwrap()).unwrap().write().unwrap()
+        );
     }
     for (key, value) in [
         ("id2label", json!({"0": "good", "1": "bad"})),
@@ -347,7 +350,10 @@ fn a_model_of_one_label_is_a_reward_model_and_of_more_it_is_refused() {
         ("id2label", json!("LABEL_0")),
     ] {
         let error = ConfigFile::read(&labelled(key, value)).unwrap_err();
-        assert!(matches!(&error, ConfigError::Unsupported { key, .. } if key == "id2label"), "{error}");
+        assert!(
+            matches!(&error, ConfigError::Unsupported { key, .. } if key == "id2label"),
+            "{error}"
+        );
     }
     // Written anew, and in the place of a language model's file.
     for file in [

@@ -27,10 +27,12 @@ pub use score::{Form, Judge, ScoreConfig};
 pub use summary::{Summary, Work, best_of};
 
 use crate::error::TrainError;
+use crate::reward::RewardModel;
 use crate::trainer::keep_settings;
 use crate::words::Chat;
 use file::{Place, Samples};
 use herd_codec::Tokenizer;
+use herd_codec::chat::Dialogue;
 use herd_data::Hash;
 use herd_data::dialogue::Encoder;
 use herd_engine::rng::uniform;
@@ -38,7 +40,7 @@ use herd_engine::sample::Sampling;
 use herd_engine::{Engine, Event, Finish, Limits, Request, RequestId, What};
 use herd_model::llama::Llama;
 use prompts::{Prompt, Prompts};
-use score::{Asked, Scorer};
+use score::{Answer, Asked, Scorer};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,6 +74,8 @@ pub struct Inputs<'a> {
     pub out: &'a Path,
     /// Those of the settings, in their order.
     pub policies: Vec<Policy>,
+    /// The reward models of the settings, in their order, each with the hash of its weights.
+    pub rewards: Vec<(Hash, RewardModel)>,
     /// Set from outside to end behind the prompt at hand.
     pub stop: &'a AtomicBool,
 }
@@ -88,11 +92,13 @@ pub fn sample(
     inputs: Inputs<'_>,
     watch: &mut dyn FnMut(&Summary),
 ) -> Result<Option<Summary>, TrainError> {
-    let Inputs { config, base, out, policies, stop } = inputs;
-    let judges = config.score.iter().map(|score| Scorer::open(&score.judge));
-    let judges: Vec<Scorer> = judges.collect::<Result<_, _>>()?;
+    let Inputs { config, base, out, policies, rewards, stop } = inputs;
     let input: Vec<PathBuf> = config.input.iter().map(|path| base.join(path)).collect();
-    keep_settings(&beside(out, "config.toml"), &told(config, &policies, &input)?, out)?;
+    let hashes: Vec<String> = rewards.iter().map(|(hash, _)| hash.to_string()).collect();
+    keep_settings(&beside(out, "config.toml"), &told(config, &policies, &hashes, &input)?, out)?;
+    let mut rewards = rewards.into_iter().map(|(_, model)| model);
+    let judges = config.score.iter().map(|score| Scorer::open(&score.judge, &mut rewards));
+    let judges: Vec<Scorer> = judges.collect::<Result<_, _>>()?;
     let mut summary = Summary::default();
     let (mut file, places) = Samples::open(out, config.answers(), |rows| summary.add(rows))?;
     let prompts = Prompts::open(&input, &config.chat, &config.score)?;
@@ -133,6 +139,7 @@ fn beside(out: &Path, ending: &str) -> PathBuf {
 fn told(
     config: &RejectionConfig,
     policies: &[Policy],
+    rewards: &[String],
     input: &[PathBuf],
 ) -> Result<String, TrainError> {
     let mut config = config.clone();
@@ -141,7 +148,8 @@ fn told(
     let hashes: Vec<String> = policies.iter().map(|policy| policy.hash.to_string()).collect();
     let input = prompts::hash(input)?;
     let text = config.write();
-    Ok(format!("{text}\n[begun]\nclass = {class:?}\ninput = \"{input}\"\npolicies = {hashes:?}\n"))
+    let begun = format!("class = {class:?}\ninput = \"{input}\"\npolicies = {hashes:?}\n");
+    Ok(format!("{text}\n[begun]\n{begun}rewards = {rewards:?}\n"))
 }
 
 /// A policy and what it answers.
@@ -302,11 +310,22 @@ impl Run<'_> {
     /// The rows of a question whose answers have ended.
     fn judge(&self, question: Question) -> Result<Vec<SampleRow>, TrainError> {
         let asked = Asked { row: &question.prompt.value, dialogue: &question.prompt.dialogue };
-        let texts: Vec<&str> = question.takes.iter().map(|take| take.text.as_str()).collect();
-        let mut scores = vec![BTreeMap::new(); texts.len()];
+        let kept = |take: &Take| take.system.filter(|_| self.config.sample.keep_system);
+        let under = |take: &Take| {
+            let system = kept(take).map(|system| self.config.sample.system[system].as_str());
+            question.prompt.under(system)
+        };
+        // Those of one dialogue are judged side by side.
+        let mut order: Vec<usize> = (0..question.takes.len()).collect();
+        order.sort_by_key(|i| kept(&question.takes[*i]));
+        let dialogues: Vec<Dialogue> = order.iter().map(|i| under(&question.takes[*i])).collect();
+        let texts = order.iter().map(|i| question.takes[*i].text.as_str());
+        let answers: Vec<Answer<'_>> =
+            dialogues.iter().zip(texts).map(|(dialogue, text)| Answer { dialogue, text }).collect();
+        let mut scores = vec![BTreeMap::new(); order.len()];
         for (judge, score) in self.judges.iter().zip(&self.config.score) {
-            for (scores, value) in scores.iter_mut().zip(judge.scores(&asked, &texts)) {
-                scores.insert(score.name.clone(), value);
+            for (i, value) in order.iter().zip(judge.scores(&asked, &answers)?) {
+                scores[*i].extend(value.map(|value| (score.name.clone(), value)));
             }
         }
         let takes = question.takes.iter().enumerate().zip(scores);
@@ -328,8 +347,8 @@ impl Run<'_> {
         scores: BTreeMap<String, f64>,
     ) -> SampleRow {
         let (config, policy) = (self.config, &self.desks[take.policy].policy);
-        let weigh = |score: &ScoreConfig| score.weight * scores[&score.name];
-        let total = config.score.iter().map(weigh).sum();
+        let weigh = |score: &ScoreConfig| Some(score.weight * scores.get(&score.name)?);
+        let total = config.score.iter().filter_map(weigh).sum();
         let finish = take.finish.as_ref().expect("it has ended");
         let logps: Vec<f32> = take.nats.iter().map(|nats| -nats).collect();
         SampleRow {
@@ -371,6 +390,7 @@ fn rejected(
         (Finish::StopToken(_) | Finish::StopString(_), _) => None,
     };
     let reason = reason.or(text.trim().is_empty().then_some("empty"));
+    let reason = reason.or((scores.len() < config.score.len()).then_some("unread"));
     let lacks = |score: &&ScoreConfig| score.require.is_some_and(|r| scores[&score.name] < r);
     let lacking = || config.score.iter().find(lacks).map(|score| score.name.as_str());
     reason.or_else(lacking).map(str::to_owned)

@@ -11,11 +11,14 @@ use herd_model::checkpoint::Checkpoint;
 use herd_model::llama::Llama;
 use herd_tensor::{Device, KvFormat};
 use herd_train::Chat;
-use herd_train::rejection::{self, Inputs, Policy, RejectionConfig, Summary};
+use herd_train::config::ChatConfig;
+use herd_train::rejection::{self, Inputs, Judge, Policy, RejectionConfig, ScoreConfig, Summary};
+use herd_train::reward::RewardModel;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::about::About;
+use crate::commands::score;
 use crate::console::{Console, Verdict, count};
 use crate::error::Error;
 use crate::machine::machine;
@@ -56,8 +59,9 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let policies = policies(&config, base, &device, console)?;
     let stop = training::stop_on_interrupt(console);
+    let rewards = rewards(&config, base, &device)?;
     let begun = Instant::now();
-    let inputs = Inputs { config: &config, base, out: &flags.out, policies, stop: &stop };
+    let inputs = Inputs { config: &config, base, out: &flags.out, policies, rewards, stop: &stop };
     let mut meter = Meter { console, begun, shown: begun };
     let summary = rejection::sample(inputs, &mut |summary| meter.tell(summary))?;
     match summary {
@@ -88,9 +92,13 @@ fn policies(
         page_len: 16,
         kv: KvFormat::F32,
     };
+    let judges: Vec<Checkpoint> = reward_paths(config, base)
+        .map(|path| Ok(Checkpoint::open_any(path)?))
+        .collect::<Result<_, Error>>()?;
     let needed = |parallel: usize| -> Result<u64, Error> {
-        let plans = checkpoints.iter().map(|checkpoint| Plan::new(checkpoint, limits(parallel)));
-        plans.map(|plan| Ok(plan?.peak() as u64)).sum()
+        let policies = checkpoints.iter().map(|policy| Plan::new(policy, limits(parallel)));
+        let judges = judges.iter().map(|judge| Plan::new(judge, limits(1)));
+        policies.chain(judges).map(|plan| Ok(plan?.peak() as u64)).sum()
     };
     let available = machine().memory_available_bytes;
     let mut parallel = sample.parallel;
@@ -131,6 +139,31 @@ fn policy(
     let model = Arc::new(Llama::load(checkpoint, device, limits.context)?);
     let chat = Chat { format, today, shape: config.chat.shape, compare: None };
     Ok(Policy { path, hash, model, tokenizer: about.tokenizer, chat, stops, limits })
+}
+
+fn reward_paths(config: &RejectionConfig, base: &Path) -> impl Iterator<Item = PathBuf> {
+    let path = |score: &ScoreConfig| match &score.judge {
+        Judge::Reward { model } => Some(base.join(model)),
+        Judge::Exact { .. } | Judge::Number { .. } | Judge::Regex { .. } => None,
+        Judge::Format(_) | Judge::Length { .. } => None,
+    };
+    config.score.iter().filter_map(path).collect::<Vec<_>>().into_iter()
+}
+
+/// The reward models that judge, each with the hash of its weights.
+///
+/// Errors: one cannot be opened, or is none.
+fn rewards(
+    config: &RejectionConfig,
+    base: &Path,
+    device: &Device,
+) -> Result<Vec<(Hash, RewardModel)>, Error> {
+    let open = |path: PathBuf| {
+        let hash = weights_hash(&Checkpoint::open_any(&path)?)?;
+        let ChatConfig { template, date, .. } = &config.chat;
+        Ok((hash, score::open(&path, template.as_deref(), date.as_deref(), device)?))
+    };
+    reward_paths(config, base).map(open).collect()
 }
 
 /// The hash of all tensors: their names, shapes and bytes.

@@ -113,6 +113,37 @@ pub fn chat_settings(init: &str) -> String {
     text.replace("[model]\n", &format!("[chat]\ntemplate = \"llama3\"\n[model]\ninit = {init:?}\n"))
 }
 
+/// Settings of `herd sample` by the model of [`SETTINGS`] over the dialogues, of which some leave no room for an answer.
+pub const SAMPLE_SETTINGS: &str = r#"
+input = ["chats.jsonl"]
+[sample]
+k = 3
+policies = ["base/checkpoints/step-12"]
+temperature = [0.5, 1.2]
+max_tokens = 12
+context = 64
+parallel = 4
+system = ["brief", "kind"]
+unfinished = "keep"
+[chat]
+template = "llama3"
+[[score]]
+kind = "regex"
+pattern = "e"
+[[score]]
+kind = "length"
+words = [1, 6]
+weight = 0.5
+"#;
+
+/// `herd sample` on one thread, into a folder.
+pub fn sample(folder: &Path, config: &str, out: &str) -> Command {
+    let mut command = herd(folder);
+    let out = format!("{out}/samples.jsonl");
+    command.args(["sample", "--config", config, "--out", &out, "-t", "1"]);
+    command
+}
+
 /// An adapter in place of all weights.
 pub const LORA: &str = "\n[model.lora]\nrank = 4\nalpha = 8\ntargets = [\"q\", \"down\"]\n";
 

@@ -38,7 +38,7 @@ pub struct SampleRow {
     pub finish: String,
     pub scores: BTreeMap<String, f64>,
     pub total: f64,
-    /// Why it is never chosen: `length`, `failed`, `empty`, or the score that it lacks.
+    /// Why it is never chosen: `length`, `failed`, `empty`, `unread` (no reward model can), or the score that it lacks.
     pub rejected: Option<String>,
     /// The best of its K.
     pub chosen: bool,

@@ -3,8 +3,9 @@
 use crate::error::TrainError;
 use crate::rejection::answer::{last_number, same_answer};
 use crate::rejection::script::script;
+use crate::reward::RewardModel;
 use fancy_regex::Regex;
-use herd_codec::chat::{Dialogue, Role};
+use herd_codec::chat::{Dialogue, Message, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -165,6 +166,7 @@ fn compiled(pattern: &str) -> Result<Regex, TrainError> {
 
 /// A judge at work.
 pub(super) enum Scorer {
+    Reward(Box<RewardModel>),
     Exact { field: String },
     Number { field: String },
     Regex(Regex),
@@ -178,18 +180,25 @@ pub(super) struct Asked<'a> {
     pub dialogue: &'a Dialogue,
 }
 
+/// An answer, and the dialogue that it ends: with the system prompt that it drew, where that is kept.
+pub(super) struct Answer<'a> {
+    pub dialogue: &'a Dialogue,
+    pub text: &'a str,
+}
+
 impl Scorer {
-    /// Errors: a pattern that is none; a judge that cannot be had.
-    pub fn open(judge: &Judge) -> Result<Scorer, TrainError> {
+    /// `rewards` are the reward models of the settings, in their order.
+    ///
+    /// Errors: a pattern that is none; a reward model that is not among them.
+    pub fn open(
+        judge: &Judge,
+        rewards: &mut impl Iterator<Item = RewardModel>,
+    ) -> Result<Scorer, TrainError> {
         Ok(match judge {
-            Judge::Reward { model } => {
-                let value = model.display();
-                return Err(TrainError::no(
-                    "score.kind",
-                    format!("reward ({value})"),
-                    "a verifier",
-                ));
-            }
+            Judge::Reward { model } => match rewards.next() {
+                Some(reward) => Scorer::Reward(Box::new(reward)),
+                None => return Err(TrainError::no("score.model", model.display(), "opened")),
+            },
             Judge::Exact { field } => Scorer::Exact { field: field.clone() },
             Judge::Number { field } => Scorer::Number { field: field.clone() },
             Judge::Regex { pattern } => Scorer::Regex(compiled(pattern)?),
@@ -198,14 +207,50 @@ impl Scorer {
         })
     }
 
-    /// The score of each answer to a question.
-    pub fn scores(&self, asked: &Asked<'_>, answers: &[&str]) -> Vec<f64> {
-        answers.iter().map(|answer| f64::from(u8::from(self.holds(asked, answer)))).collect()
+    /// The score of each answer to a question; `None` of answers that a reward model cannot read: empty, or
+    /// longer than its context.
+    ///
+    /// Errors: a reward model cannot say the question, or its number is none.
+    pub fn scores(
+        &self,
+        asked: &Asked<'_>,
+        answers: &[Answer<'_>],
+    ) -> Result<Vec<Option<f64>>, TrainError> {
+        let Scorer::Reward(model) = self else {
+            let holds = |answer: &Answer<'_>| f64::from(u8::from(self.holds(asked, answer.text)));
+            return Ok(answers.iter().map(|answer| Some(holds(answer))).collect());
+        };
+        let mut scores = vec![None; answers.len()];
+        // Neighbours with one dialogue pass together: their prompt passes once.
+        let mut first = 0;
+        for group in answers.chunk_by(|a, b| a.dialogue == b.dialogue) {
+            let (mut readable, mut all) = (Vec::new(), Vec::new());
+            for (i, answer) in group.iter().enumerate() {
+                if answer.text.trim().is_empty() {
+                    continue;
+                }
+                let said = Message::new(Role::Assistant, answer.text);
+                let ids = model.ask(group[0].dialogue, std::slice::from_ref(&said))?;
+                if ids.prompt.len() + ids.answers[0].len() <= model.context() {
+                    readable.push(first + i);
+                    all.push(said);
+                }
+            }
+            for (place, score) in readable.into_iter().zip(model.score(group[0].dialogue, &all)?) {
+                if !score.is_finite() {
+                    return Err(TrainError::Score { error: format!("it is {score}") });
+                }
+                scores[place] = Some(score);
+            }
+            first += group.len();
+        }
+        Ok(scores)
     }
 
     /// Whether a verifier is content.
     fn holds(&self, asked: &Asked<'_>, answer: &str) -> bool {
         match self {
+            Scorer::Reward(_) => unreachable!("a reward model is no verifier"),
             Scorer::Exact { field } => {
                 field_text(asked.row, field).is_some_and(|wanted| same_answer(answer, &wanted))
             }
@@ -260,13 +305,14 @@ fn inside<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use herd_codec::chat::Message;
     use serde_json::json;
 
     fn score(judge: Judge, row: Value, question: &str, answer: &str) -> f64 {
         let dialogue = Dialogue::from(vec![Message::new(Role::User, question)]);
         let asked = Asked { row: &row, dialogue: &dialogue };
-        Scorer::open(&judge).unwrap().scores(&asked, &[answer])[0]
+        let judge = Scorer::open(&judge, &mut std::iter::empty()).unwrap();
+        let answers = [Answer { dialogue: &dialogue, text: answer }];
+        judge.scores(&asked, &answers).unwrap()[0].unwrap()
     }
 
     #[test]

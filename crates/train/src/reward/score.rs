@@ -46,6 +46,11 @@ impl RewardModel {
         Ok(RewardModel { model, words })
     }
 
+    /// Tokens of prompt and answer at most.
+    pub fn context(&self) -> usize {
+        self.model.config().context
+    }
+
     /// The rewards of some answers to a prompt, in their order.
     ///
     /// Errors: those of [`ask`](RewardModel::ask) and [`score_ids`](RewardModel::score_ids).
