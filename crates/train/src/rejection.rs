@@ -18,6 +18,7 @@ mod score;
 mod script;
 mod summary;
 
+pub use answer::ends_with;
 pub use config::{
     Against, BestConfig, Draw, LongPrompt, PairsConfig, RejectionConfig, SampleConfig, Share,
     Temperature, Unfinished,

@@ -28,7 +28,7 @@ mod rm;
 mod round;
 mod runs;
 mod sample;
-mod score;
+pub mod score;
 mod sft;
 mod show;
 mod tokenize;

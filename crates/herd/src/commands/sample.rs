@@ -144,7 +144,9 @@ fn policy(
 fn reward_paths(config: &RejectionConfig, base: &Path) -> impl Iterator<Item = PathBuf> {
     let path = |score: &ScoreConfig| match &score.judge {
         Judge::Reward { model } => Some(base.join(model)),
-        Judge::Exact { .. } | Judge::Number { .. } | Judge::Regex { .. } => None,
+        Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } | Judge::Regex { .. } => {
+            None
+        }
         Judge::Format(_) | Judge::Length { .. } => None,
     };
     config.score.iter().filter_map(path).collect::<Vec<_>>().into_iter()

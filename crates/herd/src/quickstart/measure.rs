@@ -3,18 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use herd_codec::chat::ChatFormat;
+use herd_codec::chat::{ChatFormat, Dialogue, Message, Role};
 use herd_codec::{TokenId, Tokenizer};
 use herd_engine::sample::Sampling;
 use herd_engine::score::Scorer;
 use herd_engine::{Engine, Limits, Request, What};
-use herd_tensor::KvFormat;
+use herd_tensor::{Device, KvFormat};
+use herd_train::reward::RewardModel;
 use serde::Deserialize;
 
 use crate::about::About;
 use crate::chat::session::Session;
+use crate::commands::score;
 use crate::error::Error;
-use crate::flags::{KvFlag, ModelFlags};
+use crate::flags::{self, KvFlag, ModelFlags};
 use crate::run::{self, Ready};
 use crate::vocabulary;
 
@@ -25,6 +27,54 @@ use super::Sample;
 pub(super) struct Question {
     pub prompt: String,
     pub answer: String,
+}
+
+/// Two answers to a question, the better first.
+#[derive(Debug, Deserialize)]
+pub(super) struct Pair {
+    prompt: String,
+    chosen: String,
+    rejected: String,
+}
+
+/// A reward model.
+pub(super) struct Reviewer(RewardModel);
+
+impl Reviewer {
+    /// Opens a checkpoint.
+    pub fn open(path: &Path, machine: &[String]) -> Result<Reviewer, Error> {
+        let (threads, class) = lent(machine);
+        let device = Device::cpu(flags::class(class.as_deref())?, flags::threads(threads)?);
+        Ok(Reviewer(score::open(path, None, None, &device)?))
+    }
+
+    /// The reward of an answer to each question.
+    pub fn rewards(&self, questions: &[&str], answers: &[String]) -> Result<Vec<f64>, Error> {
+        questions.iter().zip(answers).map(|(q, a)| Ok(self.of(q, &[a.as_str()])?[0])).collect()
+    }
+
+    /// For each pair 1 if the better answer has the greater reward, else 0.
+    pub fn right(&self, pairs: &[Pair]) -> Result<Vec<f64>, Error> {
+        let right = |pair: &Pair| {
+            let rewards = self.of(&pair.prompt, &[&pair.chosen, &pair.rejected])?;
+            Ok(f64::from(u8::from(rewards[0] > rewards[1])))
+        };
+        pairs.iter().map(right).collect()
+    }
+
+    fn of(&self, question: &str, answers: &[&str]) -> Result<Vec<f64>, Error> {
+        let prompt = Dialogue::from(vec![Message::new(Role::User, question)]);
+        let answers: Vec<Message> =
+            answers.iter().map(|answer| Message::new(Role::Assistant, spoken(answer))).collect();
+        Ok(self.0.score(&prompt, &answers)?)
+    }
+}
+
+/// Threads and class among the flags that say how the machine is used.
+fn lent(machine: &[String]) -> (Option<usize>, Option<String>) {
+    let flag =
+        |name: &str| machine.iter().position(|arg| arg == name).map(|at| machine[at + 1].clone());
+    (flag("--threads").and_then(|n| n.parse().ok()), flag("--class"))
 }
 
 /// What an open model is asked.
@@ -38,15 +88,9 @@ const ANSWER: usize = 32;
 impl Subject {
     /// Opens a checkpoint or a file.
     pub fn open(path: &Path, machine: &[String], context: usize) -> Result<Subject, Error> {
-        let flag = |name: &str| {
-            machine.iter().position(|arg| arg == name).map(|at| machine[at + 1].clone())
-        };
-        let flags = ModelFlags {
-            model: path.display().to_string(),
-            threads: flag("--threads").and_then(|n| n.parse().ok()),
-            ctx_size: None,
-            class: flag("--class"),
-        };
+        let (threads, class) = lent(machine);
+        let flags =
+            ModelFlags { model: path.display().to_string(), threads, ctx_size: None, class };
         Ok(Subject { ready: run::load(&flags, &KvFlag::default(), Some(context))? })
     }
 
@@ -170,14 +214,7 @@ fn pieces_of(tokenizer: &Tokenizer, texts: &[String], tokens: usize, most: usize
     all.into_iter().step_by(every).collect()
 }
 
-/// Whether the answer has the word that it must have.
-pub(super) fn is_right(question: &Question, answer: &str) -> bool {
-    let plain = |text: &str| -> String {
-        let letters =
-            text.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { ' ' });
-        let text: String = letters.collect();
-        format!(" {} ", text.split_whitespace().collect::<Vec<_>>().join(" "))
-    };
-    // Of a sum, the last word: the question's numbers stand in the answer too.
-    plain(answer).ends_with(&plain(&question.answer))
+/// An answer of no words is no message: a mark stands for it.
+fn spoken(answer: &str) -> &str {
+    if answer.trim().is_empty() { "-" } else { answer }
 }

@@ -14,10 +14,12 @@ use std::time::Instant;
 
 use herd_data::read::{InputFile, ReadOptions, documents};
 use herd_train::paired::Gain;
+use herd_train::rejection::{SampleRow, ends_with};
+use herd_train::round::rows;
 use herd_train::scaling::{Power, Trial, best};
 use serde::{Deserialize, Serialize};
 
-use self::measure::{Question, Subject, bits_of_nothing, fit, is_right};
+use self::measure::{Pair, Question, Reviewer, Subject, bits_of_nothing, fit};
 pub use self::stages::Size;
 use self::stages::{CONTEXT, Measure, Numbers, Stage, TextBefore, stages};
 use crate::console::Console;
@@ -37,6 +39,8 @@ pub(crate) struct Record {
     samples: Vec<Sample>,
     /// Of each thing that was measured, its number: what the next stage is compared with.
     values: BTreeMap<String, Vec<f64>>,
+    /// Its answers to the held-out questions.
+    answers: Vec<String>,
     /// sha256 of what it made.
     hashes: BTreeMap<String, String>,
 }
@@ -59,11 +63,12 @@ pub(crate) struct Sample {
 
 /// The files that come with Herd.
 const CORPUS: &[u8] = include_bytes!("../../../../examples/speeches.jsonl.zst");
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("dialogues.jsonl", include_str!("../../../../examples/quickstart/dialogues.jsonl")),
     ("comparisons.jsonl", include_str!("../../../../examples/quickstart/comparisons.jsonl")),
     ("prompts.jsonl", include_str!("../../../../examples/quickstart/prompts.jsonl")),
     ("questions.jsonl", include_str!("../../../../examples/quickstart/questions.jsonl")),
+    ("held.jsonl", include_str!("../../../../examples/quickstart/held.jsonl")),
 ];
 
 /// Every so many'th text of the corpus is held out.
@@ -142,9 +147,7 @@ fn lay_out_data(out: &Path) -> Result<Vec<String>, Error> {
 
 fn questions(size: Size) -> Vec<Question> {
     let lines = FILES[3].1.lines().take(size.numbers().questions);
-    lines
-        .map(|line| serde_json::from_str(line).expect("the file that comes with Herd is whole"))
-        .collect()
+    lines.map(whole).collect()
 }
 
 /// What the stages share.
@@ -195,6 +198,8 @@ impl Walk<'_> {
             Measure::Shards => Ok(Record::default()),
             Measure::Sweep { trials, next } => self.sweep(trials, next),
             Measure::Text { model, tokens, before } => self.text(model, *tokens, before, done),
+            Measure::Rewards(model) => self.rewards(model),
+            Measure::Samples(file) => samples(file),
             Measure::Answers(model) => self.answers(model, done),
             Measure::Small(model) => {
                 let mut record = self.answers(model, done)?;
@@ -278,25 +283,46 @@ impl Walk<'_> {
         let subject = Subject::open(model, self.machine, CONTEXT)?;
         let asked: Vec<&str> =
             self.questions.iter().map(|question| question.prompt.as_str()).collect();
+        let after = subject.answers(&asked)?;
+        let before = match done.iter().rev().find(|record| !record.answers.is_empty()) {
+            Some(before) => before.answers.clone(),
+            None => Subject::open(&self.out.join("anneal/model"), self.machine, CONTEXT)?
+                .answers(&asked)?,
+        };
         let right = |answers: &[String]| -> Vec<f64> {
-            self.questions.iter().zip(answers).map(|(q, a)| f64::from(is_right(q, a))).collect()
+            self.questions
+                .iter()
+                .zip(answers)
+                .map(|(q, a)| f64::from(ends_with(a, &q.answer)))
+                .collect()
         };
-        let after = right(&subject.answers(&asked)?);
-        let before = match done.iter().rev().find_map(|record| record.values.get("right")) {
-            Some(before) => before.clone(),
-            None => {
-                let base = Subject::open(&self.out.join("anneal/model"), self.machine, CONTEXT)?;
-                right(&base.answers(&asked)?)
-            }
-        };
-        let what = "held-out questions answered rightly".to_owned();
-        let mut record = Record {
-            figures: vec![Figure { what, gain: Gain::of(&before, &after), less: false }],
-            samples: subject.samples(true)?,
-            ..Record::default()
-        };
-        record.values.insert("right".to_owned(), after);
-        Ok(record)
+        let figure = |what: &str, gain| Figure { what: what.to_owned(), gain, less: false };
+        let gain = Gain::of(&right(&before), &right(&after));
+        let mut figures = vec![figure("held-out questions answered rightly", gain)];
+        if done.iter().any(|record| record.name == "reward") {
+            let judge = self.judge()?;
+            let rewards = |answers: &[String]| judge.rewards(&asked, answers);
+            figures.push(figure(
+                "reward of the answers",
+                Gain::of(&rewards(&before)?, &rewards(&after)?),
+            ));
+        }
+        Ok(Record { figures, samples: subject.samples(true)?, answers: after, ..Record::default() })
+    }
+
+    /// The reward model of the quickstart.
+    fn judge(&self) -> Result<Reviewer, Error> {
+        let model = self.out.join(format!("reward/checkpoints/step-{}", self.numbers.reward_steps));
+        Reviewer::open(&model, self.machine)
+    }
+
+    /// Of held-out pairs, those it has right; a coin has half of them.
+    fn rewards(&self, model: &Path) -> Result<Record, Error> {
+        let pairs: Vec<Pair> = FILES[4].1.lines().take(self.numbers.questions).map(whole).collect();
+        let right = Reviewer::open(model, self.machine)?.right(&pairs)?;
+        let gain = Gain::of(&vec![0.5; right.len()], &right);
+        let what = "held-out pairs whose better answer has the greater reward".to_owned();
+        Ok(Record { figures: vec![Figure { what, gain, less: false }], ..Record::default() })
     }
 
     /// Seconds of a stage, over all the times that it was taken up.
@@ -306,4 +332,28 @@ impl Walk<'_> {
         *times.entry(name.to_owned()).or_default() += seconds;
         save(&path, &times)
     }
+}
+
+/// A row of a file that comes with Herd.
+fn whole<T: serde::de::DeserializeOwned>(line: &str) -> T {
+    serde_json::from_str(line).expect("the files that come with Herd are whole")
+}
+
+/// By the reward model: the best of K answers to a prompt against the mean of them.
+fn samples(file: &Path) -> Result<Record, Error> {
+    let rows = rows(file)?;
+    let reward = |row: &SampleRow| row.scores.get("reward").copied().unwrap_or(f64::NAN);
+    let (mut one, mut best, mut right) = (Vec::new(), Vec::new(), 0.0);
+    for group in rows.chunk_by(|a, b| (&a.file, a.row) == (&b.file, b.row)) {
+        let rewards: Vec<f64> = group.iter().map(reward).collect();
+        one.push(rewards.iter().sum::<f64>() / rewards.len() as f64);
+        best.push(rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+        right += f64::from(u8::from(group.iter().any(|row| row.rejected.is_none())));
+    }
+    let what = "reward of the best of K answers, before: of any of them".to_owned();
+    let gain = Gain::of(&one, &best);
+    let mut record =
+        Record { figures: vec![Figure { what, gain, less: false }], ..Record::default() };
+    record.facts.insert("prompts with a right answer among K".to_owned(), right / one.len() as f64);
+    Ok(record)
 }

@@ -40,6 +40,8 @@ impl Size {
                 context_steps: 4,
                 anneal_steps: 8,
                 sft_steps: 20,
+                reward_steps: 10,
+                k: 4,
                 dpo_steps: 8,
                 pieces: 24,
                 questions: 24,
@@ -54,6 +56,8 @@ impl Size {
                 context_steps: 60,
                 anneal_steps: 120,
                 sft_steps: 300,
+                reward_steps: 120,
+                k: 16,
                 dpo_steps: 60,
                 pieces: 128,
                 questions: usize::MAX,
@@ -68,6 +72,8 @@ impl Size {
                 context_steps: 300,
                 anneal_steps: 600,
                 sft_steps: 600,
+                reward_steps: 300,
+                k: 30,
                 dpo_steps: 120,
                 pieces: 256,
                 questions: usize::MAX,
@@ -92,6 +98,9 @@ pub(super) struct Numbers {
     pub context_steps: u64,
     pub anneal_steps: u64,
     pub sft_steps: u64,
+    pub reward_steps: u64,
+    /// Samples a prompt.
+    pub k: usize,
     pub dpo_steps: u64,
     /// Pieces of held-out text, and questions, that are measured at most.
     pub pieces: usize,
@@ -128,7 +137,11 @@ pub(super) enum Measure {
     Sweep { trials: Vec<(PathBuf, f64, f64)>, next: Trial },
     /// Bits a byte of held-out text in pieces of so many tokens.
     Text { model: PathBuf, tokens: usize, before: TextBefore },
-    /// Held-out questions answered rightly.
+    /// Held-out pairs of which the better answer has the greater reward.
+    Rewards(PathBuf),
+    /// The best of K against one of K, by the reward model.
+    Samples(PathBuf),
+    /// Held-out questions answered rightly, and the rewards of the answers where there is a reward model.
     Answers(PathBuf),
     /// The same, of a file that `herd chat` takes, beside its parent's.
     Small(PathBuf),
@@ -182,7 +195,10 @@ pub(super) fn stages(size: Size, out: &Path) -> (Vec<(PathBuf, String)>, Vec<Sta
     let long = way.extend(&trained);
     let annealed = way.anneal(&long);
     let tuned = way.sft(&annealed);
-    let preferred = way.dpo(&tuned);
+    let judge = way.reward(&annealed);
+    way.sample(&tuned, &judge);
+    let best = way.best(&tuned);
+    let preferred = way.dpo(&best);
     let mean = way.average(&preferred);
     way.quantize(&mean);
     (way.configs, way.stages)
@@ -206,7 +222,7 @@ impl Way<'_> {
 
     /// A training verb with its file of settings, that ends at `makes`.
     fn run(&mut self, verb: &str, folder: &str, settings: String, makes: &str) -> Verb {
-        let config = format!("configs/{}.toml", folder.replace('/', "-"));
+        let config = format!("configs/{}.toml", folder.replace('/', "-").replace(".jsonl", ""));
         self.configs.push((self.at(&config), settings));
         Verb::with_settings(verb, &self.at(&config), &self.at(folder), self.at(makes))
     }
@@ -400,6 +416,70 @@ impl Way<'_> {
         model
     }
 
+    fn reward(&mut self, init: &str) -> String {
+        let steps = self.n.reward_steps;
+        let optim = format!(
+            "[optim]\nsteps = {steps}\nlr = 3e-4\nwarmup_steps = {}\n[checkpoint]\nevery = {steps}\n[validation]\nevery = {}\n[reward]\n",
+            steps / 10,
+            (steps / 4).max(1),
+        );
+        let input = "\"../data/comparisons.jsonl\"";
+        let settings = self.aligning("A reward model", init, input, &optim);
+        let model = format!("reward/checkpoints/step-{steps}");
+        let verb = self.run("reward", "reward", settings, &model);
+        let measure = Measure::Rewards(self.at(&model));
+        self.stage(
+            "reward",
+            "teach another to judge answers",
+            verb,
+            measure,
+            "reward/metrics.jsonl",
+        );
+        model
+    }
+
+    fn sample(&mut self, policy: &str, judge: &str) {
+        let settings = format!(
+            "# Rejection sampling: written by `herd quickstart`.\ninput = [\"../data/prompts.jsonl\"]\n[chat]\ntemplate = \"llama3\"\n\
+             [sample]\nk = {}\npolicies = [\"../{policy}\"]\ntemperature = 1.0\nmax_tokens = 32\ncontext = 256\n\
+             [[score]]\nkind = \"reward\"\nmodel = \"../{judge}\"\n\
+             # Only answers that end with the right word are learnt.\n[[score]]\nkind = \"ends\"\nfield = \"answer\"\nrequire = 1\n",
+            self.n.k,
+        );
+        let verb = self.run("sample", "samples.jsonl", settings, "samples.pairs.jsonl");
+        self.stages.push(Stage {
+            name: "sample",
+            title: "answer each prompt many times, and keep the best",
+            verbs: vec![verb],
+            measure: Measure::Samples(self.at("samples.jsonl")),
+            made: vec![self.at("samples.jsonl"), self.at("samples.best.jsonl")],
+        });
+    }
+
+    fn best(&mut self, init: &str) -> String {
+        let steps = self.n.sft_steps;
+        let optim = format!(
+            "[optim]\nsteps = {steps}\nlr = 1e-3\nwarmup_steps = {}\n[checkpoint]\nevery = {}\n[validation]\nevery = {}\n",
+            steps / 10,
+            (steps / 4).max(1),
+            (steps / 4).max(1),
+        );
+        let input = "\"../data/dialogues.jsonl\", \"../samples.best.jsonl\"";
+        let settings =
+            self.aligning("Fine-tuning on the best samples as well", init, input, &optim);
+        let model = format!("best/checkpoints/step-{steps}");
+        let verb = self.run("sft", "best", settings, &model);
+        let measure = Measure::Answers(self.at(&model));
+        self.stage(
+            "best",
+            "teach it its best answers as well",
+            verb,
+            measure,
+            "best/metrics.jsonl",
+        );
+        model
+    }
+
     fn dpo(&mut self, init: &str) -> String {
         let steps = self.n.dpo_steps;
         let every = (steps / 4).max(1);
@@ -407,7 +487,8 @@ impl Way<'_> {
             "[optim]\nsteps = {steps}\nlr = 5e-5\nwarmup_steps = {}\n[checkpoint]\nevery = {every}\nkeep_last = 4\n[validation]\nevery = {every}\n[dpo]\n",
             steps / 10,
         );
-        let settings = self.aligning("Preferences", init, "\"../data/comparisons.jsonl\"", &optim);
+        let input = "\"../data/comparisons.jsonl\", \"../samples.pairs.jsonl\"";
+        let settings = self.aligning("Preferences", init, input, &optim);
         let model = format!("dpo/checkpoints/step-{steps}");
         let verb = self.run("dpo", "dpo", settings, &model);
         let measure = Measure::Answers(self.at(&model));

@@ -27,6 +27,21 @@ pub(super) fn same_answer(text: &str, wanted: &str) -> bool {
     plain(marked(text).unwrap_or(text)) == plain(marked(wanted).unwrap_or(wanted))
 }
 
+/// Whether the last words of a text are those wanted, but for case and marks; of no words that is so of none.
+///
+/// ```
+/// assert!(herd_train::rejection::ends_with("The opposite of hot is cold.", "Cold"));
+/// assert!(!herd_train::rejection::ends_with("It is ice-cold!", "old"));
+/// ```
+pub fn ends_with(text: &str, wanted: &str) -> bool {
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        words.map(str::to_lowercase).collect()
+    };
+    let wanted = words(wanted);
+    !wanted.is_empty() && words(text).ends_with(&wanted)
+}
+
 /// What stands in the last `\boxed{}`, else behind the last `####`.
 fn marked(text: &str) -> Option<&str> {
     if let Some((_, rest)) = text.rsplit_once("\\boxed{") {

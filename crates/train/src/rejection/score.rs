@@ -1,7 +1,7 @@
 //! What answers are judged by: verifiers, which need no model, and reward models.
 
 use crate::error::TrainError;
-use crate::rejection::answer::{last_number, same_answer};
+use crate::rejection::answer::{ends_with, last_number, same_answer};
 use crate::rejection::script::script;
 use crate::reward::RewardModel;
 use fancy_regex::Regex;
@@ -41,6 +41,11 @@ pub enum Judge {
     },
     /// The final answer is the number in a field of the row.
     Number {
+        /// The field; dots lead into objects and lists.
+        field: String,
+    },
+    /// The answer's last words are those of the text in a field of the row, but for case and marks.
+    Ends {
         /// The field; dots lead into objects and lists.
         field: String,
     },
@@ -87,6 +92,7 @@ impl Judge {
             Judge::Reward { .. } => "reward",
             Judge::Exact { .. } => "exact",
             Judge::Number { .. } => "number",
+            Judge::Ends { .. } => "ends",
             Judge::Regex { .. } => "regex",
             Judge::Format(_) => "format",
             Judge::Length { .. } => "length",
@@ -96,7 +102,7 @@ impl Judge {
     /// The field that a row must have for it.
     pub fn field(&self) -> Option<&str> {
         match self {
-            Judge::Exact { field } | Judge::Number { field } => Some(field),
+            Judge::Exact { field } | Judge::Number { field } | Judge::Ends { field } => Some(field),
             Judge::Reward { .. } | Judge::Regex { .. } | Judge::Format(_) => None,
             Judge::Length { .. } => None,
         }
@@ -154,7 +160,8 @@ impl ScoreConfig {
                 Err(TrainError::no("score.format", "empty", expected))
             }
             Judge::Length { .. } | Judge::Format(_) => Ok(()),
-            Judge::Reward { .. } | Judge::Exact { .. } | Judge::Number { .. } => Ok(()),
+            Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } => Ok(()),
+            Judge::Reward { .. } => Ok(()),
         }
     }
 }
@@ -169,6 +176,7 @@ pub(super) enum Scorer {
     Reward(Box<RewardModel>),
     Exact { field: String },
     Number { field: String },
+    Ends { field: String },
     Regex(Regex),
     Format(Form),
     Length([usize; 2]),
@@ -201,6 +209,7 @@ impl Scorer {
             },
             Judge::Exact { field } => Scorer::Exact { field: field.clone() },
             Judge::Number { field } => Scorer::Number { field: field.clone() },
+            Judge::Ends { field } => Scorer::Ends { field: field.clone() },
             Judge::Regex { pattern } => Scorer::Regex(compiled(pattern)?),
             Judge::Format(form) => Scorer::Format(form.clone()),
             Judge::Length { words } => Scorer::Length(*words),
@@ -257,6 +266,9 @@ impl Scorer {
             Scorer::Number { field } => {
                 let wanted = field_text(asked.row, field).and_then(|text| last_number(&text));
                 wanted.zip(last_number(answer)).is_some_and(|(a, b)| near(a, b))
+            }
+            Scorer::Ends { field } => {
+                field_text(asked.row, field).is_some_and(|wanted| ends_with(answer, &wanted))
             }
             // A pattern that gives up has found nothing.
             Scorer::Regex(pattern) => pattern.is_match(answer).unwrap_or(false),
