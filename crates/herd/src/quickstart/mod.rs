@@ -342,18 +342,22 @@ fn whole<T: serde::de::DeserializeOwned>(line: &str) -> T {
 /// By the reward model: the best of K answers to a prompt against the mean of them.
 fn samples(file: &Path) -> Result<Record, Error> {
     let rows = rows(file)?;
-    let reward = |row: &SampleRow| row.scores.get("reward").copied().unwrap_or(f64::NAN);
-    let (mut one, mut best, mut right) = (Vec::new(), Vec::new(), 0.0);
+    let (mut one, mut best, mut right, mut prompts) = (Vec::new(), Vec::new(), 0.0, 0.0);
     for group in rows.chunk_by(|a, b| (&a.file, a.row) == (&b.file, b.row)) {
-        let rewards: Vec<f64> = group.iter().map(reward).collect();
-        one.push(rewards.iter().sum::<f64>() / rewards.len() as f64);
-        best.push(rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+        // Answers that say nothing have no reward.
+        let reward = |row: &SampleRow| row.scores.get("reward").copied();
+        let rewards: Vec<f64> = group.iter().filter_map(reward).collect();
+        if let Some(most) = rewards.iter().copied().max_by(f64::total_cmp) {
+            one.push(rewards.iter().sum::<f64>() / rewards.len() as f64);
+            best.push(most);
+        }
         right += f64::from(u8::from(group.iter().any(|row| row.rejected.is_none())));
+        prompts += 1.0;
     }
     let what = "reward of the best of K answers, before: of any of them".to_owned();
-    let gain = Gain::of(&one, &best);
-    let mut record =
-        Record { figures: vec![Figure { what, gain, less: false }], ..Record::default() };
-    record.facts.insert("prompts with a right answer among K".to_owned(), right / one.len() as f64);
+    let figure = |gain| Figure { what, gain, less: false };
+    let figures = (!one.is_empty()).then(|| figure(Gain::of(&one, &best))).into_iter().collect();
+    let mut record = Record { figures, ..Record::default() };
+    record.facts.insert("prompts with a right answer among K".to_owned(), right / prompts);
     Ok(record)
 }

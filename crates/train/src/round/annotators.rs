@@ -248,6 +248,7 @@ mod tests {
             score: vec![],
             temperature: 1.0,
             max_tokens: 8,
+            context: 64,
         }
     }
 

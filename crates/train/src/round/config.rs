@@ -65,6 +65,8 @@ pub struct CollectConfig {
     pub temperature: f64,
     /// Tokens of an answer at most.
     pub max_tokens: usize,
+    /// Tokens of prompt and answer at most; no more than the policies' context.
+    pub context: usize,
 }
 
 /// Who judges.
@@ -144,6 +146,7 @@ impl RoundConfig {
                 score: Vec::new(),
                 temperature: 1.0,
                 max_tokens: 256,
+                context: 2048,
             },
             gate: GateConfig { k: 4, temperature: 0.6, min_gain: 0.0, score: Vec::new() },
             stages: StageTables::default(),

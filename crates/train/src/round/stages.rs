@@ -112,6 +112,7 @@ impl Maker<'_> {
             ("share", "each".into()),
             ("temperature", temperature.into()),
             ("max_tokens", (self.config.collect.max_tokens as i64).into()),
+            ("context", (self.config.collect.context as i64).into()),
         ]);
         table([
             ("seed", self.seed().into()),
