@@ -338,7 +338,10 @@ fn a_model_of_one_label_is_a_reward_model_and_of_more_it_is_refused() {
     for (key, value) in [("id2label", json!({"0": "LABEL_0"})), ("num_labels", json!(1))] {
         let file = ConfigFile::read(&labelled(key, value)).unwrap();
         assert_eq!(file.config, expected);
-        assert_eq!(file.write().unwrap(), ConfigFile::read(&file.write().unwrap()).unwrap().write().unwrap());
+        assert_eq!(
+            file.write().unwrap(),
+            ConfigFile::read(&file.write().unwrap()).unwrap().write().unwrap()
+        );
     }
     for (key, value) in [
         ("id2label", json!({"0": "good", "1": "bad"})),
@@ -347,16 +350,24 @@ fn a_model_of_one_label_is_a_reward_model_and_of_more_it_is_refused() {
         ("id2label", json!("LABEL_0")),
     ] {
         let error = ConfigFile::read(&labelled(key, value)).unwrap_err();
-        assert!(matches!(&error, ConfigError::Unsupported { key, .. } if key == "id2label"), "{error}");
+        assert!(
+            matches!(&error, ConfigError::Unsupported { key, .. } if key == "id2label"),
+            "{error}"
+        );
     }
     // Written anew, and in the place of a language model's file.
-    for file in [
-        ConfigFile::new(expected.clone(), GenerationDefaults::default(), None),
-        ConfigFile { config: expected.clone(), ..ConfigFile::read(LLAMA31).unwrap() },
-    ] {
+    let mut changed = ConfigFile::read(LLAMA31).unwrap();
+    changed.config.head = Head::Score;
+    for file in
+        [ConfigFile::new(expected.clone(), GenerationDefaults::default(), None), changed.clone()]
+    {
         let written = file.write().unwrap();
         assert_eq!(ConfigFile::read(&written).unwrap().config, expected);
         assert_eq!(map(&written)["id2label"], json!({"0": "LABEL_0"}));
     }
+    // And back.
+    let mut back = ConfigFile::read(&changed.write().unwrap()).unwrap();
+    back.config.head = Head::Language;
+    assert_eq!(ConfigFile::read(&back.write().unwrap()).unwrap().config, LLAMA3_1_8B);
     assert_eq!(expected.params(), LLAMA3_1_8B.params() - 128_256 * 4096 + 4096);
 }
