@@ -206,7 +206,7 @@ fn yarn_takes_what_is_stated_and_the_paper_for_the_rest() {
 fn other_mathematics_is_refused_with_the_value_and_a_hint() {
     for (key, value) in [
         ("model_type", json!("mistral")),
-        ("architectures", json!(["LlamaForSequenceClassification"])),
+        ("architectures", json!(["LlamaForTokenClassification"])),
         ("architectures", json!("LlamaForCausalLM")),
         ("hidden_act", json!("gelu")),
         ("attention_bias", json!(true)),
