@@ -97,6 +97,8 @@ fn settings_rows_and_files_that_do_not_fit_are_named_or_counted() {
     let folder = begin_sample();
     let folder = folder.path();
     run(folder, "out", &[]);
+    // A name without a folder lies in this one.
+    done(herd(folder).args(["sample", "--config", "sample.toml", "--out", "samples.jsonl"]));
     let err = fails(folder, "out", &["sample.k=4"]);
     assert!(err.contains("sample.k was 3, is 4"), "{err}");
     let err = fails(folder, "out", &["sample.policies=[\"base/checkpoints/step-6\"]"]);
@@ -107,7 +109,7 @@ fn settings_rows_and_files_that_do_not_fit_are_named_or_counted() {
         ("input=[\"nowhere.jsonl\"]", "nowhere.jsonl"),
         ("sample.context=4096", "sample.context"),
         ("sample.long=refuse", "exceed sample.context"),
-        ("score=[{kind=\"reward\", model=\"base/checkpoints/step-12\"}]", "head"),
+        ("score=[{kind=\"reward\", model=\"base/checkpoints/step-12\"}]", "`herd reward`"),
     ] {
         let err = fails(folder, "other", &[set]);
         assert!(err.contains(told), "{set}: {err}");
