@@ -457,7 +457,7 @@ fn answers_that_share_a_prompt_are_one_document_in_an_order_of_its_own() {
     let (input, shards) = (folder.path().join("pairs.jsonl"), folder.path().join("shards"));
     let row = |i: usize| {
         let prompt = format!("{i}");
-        let edited = (i % 2 == 0).then_some("of the people");
+        let edited = i.is_multiple_of(2).then_some("of the people");
         serde_json::json!({"prompt": prompt, "chosen": "the people", "rejected": "a a", "strength": "better", "edited": edited}).to_string()
     };
     std::fs::write(&input, (0..40).map(row).collect::<Vec<_>>().join("\n")).unwrap();

@@ -150,7 +150,7 @@ fn what_is_learnt_is_what_preview_shows_and_what_is_left_out_is_counted() {
         assert_eq!(last, 1.0);
         assert!(rest.iter().all(|weight| *weight == 0.0), "{row}");
     }
-    let err = run(folder, "run", &[]);
+    let err = run(folder, "run", &["batch.seq_len=64"]);
     assert!(err.contains("left out: ") && err.contains("too_long"), "{err}");
     let manifest = |run: &str| -> Value {
         let path = folder.join(run).join("data/manifest.json");

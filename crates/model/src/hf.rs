@@ -59,7 +59,10 @@ impl ConfigFile {
         let c = &self.config;
         match c.head {
             Head::Language => {
-                map.entry("architectures").or_insert(json!([LANGUAGE[0]]));
+                let named = get(&map, "architectures").is_some();
+                if !named || read_head(&map) != Ok(Head::Language) {
+                    map.insert("architectures".into(), json!([LANGUAGE[0]]));
+                }
             }
             Head::Score => {
                 map.insert("architectures".into(), json!([SCORE]));

@@ -206,7 +206,7 @@ fn yarn_takes_what_is_stated_and_the_paper_for_the_rest() {
 fn other_mathematics_is_refused_with_the_value_and_a_hint() {
     for (key, value) in [
         ("model_type", json!("mistral")),
-        ("architectures", json!(["LlamaForSequenceClassification"])),
+        ("architectures", json!(["LlamaForTokenClassification"])),
         ("architectures", json!("LlamaForCausalLM")),
         ("hidden_act", json!("gelu")),
         ("attention_bias", json!(true)),
@@ -356,13 +356,18 @@ fn a_model_of_one_label_is_a_reward_model_and_of_more_it_is_refused() {
         );
     }
     // Written anew, and in the place of a language model's file.
-    for file in [
-        ConfigFile::new(expected.clone(), GenerationDefaults::default(), None),
-        ConfigFile { config: expected.clone(), ..ConfigFile::read(LLAMA31).unwrap() },
-    ] {
+    let mut changed = ConfigFile::read(LLAMA31).unwrap();
+    changed.config.head = Head::Score;
+    for file in
+        [ConfigFile::new(expected.clone(), GenerationDefaults::default(), None), changed.clone()]
+    {
         let written = file.write().unwrap();
         assert_eq!(ConfigFile::read(&written).unwrap().config, expected);
         assert_eq!(map(&written)["id2label"], json!({"0": "LABEL_0"}));
     }
+    // And back.
+    let mut back = ConfigFile::read(&changed.write().unwrap()).unwrap();
+    back.config.head = Head::Language;
+    assert_eq!(ConfigFile::read(&back.write().unwrap()).unwrap().config, LLAMA3_1_8B);
     assert_eq!(expected.params(), LLAMA3_1_8B.params() - 128_256 * 4096 + 4096);
 }

@@ -37,8 +37,9 @@ fn lay(lengths: &Lengths) -> Vec<Branching> {
 fn apart(documents: &[Branching]) -> (Vec<Range<usize>>, Vec<usize>) {
     let (mut spans, mut tokens) = (Vec::new(), Vec::new());
     for Branching { stem, branches } in documents {
-        let alone = vec![stem.end..stem.end];
-        for branch in if branches.is_empty() { &alone } else { branches } {
+        let nothing = stem.end..stem.end;
+        let alone = std::slice::from_ref(&nothing);
+        for branch in if branches.is_empty() { alone } else { branches } {
             let start = tokens.len();
             tokens.extend(stem.clone().chain(branch.clone()));
             spans.push(start..tokens.len());

@@ -247,7 +247,8 @@ fn branched(q: &Rows, keys: [&Rows; 2], values: [&Rows; 2], scale: f64) -> Rows 
     for ((branch, k), v) in BRANCHES.into_iter().zip(keys).zip(values).rev() {
         let rows: Vec<usize> = STEM.chain(branch).collect();
         let of = |x: &Rows| -> Rows { rows.iter().map(|row| x[*row].clone()).collect() };
-        let seen = twin::attention([&of(q), &of(k), &of(v)], &[0..rows.len()], HEAD, scale);
+        let all = 0..rows.len();
+        let seen = twin::attention([&of(q), &of(k), &of(v)], &[all], HEAD, scale);
         rows.iter().zip(seen).for_each(|(row, seen)| out[*row] = seen);
     }
     out

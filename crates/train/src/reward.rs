@@ -25,7 +25,7 @@ use herd_model::llama::Llama;
 use herd_tensor::ops::{Branching, Documents};
 use herd_tensor::{Tape, Tensor, blocks_of};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -215,23 +215,22 @@ fn compare(margin: Margin, prompt: &Prompt, rewards: &[f64], sums: &mut Sums) ->
 
 /// The normed hidden states of a micro-batch whose prompts are shared by their answers: [T, D].
 fn hidden(model: &Llama, micro: &Micro<'_>, prompts: &[Prompt]) -> Tensor {
-    let stems: BTreeMap<usize, &Prompt> = prompts.iter().map(|p| (p.stem.start, p)).collect();
     let mut positions = micro.positions.to_vec();
     for Prompt { stem, answers } in prompts {
         for position in answers.iter().flat_map(|(at, _)| at.clone()) {
             positions[position] += stem.len() as u32;
         }
     }
-    let branch = |p: &Prompt| p.answers.iter().map(|(at, _)| at.clone()).collect::<Vec<_>>();
-    let branches: Vec<Range<usize>> = prompts.iter().flat_map(branch).collect();
-    let starts: std::collections::BTreeSet<usize> = branches.iter().map(|at| at.start).collect();
-    let stand_alone = micro.documents.iter().filter(|d| !starts.contains(&d.start));
-    let documents: Vec<Branching> = stand_alone
-        .map(|d| Branching {
-            stem: d.clone(),
-            branches: stems.get(&d.start).map_or_else(Vec::new, |prompt| branch(prompt)),
-        })
-        .collect();
+    let branching = |p: &Prompt| Branching {
+        stem: p.stem.clone(),
+        branches: p.answers.iter().map(|(at, _)| at.clone()).collect(),
+    };
+    let mut documents: Vec<Branching> = prompts.iter().map(branching).collect();
+    // What is of no prompt is padding.
+    let parts = documents.iter().flat_map(|d| std::iter::once(&d.stem).chain(&d.branches));
+    let starts: BTreeSet<usize> = parts.map(|part| part.start).collect();
+    let others = micro.documents.iter().filter(|d| !starts.contains(&d.start));
+    documents.extend(others.map(|d| Branching { stem: d.clone(), branches: Vec::new() }));
     let config = model.config();
     let documents = Documents::branching(&documents, config.kv_heads, config.head_dim);
     model.forward_documents(micro.tokens, &positions, &Arc::new(documents))

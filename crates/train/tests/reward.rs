@@ -186,7 +186,7 @@ fn a_shared_prompt_gives_the_bits_of_a_row_for_each_answer() {
             let alone = |prompt: &[u32], answer: &[u32]| {
                 let (ids, shape) = ([prompt, answer].concat(), model.config());
                 let positions: Vec<u32> = (0..ids.len() as u32).collect();
-                let whole = vec![0..ids.len()];
+                let whole = std::iter::once(0..ids.len()).collect();
                 let documents = Documents::new(whole, shape.kv_heads, shape.head_dim);
                 let x_td = model.forward_documents(&ids, &positions, &Arc::new(documents));
                 f64::from(model.scores(&x_td.select(&[ids.len() - 1])).data()[0])

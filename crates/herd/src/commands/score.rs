@@ -7,7 +7,7 @@ use herd_data::dialogue::{Comparison, answers};
 use herd_data::disk::{RealDisk, replace};
 use herd_data::read::{Sources, objects};
 use herd_data::{DataError, Fault};
-use herd_model::Checkpoint;
+use herd_model::{Checkpoint, Head};
 use herd_tensor::Device;
 use herd_train::metrics::interval;
 use herd_train::reward::{Asked, RewardModel};
@@ -56,7 +56,7 @@ pub fn open(
     date: Option<&str>,
     device: &Device,
 ) -> Result<RewardModel, Error> {
-    let about = About::read(&Checkpoint::open_any(path)?)?;
+    let about = About::read(&Checkpoint::open_any(path)?.expect_head(Head::Score)?)?;
     let (format, today) = (about.chat_format(template)?, date.map(flags::day).transpose()?);
     let chat = Some(Chat { format, today, shape: None, compare: None });
     let words = herd_train::Words { chat, ..training::words(path)? };

@@ -80,16 +80,16 @@ impl Documents {
         Documents { spans, shape, pages, starts, copies: None }
     }
 
-    /// The same of documents that branch. Attention alone takes the stem once more for each branch: all else that
-    /// a model does sees one row at a time.
+    /// The same of documents that branch, which together have every row once.
     ///
-    /// With a stem of S rows and branches of N in all, a row of a branch gives the bits that it would give in a
-    /// document of its own behind a copy of the stem.
+    /// A row of a branch gives the bits that it would give in a document of its own behind a copy of the stem. Attention
+    /// alone takes these copies: all else that a model does sees one row at a time.
     pub fn branching(all: &[Branching], kv_heads: usize, head_dim: usize) -> Documents {
         let (mut copies, mut spans) = (Vec::new(), Vec::new());
         for Branching { stem, branches } in all {
-            let alone = [stem.end..stem.end];
-            for branch in if branches.is_empty() { &alone } else { &branches[..] } {
+            let nothing = stem.end..stem.end;
+            let alone = std::slice::from_ref(&nothing);
+            for branch in if branches.is_empty() { alone } else { branches } {
                 let start = copies.len();
                 copies.extend(stem.clone().chain(branch.clone()));
                 spans.push(start..copies.len());
