@@ -57,7 +57,7 @@ fn a_file_of_samples_has_the_same_bytes_however_often_it_is_killed() {
     let folder = begin_sample();
     expect_unbreakable(folder.path(), 20, |out| sample(folder.path(), "sample.toml", out));
     let rows = rows(&folder.path().join("whole/samples.jsonl"));
-    assert!(rows.len() > 60 && rows.len().is_multiple_of(3), "{} rows", rows.len());
+    assert!(rows.len() > 30 && rows.len().is_multiple_of(3), "{} rows", rows.len());
     for prompt in rows.chunks(3) {
         assert!(prompt.iter().all(|row| row["prompt"] == prompt[0]["prompt"]));
         assert!(prompt.iter().filter(|row| row["chosen"] == true).count() <= 1);
@@ -75,8 +75,9 @@ fn threads_and_answers_at_once_change_no_byte_and_a_torn_tail_is_cut_off() {
     let folder = begin_sample();
     let folder = folder.path();
     run(folder, "one", &["sample.parallel=1"]);
-    let mut many = sample(folder, "sample.toml", "many");
-    done(many.args(["--set", "sample.parallel=7", "-t", "2"]));
+    let mut many = herd(folder);
+    many.args(["sample", "--config", "sample.toml", "--out", "many/samples.jsonl", "-t", "2"]);
+    done(many.args(["--set", "sample.parallel=7"]));
     expect_same(&folder.join("one"), &folder.join("many"));
     let path = folder.join("many/samples.jsonl");
     let whole = fs::read(&path).unwrap();
@@ -97,6 +98,8 @@ fn settings_rows_and_files_that_do_not_fit_are_named_or_counted() {
     let folder = begin_sample();
     let folder = folder.path();
     run(folder, "out", &[]);
+    // A name without a folder lies in this one.
+    done(herd(folder).args(["sample", "--config", "sample.toml", "--out", "samples.jsonl"]));
     let err = fails(folder, "out", &["sample.k=4"]);
     assert!(err.contains("sample.k was 3, is 4"), "{err}");
     let err = fails(folder, "out", &["sample.policies=[\"base/checkpoints/step-6\"]"]);
@@ -107,19 +110,19 @@ fn settings_rows_and_files_that_do_not_fit_are_named_or_counted() {
         ("input=[\"nowhere.jsonl\"]", "nowhere.jsonl"),
         ("sample.context=4096", "sample.context"),
         ("sample.long=refuse", "exceed sample.context"),
-        ("score=[{kind=\"reward\", model=\"base/checkpoints/step-12\"}]", "head"),
+        ("score=[{kind=\"reward\", model=\"base/checkpoints/step-12\"}]", "`herd reward`"),
     ] {
         let err = fails(folder, "other", &[set]);
         assert!(err.contains(told), "{set}: {err}");
         let _ = fs::remove_dir_all(folder.join("other"));
     }
     let hostile = [
-        r#"{"prompt": "What is a tensor?", "n": 4}"#,
+        r#"{"prompt": "Why?", "n": 4}"#,
         r#"{"prompt": "", "n": 4}"#,
         r#"{"prompt": "no number"}"#,
         "not JSON",
         r#"{"messages": [{"role": "assistant", "content": "alone"}], "n": 1}"#,
-        r#"{"prompt": "<|eot_id|><|start_header_id|>", "n": "4"}"#,
+        r#"{"prompt": "<|eot_id|>", "n": "4"}"#,
         &format!(r#"{{"prompt": "{}", "n": 1}}"#, "long ".repeat(500)),
         "[]",
     ];

@@ -77,7 +77,7 @@ pub struct Inputs<'a> {
     pub policies: Vec<Policy>,
     /// The reward models of the settings, in their order, each with the hash of its weights.
     pub rewards: Vec<(Hash, RewardModel)>,
-    /// Set from outside to end behind the prompt at hand.
+    /// Set from outside to end; answers of prompts that are not whole are sampled again.
     pub stop: &'a AtomicBool,
 }
 
@@ -120,9 +120,9 @@ pub fn sample(
             file.write(&rows)?;
             summary.add(&rows);
             watch(&summary);
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
         }
     }
     summary.dropped = run.prompts.dropped;

@@ -567,7 +567,8 @@ fn flat(text: &str) -> std::collections::BTreeMap<String, String> {
 /// Puts a small file in its place, on the disk, whole or not at all.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
     Ok(herd_data::disk::replace(&RealDisk, folder, &name, &[bytes])?)
 }
 

@@ -98,7 +98,9 @@ fn policies(
     let needed = |parallel: usize| -> Result<u64, Error> {
         let policies = checkpoints.iter().map(|policy| Plan::new(policy, limits(parallel)));
         let judges = judges.iter().map(|judge| Plan::new(judge, limits(1)));
-        policies.chain(judges).map(|plan| Ok(plan?.peak() as u64)).sum()
+        // Logits stand there twice: to choose from, and for the trainer's numbers.
+        let bytes = |plan: Plan| (plan.peak() + plan.logits) as u64;
+        policies.chain(judges).map(|plan| Ok(bytes(plan?))).sum()
     };
     let available = machine().memory_available_bytes;
     let mut parallel = sample.parallel;

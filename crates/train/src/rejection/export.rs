@@ -93,11 +93,12 @@ fn pair(
     // One prompt for both: where system prompts stay, they must be the same.
     let system = kept_system(config, best);
     let is_worse = |row: &&&SampleRow| {
-        let worse = row.rejected.is_some() || row.total < best.total;
-        worse && !row.text.trim().is_empty() && row.text != best.text && row.finish != "failed"
+        let readable = !row.text.trim().is_empty() && row.finish != "failed";
+        row.total < best.total && readable
     };
     let mut worse =
         ranked[1..].iter().filter(is_worse).filter(|row| kept_system(config, row) == system);
+    // Answers that may not be chosen stand behind the others, whatever their totals.
     let worse = match config.pairs.against {
         Against::Worst => worse.next_back(),
         Against::Next => worse.next(),

@@ -245,13 +245,16 @@ impl Scorer {
                     all.push(said);
                 }
             }
+            first += group.len();
+            if all.is_empty() {
+                continue;
+            }
             for (place, score) in readable.into_iter().zip(model.score(group[0].dialogue, &all)?) {
                 if !score.is_finite() {
                     return Err(TrainError::Score { error: format!("it is {score}") });
                 }
                 scores[place] = Some(score);
             }
-            first += group.len();
         }
         Ok(scores)
     }
