@@ -28,8 +28,9 @@ impl Helper {
     ///
     /// Fails if the path of the running program cannot be had.
     pub fn this_program() -> Result<Helper, SandboxError> {
-        let program = std::env::current_exe().map_err(|source| {
-            SandboxError::Helper { path: PathBuf::from("/proc/self/exe"), source }
+        let program = std::env::current_exe().map_err(|source| SandboxError::Helper {
+            path: PathBuf::from("/proc/self/exe"),
+            source,
         })?;
         Ok(Helper { program, arguments: vec![] })
     }

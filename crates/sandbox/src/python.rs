@@ -37,7 +37,7 @@ impl Sandbox {
         python: Python,
     ) -> Result<Outcome, SandboxError> {
         let mut command = python.command();
-        command.push("/work/main.py");
+        command.push("main.py");
         let files = [("main.py", code.as_bytes())];
         self.run(&Program { command: &command, stdin, files: &files, ..Program::default() })
     }

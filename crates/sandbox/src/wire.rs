@@ -127,7 +127,8 @@ impl Request {
         let l = &self.limits;
         put_time(&mut out, l.wall);
         put_time(&mut out, l.cpu);
-        for n in [l.memory_bytes, l.processes.into(), l.disk_bytes, l.files.into(), l.output_bytes] {
+        for n in [l.memory_bytes, l.processes.into(), l.disk_bytes, l.files.into(), l.output_bytes]
+        {
             put_number(&mut out, n);
         }
         out
@@ -186,12 +187,8 @@ impl Report {
             4 => Ended::Memory,
             other => return Err(format!("an end of kind {other}")),
         };
-        let report = Report {
-            ended,
-            wall: r.time()?,
-            cpu: r.time()?,
-            dropped: [r.number()?, r.number()?],
-        };
+        let report =
+            Report { ended, wall: r.time()?, cpu: r.time()?, dropped: [r.number()?, r.number()?] };
         r.end(report)
     }
 }
@@ -307,10 +304,7 @@ impl<'a> Reader<'a> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| "a text that is not UTF-8".to_owned())
     }
 
-    fn list<T>(
-        &mut self,
-        get: impl Fn(&mut Self) -> Result<T, String>,
-    ) -> Result<Vec<T>, String> {
+    fn list<T>(&mut self, get: impl Fn(&mut Self) -> Result<T, String>) -> Result<Vec<T>, String> {
         let n = self.number()?;
         (0..n).map(|_| get(self)).collect() // grows as items are read, whatever `n` claims
     }

@@ -1,10 +1,10 @@
 //! Programs that do what they should: input, output, files, Python, sessions.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use std::time::Duration;
 
-use herd_sandbox::{
-    Ended, Found, Helper, Limits, Program, Python, Sandbox, SandboxError, Session,
-};
+use herd_sandbox::{Ended, Found, Helper, Limits, Program, Python, Sandbox, SandboxError, Session};
 
 fn sandbox(limits: Limits) -> Option<Sandbox> {
     let program = env!("CARGO_BIN_EXE_herd-sandbox-helper").into();
@@ -153,7 +153,7 @@ fn a_session_that_ends_or_lies_is_over() {
     for code in [
         "import os; os._exit(3)",
         "import os; os.kill(os.getpid(), 9)",
-        "import os; [os.write(n, b'{\"forged\": 1}\\n') for n in range(3, 9) if n != 3]",
+        "import os; os.write(4, b'{\"forged\": 1}\\n')",
         "import os; os.closerange(0, 99)",
     ] {
         let Some(mut session) = session(Limits::USUAL) else { return };

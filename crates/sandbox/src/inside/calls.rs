@@ -17,67 +17,64 @@ use seccompiler::{
 use super::{Fault, fault};
 use crate::error::Wall;
 
+/// The system's numbers of these names, many to a line.
+macro_rules! calls {
+    ($($name:ident)*) => { &[$(c::$name),*] };
+}
+
 /// Allowed whatever their arguments.
-const FREE: &[c::c_long] = &[
+const FREE: &[c::c_long] = calls![
     // Reading and writing.
-    c::SYS_read, c::SYS_write, c::SYS_readv, c::SYS_writev, c::SYS_pread64, c::SYS_pwrite64,
-    c::SYS_preadv, c::SYS_pwritev, c::SYS_preadv2, c::SYS_pwritev2, c::SYS_lseek, c::SYS_sendfile,
-    c::SYS_splice, c::SYS_tee, c::SYS_copy_file_range, c::SYS_readahead, c::SYS_fadvise64,
-    c::SYS_fsync, c::SYS_fdatasync, c::SYS_sync_file_range, c::SYS_flock, c::SYS_fallocate,
-    c::SYS_truncate, c::SYS_ftruncate,
+    SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_preadv SYS_pwritev
+    SYS_preadv2 SYS_pwritev2 SYS_lseek SYS_sendfile SYS_splice SYS_tee SYS_copy_file_range
+    SYS_readahead SYS_fadvise64 SYS_fsync SYS_fdatasync SYS_sync_file_range SYS_flock SYS_fallocate
+    SYS_truncate SYS_ftruncate
     // Files and folders.
-    c::SYS_openat, c::SYS_openat2, c::SYS_close, c::SYS_close_range, c::SYS_fstat, c::SYS_newfstatat,
-    c::SYS_statx, c::SYS_statfs, c::SYS_fstatfs, c::SYS_faccessat, c::SYS_faccessat2,
-    c::SYS_getdents64, c::SYS_getcwd, c::SYS_chdir, c::SYS_fchdir, c::SYS_mkdirat, c::SYS_unlinkat,
-    c::SYS_linkat, c::SYS_symlinkat, c::SYS_readlinkat, c::SYS_renameat2, c::SYS_mknodat,
-    c::SYS_fchmod, c::SYS_fchmodat, c::SYS_fchown, c::SYS_fchownat, c::SYS_utimensat, c::SYS_umask,
-    c::SYS_getxattr, c::SYS_lgetxattr, c::SYS_fgetxattr, c::SYS_listxattr, c::SYS_llistxattr,
-    c::SYS_flistxattr, c::SYS_inotify_init1, c::SYS_inotify_add_watch, c::SYS_inotify_rm_watch,
+    SYS_openat SYS_openat2 SYS_close SYS_close_range SYS_fstat SYS_newfstatat SYS_statx SYS_statfs
+    SYS_fstatfs SYS_faccessat SYS_faccessat2 SYS_getdents64 SYS_getcwd SYS_chdir SYS_fchdir
+    SYS_mkdirat SYS_unlinkat SYS_linkat SYS_symlinkat SYS_readlinkat SYS_renameat2 SYS_mknodat
+    SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat SYS_umask SYS_getxattr
+    SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr SYS_inotify_init1
+    SYS_inotify_add_watch SYS_inotify_rm_watch
     // Descriptors, pipes and waiting on them.
-    c::SYS_dup, c::SYS_dup3, c::SYS_pipe2, c::SYS_ppoll, c::SYS_pselect6, c::SYS_epoll_create1,
-    c::SYS_epoll_ctl, c::SYS_epoll_pwait, c::SYS_epoll_pwait2, c::SYS_eventfd2, c::SYS_signalfd4,
-    c::SYS_timerfd_create, c::SYS_timerfd_settime, c::SYS_timerfd_gettime,
+    SYS_dup SYS_dup3 SYS_pipe2 SYS_ppoll SYS_pselect6 SYS_epoll_create1 SYS_epoll_ctl
+    SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2 SYS_signalfd4 SYS_timerfd_create
+    SYS_timerfd_settime SYS_timerfd_gettime
     // Unix sockets; `socket` itself is below.
-    c::SYS_bind, c::SYS_listen, c::SYS_accept, c::SYS_accept4, c::SYS_connect, c::SYS_shutdown,
-    c::SYS_sendto, c::SYS_recvfrom, c::SYS_sendmsg, c::SYS_recvmsg, c::SYS_sendmmsg,
-    c::SYS_recvmmsg, c::SYS_getsockname, c::SYS_getpeername, c::SYS_getsockopt, c::SYS_setsockopt,
+    SYS_bind SYS_listen SYS_accept SYS_accept4 SYS_connect SYS_shutdown SYS_sendto SYS_recvfrom
+    SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_getsockname SYS_getpeername
+    SYS_getsockopt SYS_setsockopt
     // Memory.
-    c::SYS_brk, c::SYS_mmap, c::SYS_munmap, c::SYS_mremap, c::SYS_mprotect, c::SYS_madvise,
-    c::SYS_mincore, c::SYS_msync, c::SYS_mlock, c::SYS_munlock, c::SYS_membarrier,
-    c::SYS_get_mempolicy,
+    SYS_brk SYS_mmap SYS_munmap SYS_mremap SYS_mprotect SYS_madvise SYS_mincore SYS_msync SYS_mlock
+    SYS_munlock SYS_membarrier SYS_get_mempolicy
     // Processes and threads; `clone` is below.
-    c::SYS_execve, c::SYS_execveat, c::SYS_exit, c::SYS_exit_group, c::SYS_wait4, c::SYS_waitid,
-    c::SYS_kill, c::SYS_tkill, c::SYS_tgkill, c::SYS_pidfd_open, c::SYS_pidfd_send_signal,
-    c::SYS_set_tid_address, c::SYS_set_robust_list, c::SYS_rseq, c::SYS_futex, c::SYS_futex_waitv,
-    c::SYS_sched_yield, c::SYS_sched_getaffinity, c::SYS_sched_setaffinity,
-    c::SYS_sched_getscheduler, c::SYS_sched_getparam, c::SYS_sched_get_priority_max,
-    c::SYS_sched_get_priority_min, c::SYS_sched_rr_get_interval, c::SYS_getpriority, c::SYS_getcpu,
-    c::SYS_getpid, c::SYS_getppid, c::SYS_gettid, c::SYS_getpgid, c::SYS_setpgid, c::SYS_getsid,
-    c::SYS_setsid, c::SYS_getrusage, c::SYS_times, c::SYS_getrlimit, c::SYS_setrlimit,
+    SYS_execve SYS_execveat SYS_exit SYS_exit_group SYS_wait4 SYS_waitid SYS_kill SYS_tkill
+    SYS_tgkill SYS_pidfd_open SYS_pidfd_send_signal SYS_set_tid_address SYS_set_robust_list
+    SYS_rseq SYS_futex SYS_futex_waitv SYS_sched_yield SYS_sched_getaffinity SYS_sched_setaffinity
+    SYS_sched_getscheduler SYS_sched_getparam SYS_sched_get_priority_max SYS_sched_get_priority_min
+    SYS_sched_rr_get_interval SYS_getpriority SYS_getcpu SYS_getpid SYS_getppid SYS_gettid
+    SYS_getpgid SYS_setpgid SYS_getsid SYS_setsid SYS_getrusage SYS_times SYS_getrlimit
+    SYS_setrlimit
     // Signals and time.
-    c::SYS_rt_sigaction, c::SYS_rt_sigprocmask, c::SYS_rt_sigreturn, c::SYS_rt_sigpending,
-    c::SYS_rt_sigsuspend, c::SYS_rt_sigtimedwait, c::SYS_rt_sigqueueinfo, c::SYS_rt_tgsigqueueinfo,
-    c::SYS_sigaltstack, c::SYS_restart_syscall, c::SYS_nanosleep, c::SYS_clock_nanosleep,
-    c::SYS_clock_gettime, c::SYS_clock_getres, c::SYS_gettimeofday, c::SYS_getitimer,
-    c::SYS_setitimer, c::SYS_timer_create, c::SYS_timer_settime, c::SYS_timer_gettime,
-    c::SYS_timer_getoverrun, c::SYS_timer_delete,
+    SYS_rt_sigaction SYS_rt_sigprocmask SYS_rt_sigreturn SYS_rt_sigpending SYS_rt_sigsuspend
+    SYS_rt_sigtimedwait SYS_rt_sigqueueinfo SYS_rt_tgsigqueueinfo SYS_sigaltstack
+    SYS_restart_syscall SYS_nanosleep SYS_clock_nanosleep SYS_clock_gettime SYS_clock_getres
+    SYS_gettimeofday SYS_getitimer SYS_setitimer SYS_timer_create SYS_timer_settime
+    SYS_timer_gettime SYS_timer_getoverrun SYS_timer_delete
     // Who and where one is. Setting can only set what is.
-    c::SYS_getuid, c::SYS_geteuid, c::SYS_getgid, c::SYS_getegid, c::SYS_getresuid,
-    c::SYS_getresgid, c::SYS_getgroups, c::SYS_setuid, c::SYS_setgid, c::SYS_setreuid,
-    c::SYS_setregid, c::SYS_setresuid, c::SYS_setresgid, c::SYS_capget, c::SYS_uname,
-    c::SYS_sysinfo, c::SYS_getrandom,
+    SYS_getuid SYS_geteuid SYS_getgid SYS_getegid SYS_getresuid SYS_getresgid SYS_getgroups
+    SYS_setuid SYS_setgid SYS_setreuid SYS_setregid SYS_setresuid SYS_setresgid SYS_capget
+    SYS_uname SYS_sysinfo SYS_getrandom
 ];
 
 /// Older names of the same calls, which only x86-64 has.
 #[cfg(target_arch = "x86_64")]
-const OLDER: &[c::c_long] = &[
-    c::SYS_open, c::SYS_creat, c::SYS_stat, c::SYS_lstat, c::SYS_access, c::SYS_getdents,
-    c::SYS_mkdir, c::SYS_rmdir, c::SYS_unlink, c::SYS_link, c::SYS_symlink, c::SYS_readlink,
-    c::SYS_rename, c::SYS_renameat, c::SYS_mknod, c::SYS_chmod, c::SYS_chown, c::SYS_lchown,
-    c::SYS_utime, c::SYS_utimes, c::SYS_futimesat, c::SYS_dup2, c::SYS_pipe, c::SYS_poll,
-    c::SYS_select, c::SYS_epoll_create, c::SYS_epoll_wait, c::SYS_eventfd, c::SYS_signalfd,
-    c::SYS_inotify_init, c::SYS_fork, c::SYS_vfork, c::SYS_getpgrp, c::SYS_pause, c::SYS_alarm,
-    c::SYS_time, c::SYS_arch_prctl,
+const OLDER: &[c::c_long] = calls![
+    SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_getdents SYS_mkdir SYS_rmdir SYS_unlink
+    SYS_link SYS_symlink SYS_readlink SYS_rename SYS_renameat SYS_mknod SYS_chmod SYS_chown
+    SYS_lchown SYS_utime SYS_utimes SYS_futimesat SYS_dup2 SYS_pipe SYS_poll SYS_select
+    SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_signalfd SYS_inotify_init SYS_fork SYS_vfork
+    SYS_getpgrp SYS_pause SYS_alarm SYS_time SYS_arch_prctl
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[c::c_long] = &[];
@@ -92,17 +89,15 @@ const NAMESPACES: u64 = (c::CLONE_NEWUSER
     | c::CLONE_NEWCGROUP) as u64;
 
 /// Questions about a stream, and how it is read; no typing into a terminal (TIOCSTI, TIOCLINUX).
-const IOCTLS: &[u64] = &[
-    c::TCGETS as u64, c::TIOCGWINSZ as u64, c::TIOCGPGRP as u64, c::FIONREAD as u64,
-    c::FIONBIO as u64, c::FIOCLEX as u64, c::FIONCLEX as u64, c::FICLONE as u64,
+const IOCTLS: &[c::Ioctl] = calls![
+    TCGETS TIOCGWINSZ TIOCGPGRP FIONREAD FIONBIO FIOCLEX FIONCLEX FICLONE
 ];
 
 /// What a process may say of itself.
-const PRCTLS: &[c::c_int] = &[
-    c::PR_SET_PDEATHSIG, c::PR_GET_PDEATHSIG, c::PR_SET_DUMPABLE, c::PR_GET_DUMPABLE,
-    c::PR_SET_NAME, c::PR_GET_NAME, c::PR_CAPBSET_READ, c::PR_SET_TIMERSLACK,
-    c::PR_GET_TIMERSLACK, c::PR_SET_NO_NEW_PRIVS, c::PR_GET_NO_NEW_PRIVS, c::PR_GET_SECCOMP,
-    c::PR_SET_VMA,
+const PRCTLS: &[c::c_int] = calls![
+    PR_SET_PDEATHSIG PR_GET_PDEATHSIG PR_SET_DUMPABLE PR_GET_DUMPABLE PR_SET_NAME PR_GET_NAME
+    PR_CAPBSET_READ PR_SET_TIMERSLACK PR_GET_TIMERSLACK PR_SET_NO_NEW_PRIVS PR_GET_NO_NEW_PRIVS
+    PR_GET_SECCOMP PR_SET_VMA
 ];
 
 /// Asks for what would be asked of `personality` without changing anything.
@@ -125,13 +120,15 @@ fn list() -> Result<BpfProgram, seccompiler::BackendError> {
     };
     let free = FREE.iter().chain(OLDER).map(|call| (*call, vec![]));
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = free.collect();
+    #[allow(clippy::unnecessary_cast)] // with musl they are ints
+    let ioctls: Vec<u64> = IOCTLS.iter().map(|question| *question as u64).collect();
     let prctls: Vec<u64> = PRCTLS.iter().map(|option| *option as u64).collect();
     rules.extend([
         // `clone3` hides its flags behind a pointer; without it, libraries take `clone`.
         (c::SYS_clone, vec![rule(0, MaskedEq(NAMESPACES), 0)?]),
         (c::SYS_socket, one_of(0, &[c::AF_UNIX as u64])?),
         (c::SYS_socketpair, one_of(0, &[c::AF_UNIX as u64])?),
-        (c::SYS_ioctl, one_of(1, IOCTLS)?),
+        (c::SYS_ioctl, one_of(1, &ioctls)?),
         (c::SYS_prctl, one_of(0, &prctls)?),
         (c::SYS_personality, one_of(0, &[0, PERSONALITY_QUERY])?),
         // Of itself alone: the keeper has the same user.

@@ -26,9 +26,7 @@ use rustix::process::{WaitOptions, WaitStatus, wait};
 use super::{Fault, PATH, Stage, WORK, again, collect, fault, rights, root, start, watch};
 use crate::error::Wall;
 use crate::program::{Ended, Found, Limits};
-use crate::wire::{
-    Kind, Report, Request, encode_file, encode_names, frame, take_frame,
-};
+use crate::wire::{Kind, Report, Request, encode_file, encode_names, frame, take_frame};
 
 /// What may wait for the caller before the program's streams are left to fill.
 const OUTBOX_BYTES: usize = 1 << 20;
@@ -250,8 +248,15 @@ impl Keeper {
                 Kind::List => {
                     self.outbox.extend(frame(Kind::Names, &encode_names(&collect::list())));
                 }
-                Kind::Request | Kind::Ready | Kind::Stdout | Kind::Stderr | Kind::File
-                | Kind::Names | Kind::Ended | Kind::NoWall | Kind::NotFound => {
+                Kind::Request
+                | Kind::Ready
+                | Kind::Stdout
+                | Kind::Stderr
+                | Kind::File
+                | Kind::Names
+                | Kind::Ended
+                | Kind::NoWall
+                | Kind::NotFound => {
                     return Err(io::Error::other(format!("{kind:?} from the caller")));
                 }
             }

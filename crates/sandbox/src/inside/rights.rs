@@ -16,8 +16,7 @@ fn needed() -> CapabilitySet {
 
 /// Lets the next stage keep the capabilities that this one has in its user namespace.
 pub fn hand_on() -> Result<(), Fault> {
-    let sets =
-        CapabilitySets { effective: needed(), permitted: needed(), inheritable: needed() };
+    let sets = CapabilitySets { effective: needed(), permitted: needed(), inheritable: needed() };
     set_capabilities(None, sets).map_err(fault(Wall::Capabilities, "capset"))?;
     for capability in needed() {
         configure_capability_in_ambient_set(capability, true)
