@@ -1,5 +1,5 @@
 # Runs inside the sandbox: one JSON line in, one out; the names that code defines stay until the next.
-import ast, io, json, os, sys, traceback
+import ast, json, os, signal, sys, traceback
 
 MOST = int(sys.argv[1])  # bytes kept of each stream and of the result
 requests = os.fdopen(os.dup(0), "r", encoding="utf-8", newline="\n")
@@ -37,12 +37,15 @@ def run(code):
 for line in requests:
     result = error = None
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         result = run(json.loads(line))
     except BaseException as fault:  # SystemExit and KeyboardInterrupt too: the session goes on
         trace = fault.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == "<string>":
             trace = trace.tb_next
         error = "".join(traceback.format_exception(type(fault), fault, trace))
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt that comes too late ends nothing
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -90,7 +90,8 @@ fn checks() -> Result<Vec<Check>, Error> {
 /// Whether programs that nobody has read could run here. Where they could not, they are refused, and
 /// nothing else is worse for it: no fault of the machine.
 fn sandbox() -> Check {
-    let built = Helper::this_program().and_then(|helper| Sandbox::new(helper, herd_sandbox::Limits::USUAL));
+    let built =
+        Helper::this_program().and_then(|helper| Sandbox::new(helper, herd_sandbox::Limits::USUAL));
     let refused = |error: SandboxError| {
         let hint = error.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
         format!("refuses: {}{hint}", Error::from(error).line())

@@ -118,7 +118,8 @@ fn read_folder(
             let size = entry.metadata().map_err(Error::io("read", &path))?.len();
             let before: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
             if before + size > most {
-                let (got, expected) = (folder.display().to_string(), format!("at most {most} bytes"));
+                let (got, expected) =
+                    (folder.display().to_string(), format!("at most {most} bytes"));
                 return Err(Error::Value { what: "the size of files in --dir", got, expected });
             }
             files.push((name, fs::read(&path).map_err(Error::io("read", &path))?));
@@ -240,7 +241,8 @@ mod tests {
         assert_eq!(time("2m").unwrap(), Duration::from_secs(120));
         assert_eq!(size("x", "512M").unwrap(), 512 << 20);
         assert_eq!(size("x", "7").unwrap(), 7);
-        for wrong in ["", "10", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999999m"] {
+        for wrong in ["", "10", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999999m"]
+        {
             assert!(time(wrong).is_err(), "{wrong:?}");
         }
         for wrong in ["", "M", "1T", "1 M", "99999999999999G"] {

@@ -32,7 +32,8 @@ const FREE: &[c::c_long] = calls![
     // Files and folders.
     SYS_openat SYS_openat2 SYS_close SYS_close_range SYS_fstat SYS_newfstatat SYS_statx SYS_statfs
     SYS_fstatfs SYS_faccessat SYS_faccessat2 SYS_getdents64 SYS_getcwd SYS_chdir SYS_fchdir
-    SYS_mkdirat SYS_unlinkat SYS_linkat SYS_symlinkat SYS_readlinkat SYS_renameat2 SYS_mknodat
+    SYS_mkdirat SYS_unlinkat SYS_linkat SYS_symlinkat SYS_readlinkat SYS_renameat SYS_renameat2
+    SYS_mknodat
     SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat SYS_umask SYS_getxattr
     SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr SYS_inotify_init1
     SYS_inotify_add_watch SYS_inotify_rm_watch
@@ -71,7 +72,7 @@ const FREE: &[c::c_long] = calls![
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[c::c_long] = calls![
     SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_getdents SYS_mkdir SYS_rmdir SYS_unlink
-    SYS_link SYS_symlink SYS_readlink SYS_rename SYS_renameat SYS_mknod SYS_chmod SYS_chown
+    SYS_link SYS_symlink SYS_readlink SYS_rename SYS_mknod SYS_chmod SYS_chown
     SYS_lchown SYS_utime SYS_utimes SYS_futimesat SYS_dup2 SYS_pipe SYS_poll SYS_select
     SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_signalfd SYS_inotify_init SYS_fork SYS_vfork
     SYS_getpgrp SYS_pause SYS_alarm SYS_time SYS_arch_prctl
