@@ -132,6 +132,9 @@ pub enum Error {
     Average(#[from] herd_train::average::AverageError),
 
     #[error(transparent)]
+    Sandbox(#[from] herd_sandbox::SandboxError),
+
+    #[error(transparent)]
     Files(#[from] herd_tensor::files::FileError),
 }
 
@@ -190,6 +193,7 @@ impl Error {
             Error::Train(error) => return error.hint(),
             Error::Run(error) => return error.hint().map(str::to_owned),
             Error::Average(error) => return error.hint().map(str::to_owned),
+            Error::Sandbox(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"

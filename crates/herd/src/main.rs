@@ -60,6 +60,10 @@ pub struct Global {
 }
 
 fn main() -> ExitCode {
+    // Before anything else: this process may be a stage of the sandbox, which is someone else.
+    if herd_sandbox::inside::asked() {
+        return herd_sandbox::inside::enter();
+    }
     let cli = Cli::parse();
     panic::set_hook(Box::new(report_panic));
     let run = AssertUnwindSafe(|| {

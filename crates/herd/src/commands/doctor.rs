@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use herd_kernels::{Class, Cpu, Format};
+use herd_sandbox::{Helper, Sandbox, SandboxError};
 use serde_json::{Value, json};
 
 use crate::console::{Console, Verdict, bytes};
@@ -50,11 +51,14 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         false => counts.into_iter().map(|n| measure(class, n, &machine)).collect(),
     };
     let checks = checks()?;
+    let sandbox = sandbox();
     let well = checks.iter().all(|check| check.fault.is_none());
     if console.json {
-        console.print_json(&describe(class, &machine, &limits, &checks))?;
+        console.print_json(&describe(class, &machine, &limits, &checks, &sandbox))?;
     } else {
         print(class, &machine, &limits, &checks, console)?;
+        let answer = sandbox.fault.as_deref().unwrap_or("all walls stand");
+        console.print(format!("{}    {answer}", sandbox.name))?;
     }
     Ok(if well { Verdict::Done } else { Verdict::No })
 }
@@ -83,6 +87,18 @@ fn checks() -> Result<Vec<Check>, Error> {
     Ok(checks)
 }
 
+/// Whether programs that nobody has read could run here. Where they could not, they are refused, and
+/// nothing else is worse for it: no fault of the machine.
+fn sandbox() -> Check {
+    let built =
+        Helper::this_program().and_then(|helper| Sandbox::new(helper, herd_sandbox::Limits::USUAL));
+    let refused = |error: SandboxError| {
+        let hint = error.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+        format!("refuses: {}{hint}", Error::from(error).line())
+    };
+    Check { name: "sandbox".to_owned(), fault: built.err().map(refused) }
+}
+
 /// Writes and removes a file, as a pull would.
 fn probe(store: &Store) -> Result<(), Error> {
     let path = store.home().join(format!(".probe-{}", std::process::id()));
@@ -93,7 +109,13 @@ fn probe(store: &Store) -> Result<(), Error> {
     written
 }
 
-fn describe(class: Class, machine: &Machine, limits: &[Limits], checks: &[Check]) -> Value {
+fn describe(
+    class: Class,
+    machine: &Machine,
+    limits: &[Limits],
+    checks: &[Check],
+    sandbox: &Check,
+) -> Value {
     let names = |classes: Vec<Class>| classes.into_iter().map(Class::name).collect::<Vec<_>>();
     let limit = |l: &Limits| {
         let products: serde_json::Map<String, Value> = l
@@ -111,6 +133,7 @@ fn describe(class: Class, machine: &Machine, limits: &[Limits], checks: &[Check]
         "machine": machine,
         "measured": limits.iter().map(limit).collect::<Vec<_>>(),
         "checks": checks.iter().map(check).collect::<Vec<_>>(),
+        "sandbox": check(sandbox),
     })
 }
 

@@ -28,6 +28,7 @@ mod rm;
 mod round;
 mod runs;
 mod sample;
+mod sandbox;
 pub mod score;
 mod sft;
 mod show;
@@ -101,6 +102,8 @@ pub enum Command {
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
     Runs(runs::Flags),
+    /// Run a command that nobody has read, behind walls
+    Sandbox(sandbox::Flags),
     /// Make and check the shards of tokens that models are trained on
     Data(data::Flags),
     /// Say how much memory a model takes at its peak, by part, and whether that is there
@@ -144,6 +147,7 @@ impl Command {
             Command::Round(flags) => round::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
+            Command::Sandbox(flags) => sandbox::run(flags, console),
             Command::Data(flags) => data::run(flags, console),
             Command::Plan(flags) => plan::run(flags, console),
             Command::Doctor(flags) => doctor::run(flags, console),

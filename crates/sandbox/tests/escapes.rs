@@ -1,0 +1,540 @@
+//! Programs that try to get out, to see what is not theirs, or to take more than they were given.
+//!
+//! They are written in what every Debian has, `sh` and `perl`; Perl's `syscall` reaches any call.
+//! Where it can be shown, the same program is run outside first and gets what it wants there. On a
+//! machine that lacks a wall nothing runs, so there is nothing to escape from: each test says so.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::process::Command;
+use std::time::Duration;
+
+use herd_sandbox::{Ended, Found, Helper, Limits, Outcome, Program, Sandbox, SandboxError, Wall};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+fn helper() -> Helper {
+    Helper { program: env!("CARGO_BIN_EXE_herd-sandbox-helper").into(), arguments: vec![] }
+}
+
+/// A sandbox with these limits; none where the machine lacks a wall.
+fn walls(limits: Limits) -> Option<Sandbox> {
+    match Sandbox::new(helper(), limits) {
+        Ok(sandbox) => Some(sandbox),
+        Err(error @ SandboxError::Wall { .. }) => {
+            eprintln!("not tested, since nothing would run here: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Room enough that only what a test tries is in its way.
+fn roomy() -> Limits {
+    Limits { wall: Duration::from_secs(60), cpu: Duration::from_secs(60), ..Limits::USUAL }
+}
+
+fn run(limits: Limits, command: &[&str], collect: &[&str]) -> Option<Outcome> {
+    let program = Program { command, collect, ..Program::default() };
+    Some(walls(limits)?.run(&program).unwrap())
+}
+
+fn sh(code: &str) -> Option<Outcome> {
+    run(roomy(), &["sh", "-c", code], &[])
+}
+
+fn perl(code: &str) -> Option<Outcome> {
+    run(roomy(), &["perl", "-e", code], &[])
+}
+
+/// What the same Perl prints outside.
+fn outside(code: &str) -> String {
+    let output = Command::new("perl").args(["-e", code]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The processes of the machine whose command line holds this.
+fn living(marker: &str) -> usize {
+    let holds = |entry: &fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.windows(marker.len()).any(|part| part == marker.as_bytes())
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter(holds).count()
+}
+
+/// A word that no other process has on its command line.
+fn marker(name: &str) -> String {
+    format!("{name}-of-{}", std::process::id())
+}
+
+// Networks.
+
+#[test]
+fn no_listener_of_the_machine_hears_a_tcp_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let code = format!(
+        "use Socket; socket(my $s, PF_INET, SOCK_STREAM, 0) or die 'no socket: ', $! + 0;
+         connect($s, sockaddr_in({port}, inet_aton('127.0.0.1'))) or die 'no way'; print 'in'"
+    );
+    assert_eq!(outside(&code), "in");
+    listener.accept().unwrap();
+    let Some(outcome) = perl(&code) else { return };
+    assert_eq!(outcome.stdout.text(), "");
+    assert!(outcome.stderr.text().starts_with("no socket"), "{outcome:?}");
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "someone has called");
+}
+
+#[test]
+fn no_datagram_leaves_and_no_name_is_resolved() {
+    let hearer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = hearer.local_addr().unwrap().port();
+    let code = format!(
+        "use Socket; for my $f (PF_INET, PF_INET6, 16, 17, 40) {{
+             socket(my $s, $f, SOCK_DGRAM, 0) and print \"socket $f \" }}
+         socket(my $s, PF_INET, SOCK_DGRAM, 0) and
+             send($s, 'x', 0, sockaddr_in({port}, inet_aton('127.0.0.1'))) and print 'sent ';
+         print gethostbyname('example.com') ? 'resolved' : 'unknown'"
+    );
+    let Some(outcome) = perl(&code) else { return };
+    assert_eq!(outcome.stdout.text(), "unknown");
+    hearer.set_nonblocking(true).unwrap();
+    assert!(hearer.recv(&mut [0]).is_err(), "someone has written");
+}
+
+#[test]
+fn unix_sockets_of_the_machine_are_out_of_reach() {
+    use std::os::linux::net::SocketAddrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let named = UnixListener::bind(&path).unwrap();
+    let name = marker("abstract");
+    let hidden = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let code = format!(
+        "use Socket; for my $n ('{}', \"\\0{name}\") {{
+             socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die;
+             print connect($s, pack('S a*', PF_UNIX, $n)) ? 'in ' : 'out ' }}",
+        path.display()
+    );
+    assert_eq!(outside(&code), "in in ");
+    named.accept().unwrap();
+    hidden.accept().unwrap();
+    let Some(outcome) = perl(&code) else { return };
+    assert_eq!(outcome.stdout.text(), "out out ", "{outcome:?}");
+}
+
+#[test]
+fn unix_sockets_of_its_own_work() {
+    let code = "use Socket; socketpair(my $a, my $b, PF_UNIX, SOCK_STREAM, 0) or die;
+                syswrite $a, 'hello'; sysread $b, my $x, 5; print $x";
+    let Some(outcome) = perl(code) else { return };
+    assert_eq!(outcome.stdout.text(), "hello", "{outcome:?}");
+}
+
+// What is not its own.
+
+#[test]
+fn files_of_the_machine_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "the secret").unwrap();
+    let home = std::env::var("HOME").unwrap_or_default();
+    let home = if home.starts_with("/tmp") { "/root" } else { &home }; // it has a /tmp of its own
+    let here = std::env::current_dir().unwrap();
+    let code = format!(
+        "cat '{}' /etc/shadow /etc/hostname; ls /root /home /var /run /boot /sys '{home}' '{}'; ls",
+        secret.display(),
+        here.display()
+    );
+    let Some(outcome) = sh(&code) else { return };
+    assert_eq!(outcome.stdout.text(), "", "{outcome:?}");
+    let Some(outcome) = sh("cat /etc/passwd") else { return };
+    assert_eq!(outcome.stdout.text().lines().count(), 1);
+}
+
+#[test]
+fn nothing_of_the_machine_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = format!(
+        "for place in / /usr /usr/bin /etc /dev /proc /proc/self '{0}'; do \
+           (echo x > \"$place/herd-was-here\") && echo \"wrote $place\"; done; \
+         for file in /usr/bin/perl /etc/passwd /dev/urandom; do \
+           chmod 777 $file && echo \"changed $file\"; rm -f $file; test -e $file || echo gone; done; \
+         echo mine > /tmp/herd-was-here && cat /tmp/herd-was-here",
+        folder.path().display()
+    );
+    let Some(outcome) = sh(&code) else { return };
+    assert_eq!(outcome.stdout.text(), "mine\n", "{outcome:?}");
+    for place in ["/tmp/herd-was-here", "/usr/herd-was-here", "/dev/shm/herd-was-here"] {
+        assert!(!fs::exists(place).unwrap(), "{place}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_callers_environment_is_not_there() {
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    let Some(outcome) = sh("env | sort") else { return };
+    let names = outcome.stdout.text();
+    let names: Vec<_> = names.lines().filter_map(|line| line.split('=').next()).collect();
+    let expected =
+        ["HOME", "LANG", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "PWD", "TMPDIR"];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn an_open_file_of_the_caller_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    fs::write(&path, "the secret").unwrap();
+    let file = fs::File::open(&path).unwrap();
+    fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty())).unwrap(); // a child would inherit it
+    let code = format!("open(my $f, '<&=', {}) or exit; print <$f>", file.as_raw_fd());
+    assert_eq!(outside(&code), "the secret");
+    let Some(outcome) = perl(&code) else { return };
+    assert_eq!(outcome.stdout.text(), "");
+    let Some(outcome) = sh("ls /proc/self/fd") else { return };
+    assert_eq!(outcome.stdout.text(), "0\n1\n2\n3\n"); // 3 is the folder that `ls` reads
+}
+
+#[test]
+fn proc_shows_its_own_processes_alone_and_its_keeper_is_closed() {
+    let code = "cat /proc/1/environ /proc/1/maps; ls /proc/1/fd /proc/1/root /proc/1/cwd; \
+                readlink /proc/1/exe; head -c 1 /proc/1/mem; \
+                echo 1 > /proc/sys/kernel/sysrq; echo x > /proc/sysrq-trigger; \
+                cat /proc/kallsyms /proc/version /proc/sys/kernel/hostname; \
+                echo /proc/[0-9]* | wc -w";
+    let Some(outcome) = sh(code) else { return };
+    // The keeper, the shell, and at most the two of the last line.
+    let count: usize = outcome.stdout.text().trim().parse().expect("nothing but the count");
+    assert!(count <= 4, "{count} processes");
+    let Some(outcome) = sh(&format!("ls /proc/{}", std::process::id())) else { return };
+    assert_eq!(outcome.stdout.text(), "");
+}
+
+#[test]
+fn links_lead_nowhere_and_are_not_brought_back() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "the secret").unwrap();
+    let code = format!(
+        "ln -s {0}/secret link; ln -s {0} folder; ln -s /etc/passwd own; ln -s / root; \
+         ln {0}/secret hard; ln /usr/bin/perl hard; ln -s loop loop; \
+         cat link folder/secret; mkdir real; echo kept > real/file",
+        folder.path().display()
+    );
+    let wanted = ["link", "folder/secret", "own", "root/etc/passwd", "hard", "loop", "real/file"];
+    let Some(outcome) = run(roomy(), &["sh", "-c", &code], &wanted) else { return };
+    assert_eq!(outcome.stdout.text(), "");
+    let found: Vec<_> = outcome.files.into_iter().map(|(_, found)| found).collect();
+    let (no, none) = (Found::NotAFile, Found::Missing);
+    let kept = Found::Bytes(b"kept\n".to_vec());
+    assert_eq!(found, [no.clone(), no.clone(), no.clone(), no.clone(), none, no, kept]);
+}
+
+// Rights.
+
+#[test]
+fn calls_that_reach_beyond_a_process_do_not_exist() {
+    use libc as c;
+    macro_rules! numbers {
+        ($($name:ident)*) => { [$((stringify!($name), c::$name)),*] };
+    }
+    let calls = numbers![
+        SYS_ptrace SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_unshare SYS_setns
+        SYS_open_tree SYS_fsopen SYS_move_mount SYS_mount_setattr SYS_keyctl SYS_add_key
+        SYS_request_key SYS_bpf SYS_perf_event_open SYS_io_uring_setup SYS_userfaultfd
+        SYS_memfd_create SYS_memfd_secret SYS_shmget SYS_msgget SYS_semget SYS_mq_open SYS_vmsplice
+        SYS_process_vm_readv SYS_kcmp SYS_process_vm_writev SYS_pidfd_getfd SYS_open_by_handle_at
+        SYS_reboot SYS_init_module SYS_finit_module SYS_kexec_load SYS_swapon SYS_syslog
+        SYS_settimeofday SYS_clock_settime SYS_sethostname SYS_acct SYS_quotactl SYS_fanotify_init
+        SYS_clone3 SYS_setpriority SYS_sched_setscheduler SYS_seccomp SYS_capset
+    ];
+    let calls: Vec<String> = calls.iter().map(|(name, n)| format!("{name} => {n}")).collect();
+    let code = format!(
+        "my %c = ({}); for (sort keys %c) {{
+             my $r = syscall($c{{$_}}, 0, 0, 0, 0, 0, 0); print \"$_: $r, \", $! + 0, \"\\n\"
+                 unless $r == -1 and $! + 0 == {} }}",
+        calls.join(", "),
+        c::ENOSYS
+    );
+    let Some(outcome) = perl(&code) else { return };
+    assert_eq!(outcome.stdout.text(), "");
+    assert!(outcome.succeeded(), "{outcome:?}");
+}
+
+#[test]
+fn calls_are_looked_at_where_some_arguments_are_dangerous() {
+    use libc as c;
+    let tries = [
+        ("clone with a user namespace", c::SYS_clone, [c::CLONE_NEWUSER as i64 | 17, 0, 0]),
+        ("clone with a mount namespace", c::SYS_clone, [c::CLONE_NEWNS as i64 | 17, 0, 0]),
+        ("an internet socket", c::SYS_socket, [2, 1, 0]),
+        ("a netlink socket", c::SYS_socket, [16, 3, 0]),
+        ("a packet socket", c::SYS_socket, [17, 3, 0]),
+        ("typing into the terminal", c::SYS_ioctl, [0, c::TIOCSTI as i64, 0]),
+        ("TIOCLINUX", c::SYS_ioctl, [0, c::TIOCLINUX as i64, 0]),
+        ("limits of the keeper", c::SYS_prlimit64, [1, 7, 0]),
+        ("a longer pipe", c::SYS_fcntl, [1, c::F_SETPIPE_SZ as i64, 1 << 20]),
+        ("another personality", c::SYS_personality, [0x0400000, 0, 0]),
+        #[cfg(target_arch = "x86_64")]
+        ("getpid of x32", 0x4000_0000 + c::SYS_getpid, [0, 0, 0]),
+    ];
+    for (name, call, [a, b, d]) in tries {
+        let code = format!("print syscall({call}, {a}, {b}, {d}, 0, 0), ' ', $! + 0");
+        let Some(outcome) = perl(&code) else { return };
+        assert_eq!(outcome.stdout.text(), format!("-1 {}", c::ENOSYS), "{name}");
+    }
+}
+
+#[test]
+fn no_program_has_more_rights_than_another() {
+    let code = "cp /usr/bin/id mine && chmod 6755 mine && ./mine -u; \
+                su -c 'echo root' < /dev/null; mount -t tmpfs x /tmp; mknod null c 1 3; \
+                chown 0:0 mine && echo given; \
+                grep -E '^(Cap...|NoNewPrivs|Seccomp):' /proc/self/status";
+    let Some(outcome) = sh(code) else { return };
+    let zero = "0000000000000000";
+    let caps = ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(|set| format!("Cap{set}:\t{zero}\n"));
+    let expected = format!("1000\n{}NoNewPrivs:\t1\nSeccomp:\t2\n", caps.concat());
+    assert_eq!(outcome.stdout.text(), expected, "{outcome:?}");
+}
+
+#[test]
+fn signals_do_not_leave_and_do_not_stop_the_keeper() {
+    let code = format!(
+        "kill 9, {0}; kill 9, -1; kill 'STOP', 1; kill 9, 1; kill 'XCPU', 1; kill 9, getppid;
+         print 'alive ', kill(0, {0})",
+        std::process::id()
+    );
+    let Some(outcome) = perl(&code) else { return };
+    assert_eq!(outcome.stdout.text(), "alive 0", "{outcome:?}");
+    assert_eq!(outcome.ended, Ended::Exited(0));
+}
+
+// More than it was given.
+
+#[test]
+fn a_fork_bomb_stays_small_and_leaves_nothing() {
+    let marker = marker("bomb");
+    let limits = Limits { wall: Duration::from_secs(2), ..Limits::USUAL };
+    let code = "$SIG{CHLD} = 'IGNORE'; while (1) { fork }";
+    let count = "my $n = 0; for (1 .. 500) { my $p = fork; last unless defined $p;
+                 if (!$p) { sleep 1000 } $n++ } print $n";
+    let Some(outcome) = run(limits, &["perl", "-e", code, &marker], &[]) else { return };
+    assert!(matches!(outcome.ended, Ended::WallTime | Ended::CpuTime), "{outcome:?}");
+    assert_eq!(living(&marker), 0);
+    let Some(outcome) = run(roomy(), &["perl", "-e", count, &marker], &[]) else { return };
+    assert_eq!(outcome.stdout.text(), (Limits::USUAL.processes - 1).to_string());
+    assert_eq!(living(&marker), 0);
+}
+
+#[test]
+fn a_daemon_does_not_outlive_its_program() {
+    let marker = marker("daemon");
+    let code = "use POSIX; if (!fork) { POSIX::setsid(); $SIG{$_} = 'IGNORE' for 'HUP', 'TERM';
+                if (!fork) { sleep 1000 while 1 } } sleep 1; print 'done'";
+    // It has the pipe still open, which does not keep the caller waiting.
+    let Some(outcome) = run(roomy(), &["perl", "-e", code, &marker], &[]) else { return };
+    assert_eq!((outcome.ended, outcome.stdout.text().as_str()), (Ended::Exited(0), "done"));
+    assert_eq!(living(&marker), 0);
+}
+
+#[test]
+fn all_ends_when_the_caller_is_killed() {
+    let marker = marker("orphan");
+    if walls(roomy()).is_none() {
+        return;
+    }
+    let mut caller = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "a_caller_that_waits"])
+        .env("HERD_SANDBOX_MARKER", &marker)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = |there: bool| {
+        while (living(&marker) > 0) != there {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until(true);
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    until(false);
+}
+
+#[test]
+#[ignore = "the caller that another test kills"]
+fn a_caller_that_waits() {
+    let marker = std::env::var("HERD_SANDBOX_MARKER").unwrap_or_default();
+    run(roomy(), &["perl", "-e", "sleep 1000 while 1", &marker], &[]);
+}
+
+#[test]
+fn one_process_cannot_map_more_than_the_memory() {
+    let limits = Limits { memory_bytes: 128 << 20, ..roomy() };
+    let code = "my $x = 'x' x (1 << 30); print 'had it'";
+    let Some(outcome) = run(limits, &["perl", "-e", code], &[]) else { return };
+    assert_eq!(outcome.stdout.text(), "");
+    assert!(!outcome.succeeded());
+}
+
+#[test]
+fn many_processes_cannot_hold_more_than_the_memory() {
+    let marker = marker("hog");
+    let limits = Limits { memory_bytes: 128 << 20, ..roomy() };
+    let code = "for (1 .. 20) { if (!fork) { my $x = 'x' x (30 << 20); sleep 1000 } } sleep 1000";
+    let Some(outcome) = run(limits, &["perl", "-e", code, &marker], &[]) else { return };
+    assert_eq!(outcome.ended, Ended::Memory);
+    assert_eq!(living(&marker), 0);
+}
+
+#[test]
+fn endless_loops_end() {
+    let short = Duration::from_millis(500);
+    let busy = Limits { cpu: short, ..roomy() };
+    let Some(outcome) = run(busy.clone(), &["perl", "-e", "1 while 1"], &[]) else { return };
+    assert_eq!(outcome.ended, Ended::CpuTime);
+    assert!(outcome.cpu >= short, "{outcome:?}");
+    let relay = "while (1) { my $p = fork; if (!$p) { 1 for 1 .. 1e6; exit } wait }";
+    let Some(outcome) = run(busy, &["perl", "-e", relay], &[]) else { return };
+    assert_eq!(outcome.ended, Ended::CpuTime, "work handed on is work");
+    let idle = Limits { wall: short, ..roomy() };
+    let stubborn = "$SIG{$_} = 'IGNORE' for keys %SIG; $| = 1; print 'here'; sleep 1000 while 1";
+    let Some(outcome) = run(idle, &["perl", "-e", stubborn], &[]) else { return };
+    assert_eq!((outcome.ended, outcome.stdout.text().as_str()), (Ended::WallTime, "here"));
+}
+
+#[test]
+fn limits_cannot_be_raised() {
+    let code = "ulimit -Hv unlimited; ulimit -Hu unlimited; ulimit -Ht unlimited; \
+                ulimit -v; ulimit -t";
+    let Some(outcome) = sh(code) else { return };
+    let text = outcome.stdout.text();
+    assert!(!text.contains("unlimited"), "{outcome:?}");
+}
+
+#[test]
+fn a_flood_of_output_is_cut_and_counted() {
+    let limits = Limits { wall: Duration::from_secs(1), output_bytes: 1000, ..roomy() };
+    let code = "yes >&2 & exec yes";
+    let Some(outcome) = run(limits, &["sh", "-c", code], &[]) else { return };
+    assert_eq!((outcome.stdout.bytes.len(), outcome.stderr.bytes.len()), (1000, 1000));
+    assert!(outcome.stdout.dropped > 0 && outcome.stderr.dropped > 0);
+    assert_eq!(outcome.ended, Ended::WallTime);
+}
+
+#[test]
+fn streams_that_are_closed_or_not_read_keep_nobody_waiting() {
+    let Some(outcome) = sh("exec <&- >&- 2>&-; sleep 0.1; exit 3") else { return };
+    assert_eq!(outcome.ended, Ended::Exited(3));
+    let Some(sandbox) = walls(roomy()) else { return };
+    let stdin = vec![b'x'; 10 << 20];
+    for (code, expected) in [("exit 0", ""), ("wc -c", "10485760\n"), ("head -c 3", "xxx")] {
+        let command = ["sh", "-c", code];
+        let program = Program { command: &command, stdin: &stdin, ..Program::default() };
+        let outcome = sandbox.run(&program).unwrap();
+        assert_eq!(outcome.stdout.text(), expected);
+        assert_eq!(outcome.ended, Ended::Exited(0));
+    }
+}
+
+#[test]
+fn floods_of_files_stop_at_the_limits() {
+    let limits = Limits { disk_bytes: 8 << 20, files: 200, ..roomy() };
+    let code = "dd if=/dev/zero of=/tmp/a bs=1M count=100; dd if=/dev/zero of=b bs=1M count=100; \
+                dd if=/dev/zero of=/dev/shm/c bs=1M count=100; \
+                cat /tmp/a b /dev/shm/c | wc -c; truncate -s 1T d; rm -f /tmp/a b /dev/shm/c; \
+                i=0; while : > f$i; do i=$((i + 1)); done; echo $i";
+    let code = code.replace(": > f$i", "(: > f$i) 2> /dev/null");
+    let Some(outcome) = run(limits, &["sh", "-c", &code], &["d"]) else { return };
+    let text = outcome.stdout.text();
+    let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(numbers[0] <= 8 << 20 && numbers[1] <= 208, "{numbers:?}");
+}
+
+#[test]
+fn deep_folders_leave_nothing_behind() {
+    let code = "my $n = 0; $n++ while mkdir 'dddddddddd' and chdir 'dddddddddd'; print $n";
+    let Some(outcome) = perl(code) else { return };
+    let depth: u32 = outcome.stdout.text().parse().unwrap();
+    assert!((500..=Limits::USUAL.files + 8).contains(&depth), "{depth}");
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let code = "mkfifo pipe; mkdir folder; printf one > 'a\nb'; printf two > ü; : > closed; \
+                chmod 0 closed; printf x > large; truncate -s 5M large";
+    let wanted = ["pipe", "folder", "a\nb", "ü", "closed", "nothing", "large", "large"];
+    let limits = Limits { disk_bytes: 6 << 20, ..roomy() };
+    let Some(outcome) = run(limits, &["sh", "-c", code], &wanted) else { return };
+    let found: Vec<_> = outcome.files.into_iter().map(|(_, found)| found).collect();
+    assert_eq!(found[..2], [Found::NotAFile, Found::NotAFile]);
+    assert_eq!(found[2..4], [Found::Bytes(b"one".to_vec()), Found::Bytes(b"two".to_vec())]);
+    assert_eq!(found[4..6], [Found::NotAFile, Found::Missing]);
+    assert!(matches!(&found[6], Found::Bytes(bytes) if bytes.len() == 5 << 20));
+    assert_eq!(found[7], Found::TooLarge, "together they are more than the limit");
+}
+
+#[test]
+fn names_that_lead_out_are_refused_before_anything_runs() {
+    let Some(sandbox) = walls(roomy()) else { return };
+    for name in ["../x", "/etc/passwd", "a/../../b", ""] {
+        let files: &[(&str, &[u8])] = &[(name, b"x")];
+        let program = Program { command: &["true"], files, ..Program::default() };
+        assert!(matches!(sandbox.run(&program), Err(SandboxError::Name { .. })), "{name:?}");
+        let program = Program { command: &["true"], collect: &[name], ..Program::default() };
+        assert!(matches!(sandbox.run(&program), Err(SandboxError::Name { .. })), "{name:?}");
+    }
+}
+
+// Walls that are missing.
+
+#[test]
+fn without_a_wall_nothing_runs() {
+    let program = env!("CARGO_BIN_EXE_herd-sandbox-helper");
+    // Root of a user namespace that holds one user cannot become another.
+    let script = format!("exec '{program}' \"$@\"");
+    let arguments = ["-U", "-r", "sh", "-c", &script, "sh"].map(Into::into).to_vec();
+    let helper = Helper { program: "/usr/bin/unshare".into(), arguments };
+    match Sandbox::new(helper, roomy()) {
+        Err(SandboxError::Wall { wall: Wall::Identity, .. }) => {}
+        // Where not even `unshare` gets a user namespace, it ends without a report.
+        Err(SandboxError::Lost { .. }) if walls(roomy()).is_none() => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn without_user_namespaces_nothing_runs() {
+    let program = env!("CARGO_BIN_EXE_herd-sandbox-helper");
+    // An ordinary user in a user namespace that may hold no others.
+    let script = format!(
+        "unshare -U --map-current-user --keep-caps sh -c \
+         \"echo 0 > /proc/sys/user/max_user_namespaces && exec '{program}' $1\""
+    );
+    let root = nix::unistd::Uid::effective().is_root();
+    let drop = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+    let script = if root { format!("exec {drop} {script}") } else { format!("exec {script}") };
+    let arguments = ["-c", &script, "sh"].map(Into::into).to_vec();
+    match Sandbox::new(Helper { program: "/bin/sh".into(), arguments }, roomy()) {
+        Err(SandboxError::Wall { wall: Wall::Users, .. }) => {}
+        Err(SandboxError::Lost { .. }) if walls(roomy()).is_none() => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_helper_that_is_none_is_an_error() {
+    let helper = |program: &str| Helper { program: program.into(), arguments: vec![] };
+    let none = Sandbox::new(helper("/nowhere/helper"), roomy());
+    assert!(matches!(none, Err(SandboxError::Helper { .. })), "{none:?}");
+    let silent = Sandbox::new(helper("/bin/true"), roomy());
+    assert!(matches!(silent, Err(SandboxError::Lost { .. })), "{silent:?}");
+    let babble = Sandbox::new(helper("/bin/echo"), roomy());
+    let wrong = matches!(babble, Err(SandboxError::Garbled { .. } | SandboxError::Lost { .. }));
+    assert!(wrong, "{babble:?}");
+}
