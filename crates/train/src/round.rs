@@ -14,7 +14,7 @@ mod stages;
 
 pub use annotators::{Judged, Pair, Quality, Vote, judge, pairs, simulated};
 pub use config::{Annotator, By, CollectConfig, GateConfig, RoundConfig, StageTables, Start};
-pub use stages::{Beginning, Settings};
+pub use stages::{Beginning, Settings, preferences};
 
 use crate::error::TrainError;
 use crate::paired::Gain;

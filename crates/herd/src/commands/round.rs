@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use herd_train::round::{
-    Beginning, By, RoundConfig, Settings, Verdict as Ended, Vote, compared, judge, pairs, passes,
-    rows, simulated,
+    Beginning, By, Quality, RoundConfig, Settings, Verdict as Ended, Vote, compared, judge, pairs,
+    passes, preferences, rows, simulated,
 };
 use herd_train::{TrainError, keep_settings};
 
@@ -139,12 +139,18 @@ impl Walk<'_> {
         let Some((annotators, pairs, preferences)) = self.judged(begin.round, folder)? else {
             return Ok(None);
         };
+        let samples = format!("samples-{}", begin.round);
         let mut average = vec!["average".to_owned()];
         average.extend(of.averaged.iter().map(|path| folder.join(path).display().to_string()));
         average.extend(["--out".to_owned(), folder.join("average").display().to_string()]);
         for stage in [
             verb("reward", "reward", "reward", &of.reward_model),
-            verb("sample", "sample", "samples.jsonl", "samples.pairs.jsonl"),
+            verb(
+                "sample",
+                "sample",
+                &format!("{samples}.jsonl"),
+                &format!("{samples}.pairs.jsonl"),
+            ),
             verb("sft", "sft", "sft", &of.tuned),
             verb("dpo", "dpo", "dpo", of.averaged.last().expect("a run has a last checkpoint")),
             Verb { args: average, makes: folder.join("average") },
@@ -174,11 +180,7 @@ impl Walk<'_> {
 
     /// Pairs to votes, votes to preferences; `None` where people have not voted yet.
     #[allow(clippy::type_complexity)] // it is taken apart at once
-    fn judged(
-        &self,
-        round: u64,
-        folder: &Path,
-    ) -> Result<Option<(Vec<herd_train::round::Quality>, u64, u64)>, Error> {
+    fn judged(&self, round: u64, folder: &Path) -> Result<Option<(Vec<Quality>, u64, u64)>, Error> {
         let pairs =
             pairs(&rows(&folder.join("collect.jsonl"))?, &folder.join("collect.best.jsonl"))?;
         let votes = folder.join("votes.jsonl");
@@ -208,7 +210,7 @@ impl Walk<'_> {
         };
         let said: Vec<Vote> = text.lines().enumerate().map(vote).collect::<Result<_, _>>()?;
         let judged = judge(&pairs, &said)?;
-        write(&folder.join("preferences.jsonl"), lines(&judged.rows).as_bytes())?;
+        write(&folder.join(preferences(round)), lines(&judged.rows).as_bytes())?;
         for silent in judged.annotators.iter().filter(|a| !a.heard) {
             self.console.note(format!(
                 "          {} is against the others ({} of {} votes agree) and is not heard",

@@ -249,6 +249,7 @@ mod tests {
             temperature: 1.0,
             max_tokens: 8,
             context: 64,
+            unfinished: crate::rejection::Unfinished::Keep,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::config::{ChatConfig, lay, set};
 use crate::error::TrainError;
-use crate::rejection::ScoreConfig;
+use crate::rejection::{ScoreConfig, Unfinished};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::Table;
@@ -67,6 +67,8 @@ pub struct CollectConfig {
     pub max_tokens: usize,
     /// Tokens of prompt and answer at most; no more than the policies' context.
     pub context: usize,
+    /// What becomes of answers that did not end by themselves; those of the gate count as they are.
+    pub unfinished: Unfinished,
 }
 
 /// Who judges.
@@ -147,6 +149,7 @@ impl RoundConfig {
                 temperature: 1.0,
                 max_tokens: 256,
                 context: 2048,
+                unfinished: Unfinished::Reject,
             },
             gate: GateConfig { k: 4, temperature: 0.6, min_gain: 0.0, score: Vec::new() },
             stages: StageTables::default(),

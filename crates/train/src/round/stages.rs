@@ -65,6 +65,11 @@ impl Settings {
     }
 }
 
+/// The preferences of a round, in its folder.
+pub fn preferences(round: u64) -> String {
+    format!("preferences-{round}.jsonl")
+}
+
 struct Maker<'a> {
     config: &'a RoundConfig,
     begin: &'a Beginning,
@@ -93,9 +98,10 @@ impl Maker<'_> {
             as i64
     }
 
-    /// A file of every round up to this one.
-    fn all_rounds(&self, file: &str) -> impl Iterator<Item = Value> {
-        (1..=self.begin.round).map(move |round| format!("../../round-{round}/{file}").into())
+    /// A file of every round up to this one. Its name has the round: sources are known by their names.
+    fn all_rounds(&self, file: fn(u64) -> String) -> impl Iterator<Item = Value> {
+        (1..=self.begin.round)
+            .map(move |round| format!("../../round-{round}/{}", file(round)).into())
     }
 
     /// What the samples of a round have in common.
@@ -113,6 +119,7 @@ impl Maker<'_> {
             ("temperature", temperature.into()),
             ("max_tokens", (self.config.collect.max_tokens as i64).into()),
             ("context", (self.config.collect.context as i64).into()),
+            ("unfinished", value(&self.config.collect.unfinished)),
         ]);
         table([
             ("seed", self.seed().into()),
@@ -185,7 +192,7 @@ impl Maker<'_> {
     }
 
     fn reward(&self) -> Table {
-        let input = self.all_rounds("preferences.jsonl").collect();
+        let input = self.all_rounds(preferences).collect();
         self.training(text(&self.config.base), input, 100, 1e-4)
     }
 
@@ -196,13 +203,17 @@ impl Maker<'_> {
         };
         let mut input: Vec<Value> =
             self.config.dialogues.iter().map(|path| text(path).into()).collect();
-        input.extend(self.all_rounds("samples.best.jsonl"));
+        input.extend(self.all_rounds(|round| format!("samples-{round}.best.jsonl")));
         self.training(init, input, 200, 1e-3)
     }
 
     fn dpo(&self, tuned: &str) -> Table {
-        let mut of =
-            self.training(format!("../{tuned}"), vec!["../preferences.jsonl".into()], 40, 5e-5);
+        let mut of = self.training(
+            format!("../{tuned}"),
+            vec![format!("../{}", preferences(self.begin.round)).into()],
+            40,
+            5e-5,
+        );
         of.insert("dpo".to_owned(), Table::new().into());
         of
     }
@@ -269,8 +280,8 @@ mod tests {
         }
         assert_eq!(RejectionConfig::parse(&of.sample, &[]).unwrap().sample.k, 3);
         assert_eq!(RejectionConfig::parse(&of.collect, &[]).unwrap().answers(), 2);
-        assert!(of.sft.contains("../../round-1/samples.best.jsonl"));
-        assert!(of.reward.contains("../../round-2/preferences.jsonl"));
+        assert!(of.sft.contains("../../round-1/samples-1.best.jsonl"));
+        assert!(of.reward.contains("../../round-2/preferences-2.jsonl"));
         // Checkpoints at 2, 4, 6, 8 and 10.
         assert_eq!(of.averaged, ["dpo/checkpoints/step-8", "dpo/checkpoints/step-10"]);
     }

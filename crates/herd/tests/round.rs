@@ -1,0 +1,141 @@
+//! `herd round`: rounds killed at any moment end with the bytes of rounds that were not, a round that harms is stopped, and people
+//! may judge in place of scores.
+
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
+#[path = "common/training.rs"]
+mod training;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use training::{begin, chat_settings, done, expect_same, herd, pretrain, stage};
+
+const SETTINGS: &str = r#"
+tokenizer = "words"
+base = "base/checkpoints/step-12"
+policy = "tuned/checkpoints/step-12"
+prompts = ["chats.jsonl"]
+held = ["chats.jsonl"]
+dialogues = ["chats.jsonl"]
+start = "policy"
+[chat]
+template = "llama3"
+[collect]
+max_tokens = 8
+context = 64
+unfinished = "keep"
+[[collect.score]]
+kind = "length"
+words = [2, 1000]
+[[collect.score]]
+kind = "regex"
+pattern = "[aeiou].*[aeiou]"
+weight = 0.5
+[gate]
+k = 2
+min_gain = -1.0
+[stages.sample.sample]
+k = 3
+[stages.reward]
+optim = { steps = 2, lr = 1e-3, warmup_steps = 0 }
+batch = { tokens = 256, seq_len = 128, micro_tokens = 256 }
+data.long = "drop"
+[stages.sft]
+optim = { steps = 2, lr = 1e-3, warmup_steps = 0 }
+batch = { tokens = 256, seq_len = 128, micro_tokens = 256 }
+data.long = "drop"
+[stages.dpo]
+optim = { steps = 2, lr = 1e-4, warmup_steps = 0 }
+batch = { tokens = 256, seq_len = 128, micro_tokens = 256 }
+data.long = "drop"
+"#;
+
+/// Texts, a vocabulary, dialogues, a model that has read both, and settings.
+fn begin_rounds() -> tempfile::TempDir {
+    let folder = begin();
+    done(&mut pretrain(folder.path(), "base", &[]));
+    fs::write(folder.path().join("sft.toml"), chat_settings("base/checkpoints/step-12")).unwrap();
+    done(&mut stage(folder.path(), "sft", "sft.toml", "tuned"));
+    fs::write(folder.path().join("round.toml"), SETTINGS).unwrap();
+    folder
+}
+
+fn round(folder: &Path, out: &str, more: &[&str]) -> Command {
+    let mut command = herd(folder);
+    command.args(["round", "--config", "round.toml", "--out", out, "-t", "1"]).args(more);
+    command
+}
+
+fn ended(folder: &Path, out: &str) -> Vec<Value> {
+    serde_json::from_str(&fs::read_to_string(folder.join(out).join("rounds.json")).unwrap())
+        .unwrap()
+}
+
+#[test]
+fn rounds_that_are_killed_end_with_the_bytes_of_rounds_that_are_not() {
+    let folder = begin_rounds();
+    let folder = folder.path();
+    done(&mut round(folder, "out", &["--rounds", "2"]));
+    fs::rename(folder.join("out"), folder.join("whole")).unwrap(); // some files name their folder
+    let mut random = 7u64;
+    for _ in 0..12 {
+        let mut run = round(folder, "out", &["--rounds", "2"]);
+        let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        std::thread::sleep(Duration::from_millis(40 + (random >> 33) % 500));
+        let _ = run.kill(); // it may have ended
+        run.wait().unwrap();
+    }
+    done(&mut round(folder, "out", &["--rounds", "2"]));
+    expect_same(&folder.join("whole"), &folder.join("out"));
+    let rounds = ended(folder, "out");
+    assert_eq!(rounds.len(), 2);
+    // A row knows the policy that made it.
+    assert!(rounds[0]["policy_made"] != rounds[0]["policy_before"]);
+    if rounds[0]["passed"] == true {
+        assert_eq!(rounds[1]["policy_before"], rounds[0]["policy_made"]);
+    }
+    // More rounds go on where these ended.
+    done(&mut round(folder, "out", &["--rounds", "3"]));
+    assert_eq!(ended(folder, "out")[..2], rounds);
+}
+
+#[test]
+fn a_round_that_harms_is_stopped_and_the_old_policy_stays() {
+    let folder = begin_rounds();
+    let harm = ["--rounds", "2", "--set", "gate.min_gain=0", "--set", "stages.dpo.optim.lr=5.0"];
+    let output = round(folder.path(), "out", &harm).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    let rounds = ended(folder.path(), "out");
+    assert!(rounds.iter().all(|round| round["passed"] == false), "{rounds:?}");
+    assert_eq!(rounds[1]["policy_before"], rounds[0]["policy_before"]);
+    assert!(told.contains("it is stopped") && told.contains("tuned/checkpoints/step-12"), "{told}");
+}
+
+#[test]
+fn people_are_waited_for_and_their_votes_are_read() {
+    let folder = begin_rounds();
+    let people = ["--rounds", "1", "--set", "collect.by=people"];
+    let told = done(&mut round(folder.path(), "out", &people));
+    assert!(told.contains("judge") && told.contains("pairs.jsonl"), "{told}");
+    let of = |name: &str| folder.path().join("out/round-1").join(name);
+    let pairs = fs::read_to_string(of("pairs.jsonl")).unwrap();
+    let vote = |better: u64| {
+        move |(i, _): (usize, &str)| {
+            format!("{{\"pair\": {i}, \"annotator\": \"me\", \"better\": {better}}}\n")
+        }
+    };
+    let votes = |better: u64| pairs.lines().enumerate().map(vote(better)).collect::<String>();
+    fs::write(of("votes.jsonl"), votes(2)).unwrap();
+    let output = round(folder.path(), "out", &people).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && told.contains("better 2"), "{told}");
+    fs::write(of("votes.jsonl"), votes(1)).unwrap();
+    done(&mut round(folder.path(), "out", &people));
+    assert_eq!(ended(folder.path(), "out")[0]["annotators"][0]["annotator"], "me");
+}
