@@ -196,3 +196,19 @@ fn a_reward_model_judges_and_two_policies_share_the_answers() {
     assert_eq!(split[0]["scores"], each[0]["scores"]);
     assert!(split.iter().any(|row| row["total"] != split[0]["total"]));
 }
+
+#[test]
+fn code_is_run_behind_walls_and_what_does_not_end_well_is_worth_nothing() {
+    let folder = begin_sample();
+    let folder = folder.path();
+    // The row's tests alone decide: what so small a model writes is no Python.
+    let judge = "score=[{kind = \"code\", field = \"tests\", require = 1}]";
+    let row = |tests: &str| serde_json::json!({ "prompt": "Say it.", "tests": tests }).to_string();
+    fs::write(folder.join("code.jsonl"), row("assert add(1, 2) == 3")).unwrap();
+    run(folder, "out", &[judge, "input=[\"code.jsonl\"]"]);
+    let rows = rows(&folder.join("out/samples.jsonl"));
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["scores"]["code"] == 0.0), "{rows:?}");
+    let err =
+        fails(folder, "other", &["score=[{kind = \"code\", field = \"tests\", seconds = 0}]"]);
+    assert!(err.contains("score.seconds"), "{err}");
+}

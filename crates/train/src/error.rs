@@ -3,6 +3,7 @@
 use crate::average::AverageError;
 use herd_data::DataError;
 use herd_model::{CheckpointError, ConfigError};
+use herd_sandbox::SandboxError;
 use herd_tensor::files::FileError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,9 @@ pub enum TrainError {
     Busy { folder: PathBuf },
 
     #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+
+    #[error(transparent)]
     Data(#[from] DataError),
 
     #[error(transparent)]
@@ -132,6 +136,7 @@ impl TrainError {
             TrainError::NothingLearnt { .. } => Some("shards of dialogues in data.input".into()),
             TrainError::Stopped { .. } => Some("the same command goes on".into()),
             TrainError::Begun { .. } => Some("take another --out".into()),
+            TrainError::Sandbox(error) => error.hint().map(str::to_owned),
             TrainError::Data(error) => error.hint().map(str::to_owned),
             TrainError::Checkpoint(error) => error.hint().map(str::to_owned),
             TrainError::Config(error) => error.hint().map(str::to_owned),

@@ -149,7 +149,7 @@ fn reward_paths(config: &RejectionConfig, base: &Path) -> impl Iterator<Item = P
         Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } | Judge::Regex { .. } => {
             None
         }
-        Judge::Format(_) | Judge::Length { .. } => None,
+        Judge::Code { .. } | Judge::Format(_) | Judge::Length { .. } => None,
     };
     config.score.iter().filter_map(path).collect::<Vec<_>>().into_iter()
 }

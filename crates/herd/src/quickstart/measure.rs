@@ -110,6 +110,24 @@ impl Subject {
         pieces_of(tokenizer, texts, tokens, pieces).into_iter().map(bits).collect()
     }
 
+    /// Of each pair, by how many nats the better answer is likelier than the other.
+    pub fn leads(&self, pairs: &[Pair]) -> Result<Vec<f64>, Error> {
+        let about = &self.ready.about;
+        let format = about.chat_format(Some("llama3"))?;
+        let mut scorer =
+            Scorer::new(&self.ready.model, self.ready.limits.context, 512, KvFormat::F32);
+        let lead = |pair: &Pair| {
+            let prompt = asked(about, &format, &pair.prompt)?;
+            let mut nats = |answer: &str| -> f64 {
+                let answer = about.tokenizer.encode(answer).into_iter().map(|id| id.0);
+                let ids: Vec<u32> = prompt.iter().copied().chain(answer).collect();
+                scorer.log_probs(&ids, prompt.len() - 1).iter().sum()
+            };
+            Ok(nats(&pair.chosen) - nats(&pair.rejected))
+        };
+        pairs.iter().map(lead).collect()
+    }
+
     /// What it answers to each question, greedily.
     pub fn answers(&self, questions: &[&str]) -> Result<Vec<String>, Error> {
         let about = &self.ready.about;

@@ -201,6 +201,11 @@ impl Walk<'_> {
             Measure::Rewards(model) => self.rewards(model),
             Measure::Samples(file) => samples(file),
             Measure::Answers(model) => self.answers(model, done),
+            Measure::Preferences { model, before } => {
+                let mut record = self.answers(model, done)?;
+                record.figures.push(self.preferences(model, before)?);
+                Ok(record)
+            }
             Measure::Small(model) => {
                 let mut record = self.answers(model, done)?;
                 let bytes = fs::metadata(model).map_err(Error::io("read", model))?.len();
@@ -318,11 +323,22 @@ impl Walk<'_> {
 
     /// Of held-out pairs, those it has right; a coin has half of them.
     fn rewards(&self, model: &Path) -> Result<Record, Error> {
-        let pairs: Vec<Pair> = FILES[4].1.lines().take(self.numbers.questions).map(whole).collect();
-        let right = Reviewer::open(model, self.machine)?.right(&pairs)?;
+        let right = Reviewer::open(model, self.machine)?.right(&self.pairs())?;
         let gain = Gain::of(&vec![0.5; right.len()], &right);
         let what = "held-out pairs whose better answer has the greater reward".to_owned();
         Ok(Record { figures: vec![Figure { what, gain, less: false }], ..Record::default() })
+    }
+
+    fn pairs(&self) -> Vec<Pair> {
+        FILES[4].1.lines().take(self.numbers.questions).map(whole).collect()
+    }
+
+    /// Of held-out pairs, the nats by which a model finds the better answer the likelier one.
+    fn preferences(&self, model: &Path, before: &Path) -> Result<Figure, Error> {
+        let leads = |model| Subject::open(model, self.machine, CONTEXT)?.leads(&self.pairs());
+        let gain = Gain::of(&leads(before)?, &leads(model)?);
+        let what = "nats by which the better of held-out answers leads".to_owned();
+        Ok(Figure { what, gain, less: false })
     }
 
     /// Seconds of a stage, over all the times that it was taken up.

@@ -143,7 +143,9 @@ pub(super) enum Measure {
     Samples(PathBuf),
     /// Held-out questions answered rightly, and the rewards of the answers where there is a reward model.
     Answers(PathBuf),
-    /// The same, of a file that `herd chat` takes, beside its parent's.
+    /// The same, and by how much it prefers the better of held-out answers, against what it was before.
+    Preferences { model: PathBuf, before: PathBuf },
+    /// As `Answers`, of a file that `herd chat` takes, beside its parent's.
     Small(PathBuf),
 }
 
@@ -441,7 +443,7 @@ impl Way<'_> {
     fn sample(&mut self, policy: &str, judge: &str) {
         let settings = format!(
             "# Rejection sampling: written by `herd quickstart`.\ninput = [\"../data/prompts.jsonl\"]\n[chat]\ntemplate = \"llama3\"\n\
-             [sample]\nk = {}\npolicies = [\"../{policy}\"]\ntemperature = 1.0\nmax_tokens = 32\ncontext = 256\n\
+             [sample]\nk = {}\npolicies = [\"../{policy}\"]\ntemperature = 1.5\nmax_tokens = 32\ncontext = 256\n\
              [[score]]\nkind = \"reward\"\nmodel = \"../{judge}\"\n\
              # Only answers that end with the right word are learnt.\n[[score]]\nkind = \"ends\"\nfield = \"answer\"\nrequire = 1\n",
             self.n.k,
@@ -484,14 +486,14 @@ impl Way<'_> {
         let steps = self.n.dpo_steps;
         let every = (steps / 4).max(1);
         let optim = format!(
-            "[optim]\nsteps = {steps}\nlr = 5e-5\nwarmup_steps = {}\n[checkpoint]\nevery = {every}\nkeep_last = 4\n[validation]\nevery = {every}\n[dpo]\n",
+            "[optim]\nsteps = {steps}\nlr = 7e-5\nwarmup_steps = {}\n[checkpoint]\nevery = {every}\nkeep_last = 4\n[validation]\nevery = {every}\n[dpo]\n",
             steps / 10,
         );
         let input = "\"../data/comparisons.jsonl\", \"../samples.pairs.jsonl\"";
         let settings = self.aligning("Preferences", init, input, &optim);
         let model = format!("dpo/checkpoints/step-{steps}");
         let verb = self.run("dpo", "dpo", settings, &model);
-        let measure = Measure::Answers(self.at(&model));
+        let measure = Measure::Preferences { model: self.at(&model), before: self.at(init) };
         self.stage("dpo", "teach it which answers are better", verb, measure, "dpo/metrics.jsonl");
         model
     }

@@ -27,6 +27,16 @@ pub(super) fn same_answer(text: &str, wanted: &str) -> bool {
     plain(marked(text).unwrap_or(text)) == plain(marked(wanted).unwrap_or(wanted))
 }
 
+/// The code in an answer: what stands in its last fence, or all of it where there is none.
+pub(super) fn code_of(text: &str) -> &str {
+    let Some((before, _)) = text.trim_end().rsplit_once("```") else { return text };
+    match before.rsplit_once("```") {
+        // The rest of the fence's line is the language.
+        Some((_, fenced)) => fenced.split_once('\n').map_or(fenced, |(_, code)| code),
+        None => text,
+    }
+}
+
 /// Whether the last words of a text are those wanted, but for case and marks; of no words that is so of none.
 ///
 /// ```
@@ -118,6 +128,13 @@ fn thousand(bytes: &[u8], comma: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_is_what_stands_in_the_last_fence() {
+        assert_eq!(code_of("First:\n```\na\n```\nbetter:\n```python\nb = 1\n```\n"), "b = 1\n");
+        assert_eq!(code_of("b = 1"), "b = 1");
+        assert_eq!(code_of("```python\nnever closed"), "```python\nnever closed");
+    }
 
     #[test]
     fn the_last_number_is_found_in_every_spelling() {

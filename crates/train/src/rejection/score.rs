@@ -1,14 +1,16 @@
 //! What answers are judged by: verifiers, which need no model, and reward models.
 
 use crate::error::TrainError;
-use crate::rejection::answer::{ends_with, last_number, same_answer};
+use crate::rejection::answer::{code_of, ends_with, last_number, same_answer};
 use crate::rejection::script::script;
 use crate::reward::RewardModel;
 use fancy_regex::Regex;
 use herd_codec::chat::{Dialogue, Message, Role};
+use herd_sandbox::{Helper, Limits, Python, Sandbox};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::time::Duration;
 use toml::Table;
 
 /// A judge, and what its word is worth.
@@ -49,6 +51,14 @@ pub enum Judge {
         /// The field; dots lead into objects and lists.
         field: String,
     },
+    /// The Python in the answer, and behind it the tests in a field of the row, end well behind the walls of the sandbox.
+    Code {
+        /// The field; dots lead into objects and lists.
+        field: String,
+        /// Seconds that they may compute.
+        #[serde(default = "ten")]
+        seconds: f64,
+    },
     /// The answer holds a match.
     Regex {
         /// The pattern, in the language of the crate `fancy-regex`.
@@ -81,6 +91,10 @@ pub struct Form {
     pub same_script: bool,
 }
 
+fn ten() -> f64 {
+    10.0
+}
+
 fn is_false(x: &bool) -> bool {
     !x
 }
@@ -93,6 +107,7 @@ impl Judge {
             Judge::Exact { .. } => "exact",
             Judge::Number { .. } => "number",
             Judge::Ends { .. } => "ends",
+            Judge::Code { .. } => "code",
             Judge::Regex { .. } => "regex",
             Judge::Format(_) => "format",
             Judge::Length { .. } => "length",
@@ -102,7 +117,8 @@ impl Judge {
     /// The field that a row must have for it.
     pub fn field(&self) -> Option<&str> {
         match self {
-            Judge::Exact { field } | Judge::Number { field } | Judge::Ends { field } => Some(field),
+            Judge::Exact { field } | Judge::Number { field } => Some(field),
+            Judge::Ends { field } | Judge::Code { field, .. } => Some(field),
             Judge::Reward { .. } | Judge::Regex { .. } | Judge::Format(_) => None,
             Judge::Length { .. } => None,
         }
@@ -159,7 +175,10 @@ impl ScoreConfig {
                 let expected = "json, one_line, words_max or same_script";
                 Err(TrainError::no("score.format", "empty", expected))
             }
-            Judge::Length { .. } | Judge::Format(_) => Ok(()),
+            Judge::Code { seconds, .. } if !(0.1..=3600.0).contains(seconds) => {
+                Err(TrainError::no("score.seconds", seconds, "0.1 to 3600"))
+            }
+            Judge::Code { .. } | Judge::Length { .. } | Judge::Format(_) => Ok(()),
             Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } => Ok(()),
             Judge::Reward { .. } => Ok(()),
         }
@@ -177,6 +196,7 @@ pub(super) enum Scorer {
     Exact { field: String },
     Number { field: String },
     Ends { field: String },
+    Code { field: String, sandbox: Sandbox },
     Regex(Regex),
     Format(Form),
     Length([usize; 2]),
@@ -210,6 +230,13 @@ impl Scorer {
             Judge::Exact { field } => Scorer::Exact { field: field.clone() },
             Judge::Number { field } => Scorer::Number { field: field.clone() },
             Judge::Ends { field } => Scorer::Ends { field: field.clone() },
+            Judge::Code { field, seconds } => {
+                let cpu = Duration::from_secs_f64(*seconds);
+                // A busy machine changes no verdict: the wall clock only ends what sleeps.
+                let limits = Limits { cpu, wall: 10 * cpu, ..Limits::USUAL };
+                let sandbox = Sandbox::new(Helper::this_program()?, limits)?;
+                Scorer::Code { field: field.clone(), sandbox }
+            }
             Judge::Regex { pattern } => Scorer::Regex(compiled(pattern)?),
             Judge::Format(form) => Scorer::Format(form.clone()),
             Judge::Length { words } => Scorer::Length(*words),
@@ -226,8 +253,11 @@ impl Scorer {
         answers: &[Answer<'_>],
     ) -> Result<Vec<Option<f64>>, TrainError> {
         let Scorer::Reward(model) = self else {
-            let holds = |answer: &Answer<'_>| f64::from(u8::from(self.holds(asked, answer.text)));
-            return Ok(answers.iter().map(|answer| Some(holds(answer))).collect());
+            let holds = |answer: &Answer<'_>| {
+                let holds = self.holds(asked, answer.text)?;
+                Ok(Some(f64::from(u8::from(holds))))
+            };
+            return answers.iter().map(holds).collect();
         };
         let mut scores = vec![None; answers.len()];
         // Neighbours with one dialogue pass together: their prompt passes once.
@@ -259,9 +289,9 @@ impl Scorer {
         Ok(scores)
     }
 
-    /// Whether a verifier is content.
-    fn holds(&self, asked: &Asked<'_>, answer: &str) -> bool {
-        match self {
+    /// Whether a verifier is content. Errors: the sandbox cannot run anything.
+    fn holds(&self, asked: &Asked<'_>, answer: &str) -> Result<bool, TrainError> {
+        Ok(match self {
             Scorer::Reward(_) => unreachable!("a reward model is no verifier"),
             Scorer::Exact { field } => {
                 field_text(asked.row, field).is_some_and(|wanted| same_answer(answer, &wanted))
@@ -273,11 +303,16 @@ impl Scorer {
             Scorer::Ends { field } => {
                 field_text(asked.row, field).is_some_and(|wanted| ends_with(answer, &wanted))
             }
+            Scorer::Code { field, sandbox } => {
+                let tests = field_text(asked.row, field).unwrap_or_default();
+                let program = format!("{}\n\n{tests}\n", code_of(answer));
+                sandbox.python(&program, b"", Python::Bare)?.succeeded()
+            }
             // A pattern that gives up has found nothing.
             Scorer::Regex(pattern) => pattern.is_match(answer).unwrap_or(false),
             Scorer::Format(form) => form.holds(asked, answer),
             Scorer::Length([least, most]) => (*least..=*most).contains(&words(answer)),
-        }
+        })
     }
 }
 
