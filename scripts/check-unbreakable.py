@@ -73,13 +73,36 @@ CHAT = SETTINGS.replace("docs.jsonl\"]", "chats.jsonl\"]\nlong = \"shorten\"").r
 CHAT += '[chat]\ntemplate = "llama3"\n'
 PAIRS = CHAT.replace("chats.jsonl", "pairs.jsonl").replace("shorten", "drop").replace("seq_len = 128", "seq_len = 256")
 PAIRS = PAIRS.replace("tokens = 256\n", "tokens = 512\n") + "[dpo]\n"
+REWARD = PAIRS.replace("[samples]\nevery = 6\ntokens = 8\n", "").replace("[dpo]", "[reward]")
+SAMPLE = """
+input = ["chats.jsonl"]
+[sample]
+k = 3
+policies = ["base/checkpoints/step-12"]
+temperature = [0.5, 1.2]
+max_tokens = 12
+context = 64
+system = ["brief", "kind"]
+unfinished = "keep"
+[chat]
+template = "llama3"
+[[score]]
+kind = "regex"
+pattern = "e"
+[[score]]
+kind = "length"
+words = [1, 6]
+weight = 0.5
+"""
 CONFIGS = {
+    "sample.toml": SAMPLE,
     "run.toml": SETTINGS.format(model=NEW, optim="warmup_steps = 3"),
     "lora.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LORA,
     "anneal.toml": SETTINGS.format(model=OLD, optim=""),
     "sft.toml": CHAT.format(model=OLD, optim="warmup_steps = 3"),
     "sft-lora.toml": CHAT.format(model=OLD, optim="warmup_steps = 3") + LORA,
     "dpo.toml": PAIRS.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
+    "reward.toml": REWARD.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
     "longer.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LONGER,
 }
 TRAIN = "tokenizer train -i docs.jsonl --vocab-size 400 --specials 16 -t 1 -o"
@@ -96,6 +119,8 @@ VERBS = {
     "sft": ("sft --config sft.toml -t 1 --out OUT", False),
     "sft with LoRA": ("sft --config sft-lora.toml -t 1 --out OUT", False),
     "dpo": ("dpo --config dpo.toml -t 1 --out OUT", False),
+    "reward": ("reward --config reward.toml -t 1 --out OUT", False),
+    "sample": ("sample --config sample.toml -t 1 --out OUT/samples.jsonl", False),
     "average": (f"average {' '.join(MEAN)} -o OUT", True),
 }
 

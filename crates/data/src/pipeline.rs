@@ -7,9 +7,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use herd_codec::Tokenizer;
+use herd_codec::{TokenId, Tokenizer};
 
-use crate::dialogue::{Compared, Encoder, Lessons, comparison, lesson};
+use crate::dialogue::{Counting, Encoder, Lessons, Row, comparison, lesson};
 use crate::read::{Raw, ReadOptions, Records, RowId, Source};
 use crate::shard::Counts;
 use crate::{DataError, Fault, Hash};
@@ -232,34 +232,54 @@ fn encode_text(
 /// The rows that teach a dialogue, or those of the answers that are compared. An earlier run's are made again: only so is their number known.
 fn encode_lesson(raw: Raw, lessons: &Lessons, recipe: &Recipe<'_>) -> Outcome {
     let id = raw.id.clone();
-    let Lessons { shape, format, options, compare } = lessons;
-    let encoder = Encoder { format, tokenizer: recipe.tokenizer, options: *options };
-    let rows = raw.json().and_then(|value| {
-        let side = side(&value.to_string(), recipe.validation);
-        let Compared { rows, similar } = match compare {
-            Some(compare) => encoder.compare(&comparison(&value, *shape)?, compare)?,
-            None => Compared { rows: encoder.lesson(&lesson(&value, *shape)?)?, similar: 0 },
-        };
-        Ok((side, rows, Lacking { unspelt: 0, similar }))
+    let made = raw.json().and_then(|value| {
+        let text = value.to_string();
+        let (documents, similar) = sequences(&value, &text, lessons, recipe.tokenizer)?;
+        Ok((side(&text, recipe.validation), documents, Lacking { unspelt: 0, similar }))
     });
-    let (side, rows, lacking) = match rows {
-        Ok(rows) => rows,
+    let (side, documents, lacking) = match made {
+        Ok(made) => made,
         Err(fault) => return Outcome::Dropped(fault),
     };
-    if recipe.is_done(side, &id) {
-        return Outcome::Done { side, lacking, documents: rows.len() as u64 };
+    match recipe.is_done(side, &id) {
+        true => Outcome::Done { side, lacking, documents: documents.len() as u64 },
+        false => Outcome::Documents { side, lacking, documents },
     }
-    let documents = rows.into_iter().map(|row| {
-        let learnt = row.ids.iter().zip(&row.weights).filter(|(_, weight)| **weight > 0.0);
-        let bytes: usize = learnt.map(|(id, _)| recipe.tokenizer.token_bytes(*id).len()).sum();
+}
+
+/// What a row of this text becomes, and how many answers were left out of it.
+fn sequences(
+    row: &serde_json::Value,
+    text: &str,
+    lessons: &Lessons,
+    tokenizer: &Tokenizer,
+) -> Result<(Vec<Tokens>, u64), Fault> {
+    let Lessons { shape, format, options, compare } = lessons;
+    let encoder = Encoder { format, tokenizer, options: *options };
+    let tokens = |ids: Vec<TokenId>, weights: Vec<f32>, counts: &dyn Fn(usize) -> bool| {
+        let counted = ids.iter().enumerate().filter(|(i, _)| counts(*i));
+        let bytes: usize = counted.map(|(_, id)| tokenizer.token_bytes(*id).len()).sum();
         let text_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Tokens {
-            ids: row.ids.into_iter().map(|id| id.0).collect(),
-            weights: row.weights,
-            text_bytes,
+        Tokens { ids: ids.into_iter().map(|id| id.0).collect(), weights, text_bytes }
+    };
+    let learnt = |row: Row| {
+        let weights = row.weights.clone();
+        tokens(row.ids, row.weights, &|i| weights[i] > 0.0)
+    };
+    let Some(compare) = compare else {
+        let rows = encoder.lesson(&lesson(row, *shape)?)?;
+        return Ok((rows.into_iter().map(learnt).collect(), 0));
+    };
+    let compared = encoder.compare(&comparison(row, *shape)?, compare)?;
+    let similar = compared.similar;
+    let documents = match compare.counts {
+        Counting::Words | Counting::All => compared.rows.into_iter().map(learnt).collect(),
+        Counting::End => {
+            let parts = compared.branch(Hash::of(text.as_bytes()).word()).into_iter().enumerate();
+            parts.map(|(number, part)| tokens(part.ids, part.weights, &|_| number > 0)).collect()
         }
-    });
-    Outcome::Documents { side, lacking, documents: documents.collect() }
+    };
+    Ok((documents, similar))
 }
 
 impl Recipe<'_> {

@@ -8,7 +8,8 @@ use herd_codec::chat::{
 use herd_codec::tokenizer::train::{PieceCounts, Split, Training, train};
 use herd_codec::{TokenId, Tokenizer};
 use herd_data::dialogue::{
-    Compare, Comparison, Encoder, Lesson, Lessons, Row, Strength, lesson, similarity,
+    Compare, Comparison, Counting, Encoder, Lesson, Lessons, Mark, Row, Standing, Strength, lesson,
+    similarity,
 };
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
@@ -182,13 +183,13 @@ proptest! {
             };
             let encoder =
                 Encoder { format: &format, tokenizer: &tokenizer, options: RenderOptions::PROMPT };
-            let compare = |mask_format: bool| Compare {
-                mask_format,
+            let compare = |counts: Counting| Compare {
+                counts,
                 strength_min: Strength::Better,
                 similar: 1.0,
             };
             let (masked, bare) =
-                (encoder.compare(&given, &compare(true)), encoder.compare(&given, &compare(false)));
+                (encoder.compare(&given, &compare(Counting::Words)), encoder.compare(&given, &compare(Counting::All)));
             let (Ok(masked), Ok(bare)) = (masked, bare) else { continue };
             let prompt = encoder.prompt(&given.prompt).unwrap();
             prop_assert_eq!(masked.rows.len() + masked.similar as usize, answers.len());
@@ -229,7 +230,7 @@ fn weak_and_similar_answers_are_left_out_and_the_others_share_a_document() {
     std::fs::write(&input, rows.join("\n")).unwrap();
     let tokenizer = tokenizer();
     let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);
-    let compare = Compare { mask_format: true, strength_min: Strength::Better, similar: 0.9 };
+    let compare = Compare { counts: Counting::Words, strength_min: Strength::Better, similar: 0.9 };
     let lessons = Some(Lessons { shape: None, format, options, compare: Some(compare) });
     let options = TokenizeOptions { lessons, ..TokenizeOptions::new(2) };
     let sources = Sources::find(&[input.display().to_string()]).unwrap();
@@ -448,4 +449,72 @@ fn long_dialogues_are_shortened_or_left_out_and_no_row_is_without_a_lesson() {
         assert_eq!(ledger.dropped.keys().collect::<Vec<_>>(), [reason]);
         assert_eq!(ledger.shortened > 0, long == LongDocuments::Shorten);
     }
+}
+
+#[test]
+fn answers_that_share_a_prompt_are_one_document_in_an_order_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, shards) = (folder.path().join("pairs.jsonl"), folder.path().join("shards"));
+    let row = |i: usize| {
+        let prompt = format!("{i}");
+        let edited = (i % 2 == 0).then_some("of the people");
+        serde_json::json!({"prompt": prompt, "chosen": "the people", "rejected": "a a", "strength": "better", "edited": edited}).to_string()
+    };
+    std::fs::write(&input, (0..40).map(row).collect::<Vec<_>>().join("\n")).unwrap();
+    let tokenizer = tokenizer();
+    let (format, options) = (ChatFormat::Llama3, RenderOptions::CLOSED);
+    let compare = Compare { counts: Counting::End, strength_min: Strength::Better, similar: 0.9 };
+    let lessons = Lessons { shape: None, format: format.clone(), options, compare: Some(compare) };
+    let made = TokenizeOptions { lessons: Some(lessons), ..TokenizeOptions::new(2) };
+    let sources = Sources::find(&[input.display().to_string()]).unwrap();
+    tokenize(&tokenizer, &sources, &made, &shards, &RealDisk, &mut |_| {}).unwrap();
+    let corpus = Arc::new(Corpus::open(&shards, Check::Contents).unwrap());
+    let documents = &corpus.sources()[0].train;
+    assert_eq!(documents.sequences_in_all(), 20 * 4 + 20 * 3);
+    let source = |name: &str| {
+        let name = name.to_owned();
+        herd_data::MixSource { name, weight: 1.0, epochs_max: Some(1.0) }
+    };
+    let mixture = Mixture { sources: vec![source(&corpus.sources()[0].name)] };
+    let config = LoaderConfig {
+        phases: vec![Phase { from_tokens: 0, mixture }],
+        ramps: vec![Ramp { from_step: 0, seq_len: 128, rows: 1 }],
+        policy: Policy::Whole(LongDocuments::Drop),
+        ends: Ends::default(),
+    };
+    let mut loader = Loader::new(corpus.clone(), config, 1).unwrap();
+    let encoder = Encoder { format: &format, tokenizer: &tokenizer, options };
+    let (mut orders, mut met) = (BTreeMap::new(), 0);
+    while let Some(batch) = loader.next_batch().unwrap() {
+        let mut marked: Vec<usize> =
+            (0..batch.weight_t.len()).filter(|t| batch.weight_t[*t] != 0.0).collect();
+        for spans in batch.spans.chunk_by(|_, next| next.from > 0) {
+            let ids = |span: &herd_data::Span| batch.tokens_t[span.at.clone()].to_vec();
+            let (row, _) = documents.row(spans[0].document).unwrap();
+            let prompt = Dialogue::from(vec![Message::new(Role::User, format!("{}", row.row - 1))]);
+            let said = |standing: Standing| match standing {
+                Standing::Edited => "of the people",
+                Standing::Chosen => "the people",
+                Standing::Rejected => "a a",
+            };
+            let mut order = Vec::new();
+            for span in &spans[1..] {
+                // The end of each answer is a place of its own, and its target weighs what the answer is.
+                let mark = Mark::of_weight(batch.weight_t[span.at.end - 1]).unwrap();
+                marked.retain(|t| *t != span.at.end - 1);
+                assert_eq!(mark.strength, Some(Strength::Better));
+                let answer = Message::new(Role::Assistant, said(mark.standing));
+                let (stem, answers) = encoder.answers(&prompt, &[answer]).unwrap();
+                let plain = |ids: &[TokenId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+                assert_eq!((ids(&spans[0]), ids(span)), (plain(&stem), plain(&answers[0])));
+                order.push(mark.standing);
+            }
+            *orders.entry(order).or_insert(0) += 1;
+            met += 1;
+        }
+        assert!(marked.is_empty(), "{marked:?} weigh something");
+    }
+    assert_eq!(met, 40);
+    // Of two answers both orders, of three most of six.
+    assert!(orders.len() >= 6, "{orders:?}");
 }

@@ -10,7 +10,7 @@ use crate::softmax::log_prob;
 use crate::stop::StopMatcher;
 use herd_codec::{Controls, StreamDecoder, TokenId, Tokenizer};
 use herd_model::llama::{Batch, Llama};
-use herd_tensor::ops::KvCache;
+use herd_tensor::ops::{KvCache, Targets};
 use herd_tensor::{KvFormat, KvShape, Sequence, Tensor};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -142,6 +142,35 @@ impl Engine {
     /// Errors: a prompt that is empty, has unknown tokens or leaves no room in the context;
     /// settings out of range.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, RequestError> {
+        let stop = self.check(&request)?;
+        Ok(self.queue(request, stop))
+    }
+
+    /// Takes a request for `n` answers; their ids, one after another.
+    ///
+    /// Answer i draws from the random numbers of `sampling.seed` and `sampling.stream` + i, as a request with these
+    /// alone would. The prompt is computed once: whole pages of it are shared, and the others of the
+    /// answers wait until the first has filled them. More answers than `parallel` run in turn.
+    /// Errors: as `submit`, and `n` is 0; then nothing is taken.
+    pub fn submit_many(
+        &mut self,
+        request: &Request,
+        n: usize,
+    ) -> Result<Vec<RequestId>, RequestError> {
+        let stop = self.check(request)?;
+        if n == 0 {
+            return Err(RequestError::NoAnswer);
+        }
+        let one = |i: usize| {
+            let mut request = request.clone();
+            request.sampling.stream = request.sampling.stream.wrapping_add(i as u64);
+            self.queue(request, stop.clone())
+        };
+        Ok((0..n).map(one).collect())
+    }
+
+    /// What stops the request, if all else of it is well.
+    fn check(&self, request: &Request) -> Result<StopMatcher, RequestError> {
         let vocab = self.model.config().vocab;
         let tokens = request.prompt.len();
         if tokens == 0 {
@@ -154,7 +183,11 @@ impl Engine {
             return Err(RequestError::Vocabulary { id: request.prompt[at], at, vocab });
         }
         request.sampling.check(vocab)?;
-        let stop = StopMatcher::new(&request.stop)?;
+        Ok(StopMatcher::new(&request.stop)?)
+    }
+
+    fn queue(&mut self, request: Request, stop: StopMatcher) -> RequestId {
+        let tokens = request.prompt.len();
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.waiting.push_back(Job {
@@ -168,7 +201,7 @@ impl Engine {
             text: String::new(),
             request,
         });
-        Ok(id)
+        id
     }
 
     /// Ends a request; its last event says so.
@@ -197,7 +230,8 @@ impl Engine {
         if self.batch.tokens.is_empty() {
             return Step::default();
         }
-        let logits_tv = self.forward();
+        let x_td = self.forward();
+        let logits_tv = self.model.logits(&x_td);
         let mut step = Step::default();
         for &(_, rows, i) in &self.batch.spans {
             let job = &mut self.running[i];
@@ -214,6 +248,7 @@ impl Engine {
             }
         }
         step.chosen = events.len() - before;
+        self.tell_nats(&x_td, &owners, &mut events[before..]);
         self.batch.owners = owners;
         for (i, finish) in ended.into_iter().rev() {
             let job = self.running.remove(i);
@@ -223,10 +258,18 @@ impl Engine {
     }
 
     /// Starts waiting requests, in order, while there is room for all that they may write.
+    ///
+    /// One that begins with pages which a running one has yet to compute waits for these: a step or
+    /// two, in which there is little room for its own prompt anyway.
     fn admit(&mut self) {
         while self.running.len() < self.limits.parallel {
             let Some(job) = self.waiting.front_mut() else { return };
             let (mut table, covered) = self.pages.reuse(&job.tokens);
+            let ahead = |r: &Job| r.will_fill(&job.tokens, self.limits.page_len) > covered;
+            if self.running.iter().any(ahead) {
+                self.pages.release(table);
+                return;
+            }
             let most = job.request.max_tokens.unwrap_or(self.limits.context);
             let end = (job.tokens.len().saturating_add(most)).min(self.limits.context);
             if !self.pages.grow(&mut table, end) {
@@ -267,6 +310,7 @@ impl Engine {
         }
     }
 
+    /// Hidden states of the rows whose logits are wanted.
     fn forward(&mut self) -> Tensor {
         let batch = &self.batch;
         let sequences: Vec<Sequence<'_>> = batch
@@ -279,8 +323,36 @@ impl Engine {
             .collect();
         let tokens =
             Batch { tokens: &batch.tokens, positions: &batch.positions, sequences: &sequences };
-        let x_td = self.model.forward(&tokens, &mut self.cache);
-        self.model.logits(&x_td.select(&batch.rows))
+        self.model.forward(&tokens, &mut self.cache).select(&batch.rows)
+    }
+
+    /// Gives the tokens just chosen what training on them would lose, where that is asked for.
+    ///
+    /// `owners[row]` is the running job of hidden row `row`; not all have chosen a token.
+    fn tell_nats(&self, x_td: &Tensor, owners: &[usize], events: &mut [Event]) {
+        let (mut rows, mut ids, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, event) in events.iter().enumerate() {
+            let owner = |i: &usize| self.running[*i].id == event.id;
+            let Some(row) = owners.iter().position(owner) else { continue };
+            if let (What::Token(token), true) =
+                (&event.what, self.running[owners[row]].request.nats)
+            {
+                rows.push(row);
+                ids.push(token.id);
+                places.push(place);
+            }
+        }
+        if rows.is_empty() {
+            return;
+        }
+        let weights = vec![1.0; ids.len()];
+        let targets = Targets { ids: &ids, weights: &weights, scale: 0.0, z_loss: 0.0 };
+        let nats_t = self.model.loss(&x_td.select(&rows), &targets).nats_t;
+        for (place, nats) in places.into_iter().zip(nats_t) {
+            if let What::Token(token) = &mut events[place].what {
+                token.nats = Some(nats);
+            }
+        }
     }
 
     /// Chooses a token for running request `i`; why it ends, if it does.
@@ -307,7 +379,8 @@ impl Engine {
             (Some(tokenizer), false) => job.read(tokenizer, id),
             _ => (String::new(), None),
         };
-        events.push(Event { id: job.id, what: What::Token(Token { id, log_prob, top, text }) });
+        let token = Token { id, log_prob, nats: None, top, text };
+        events.push(Event { id: job.id, what: What::Token(token) });
         let full = job.request.max_tokens.is_some_and(|n| job.usage.generated >= n)
             || job.tokens.len() >= self.limits.context;
         match (stops, stopped) {
@@ -334,6 +407,14 @@ impl Engine {
 }
 
 impl Job {
+    /// Positions of whole pages that `tokens` begins with and could take over, some of which this job has yet to
+    /// compute; 0 if there are none.
+    fn will_fill(&self, tokens: &[u32], page_len: usize) -> usize {
+        let known = self.tokens.iter().zip(&tokens[..tokens.len() - 1]);
+        let shared = known.take_while(|(a, b)| a == b).count() / page_len * page_len;
+        if shared > self.computed { shared } else { 0 }
+    }
+
     /// Text that token `id` makes certain, and the stop string that it completes.
     fn read(&mut self, tokenizer: &Tokenizer, id: u32) -> (String, Option<usize>) {
         self.text.clear();

@@ -20,6 +20,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// With each token, the log-probabilities of so many likeliest tokens.
     pub log_probs: Option<usize>,
+    /// With each token, what training on it would lose: the bits of `Llama::loss`. The head runs a second time for it.
+    pub nats: bool,
 }
 
 impl Request {
@@ -32,6 +34,7 @@ impl Request {
             stop_tokens: Vec::new(),
             stop: Vec::new(),
             log_probs: None,
+            nats: false,
         }
     }
 }
@@ -72,6 +75,9 @@ pub struct Token {
     pub id: u32,
     /// The log-probability of the token under the raw distribution, where asked for.
     pub log_prob: Option<f64>,
+    /// Minus its log-probability as training has it, where asked for: over a cache of f32 the same bits as `nats_t` of the
+    /// loss of the whole text.
+    pub nats: Option<f32>,
     /// The likeliest tokens there, where asked for.
     pub top: Vec<LogProb>,
     /// Text that is now certain: whole characters that cannot begin a stop string.
@@ -129,6 +135,9 @@ pub enum RequestError {
         /// Tokens of the context.
         context: usize,
     },
+    /// No answer is wanted.
+    #[error("0 answers are wanted, at least 1")]
+    NoAnswer,
     /// The sampling settings are wrong.
     #[error(transparent)]
     Sampling(#[from] SampleError),

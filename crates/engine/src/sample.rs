@@ -35,8 +35,10 @@ pub struct Sampling {
     pub repeat_last_n: usize,
     /// Added to the logits of these tokens before anything else; -inf forbids a token.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Key of the random numbers: the same seed, the same answer.
+    /// Key of the random numbers: the same seed and stream, the same answer.
     pub seed: u64,
+    /// Which of the random numbers of a seed: answers to one prompt have 0, 1, 2, ...
+    pub stream: u64,
 }
 
 /// Where temperature stands among the steps.
@@ -70,6 +72,7 @@ impl Sampling {
             repeat_last_n: 64,
             logit_bias: Vec::new(),
             seed: 0,
+            stream: 0,
         }
     }
 
@@ -250,7 +253,7 @@ impl Sampler {
         for c in &mut self.kept {
             c.weight = exp((f64::from(c.logit) - f64::from(max)) * scale);
         }
-        Ok(draw(&mut self.kept, uniform(sampling.seed, 0, position)))
+        Ok(draw(&mut self.kept, uniform(sampling.seed, sampling.stream, position)))
     }
 }
 

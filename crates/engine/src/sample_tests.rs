@@ -122,6 +122,7 @@ fn settings() -> impl Strategy<Value = Sampling> {
                 repeat_last_n: n,
                 logit_bias,
                 seed,
+                stream: 0,
             }
         },
     )

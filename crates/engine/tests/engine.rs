@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{Answer, finish, gguf, load, sort, wide_config};
 use herd_codec::{Controls, TokenId, Tokenizer};
 use herd_engine::sample::{SampleError, Sampling};
-use herd_engine::{Engine, Finish, Limits, Request, RequestError};
+use herd_engine::{Engine, Finish, Limits, Request, RequestError, RequestId};
 use herd_model::Checkpoint;
 use herd_model::llama::Llama;
 use herd_tensor::{Class, Format};
@@ -209,4 +209,91 @@ fn a_model_with_more_rows_than_its_tokenizer_has_tokens_answers() {
     let answer = ask(&mut engine, Request { sampling, ..request(&[1, 2], 5) });
     assert!(answer.ids.iter().all(|&id| id >= 1000));
     assert_eq!((answer.ids.len(), answer.text.as_str()), (5, ""));
+}
+
+/// Steps until nothing is left to do; the answers, and the tokens of prompts that were computed.
+fn finish_counting(engine: &mut Engine, ids: &[RequestId]) -> (Vec<Answer>, usize) {
+    let (mut answers, mut events) = (vec![Answer::default(); ids.len()], Vec::new());
+    let mut computed = 0;
+    while !engine.is_idle() {
+        computed += engine.step(&mut events).prompt;
+        sort(&mut events, ids, &mut answers);
+    }
+    (answers, computed)
+}
+
+#[test]
+fn many_answers_are_those_of_requests_of_their_streams_and_share_the_prompts_pages() {
+    let prompt: Vec<u32> = (0..75).map(|i| i * 13 % 101).collect();
+    let asked = Request { log_probs: Some(2), nats: true, ..request(&prompt, 12) };
+    for (parallel, batch, n) in [(8, 256, 8), (3, 20, 7), (1, 7, 4), (8, 64, 3)] {
+        let limits = Limits { parallel, batch, page_len: 16, ..Limits::single(96) };
+        let mut engine = Engine::new(model(), None, limits);
+        let pages = engine.available_pages();
+        let ids = engine.submit_many(&asked, n).unwrap();
+        let (answers, computed) = finish_counting(&mut engine, &ids);
+        // Four pages are shared; what lies behind them, and the last token, is each answer's own.
+        assert_eq!(computed, 75 + (n - 1) * (75 - 64), "parallel {parallel}");
+        assert_eq!(engine.available_pages(), pages);
+        for (i, answer) in answers.iter().enumerate() {
+            let mut alone = asked.clone();
+            alone.sampling.stream = i as u64;
+            let mut engine = Engine::new(model(), None, Limits::single(96));
+            let alone = ask(&mut engine, alone);
+            assert_eq!((&answer.ids, &answer.bits), (&alone.ids, &alone.bits), "answer {i}");
+            assert_eq!(answer.usage().cached, if i == 0 { 0 } else { 64 });
+        }
+        assert!((1..n).all(|i| answers[i].ids != answers[0].ids), "the streams are the same");
+    }
+}
+
+#[test]
+fn answers_outlive_the_one_that_was_to_compute_their_prompt() {
+    let prompt: Vec<u32> = (0..75).collect();
+    let limits = Limits { parallel: 4, batch: 20, page_len: 16, ..Limits::single(96) };
+    let whole = {
+        let mut engine = Engine::new(model(), None, limits);
+        let ids = engine.submit_many(&request(&prompt, 12), 4).unwrap();
+        finish(&mut engine, &ids)
+    };
+    for steps in 0..12 {
+        let mut engine = Engine::new(model(), None, limits);
+        let pages = engine.available_pages();
+        let ids = engine.submit_many(&request(&prompt, 12), 4).unwrap();
+        let (mut answers, mut events) = (vec![Answer::default(); 4], Vec::new());
+        for _ in 0..steps {
+            engine.step(&mut events);
+        }
+        engine.cancel(ids[0], &mut events);
+        while !engine.is_idle() {
+            engine.step(&mut events);
+        }
+        sort(&mut events, &ids, &mut answers);
+        let said = |answers: &[Answer]| -> Vec<Vec<u32>> {
+            answers[1..].iter().map(|answer| answer.ids.clone()).collect()
+        };
+        assert_eq!(said(&answers), said(&whole), "cancelled after {steps} steps");
+        assert_eq!(engine.available_pages(), pages);
+    }
+}
+
+#[test]
+fn a_prompt_for_no_answers_or_that_is_refused_leaves_nothing_behind() {
+    let mut engine = Engine::new(model(), None, Limits::single(24));
+    let refused = engine.submit_many(&request(&[1], 1), 0).unwrap_err();
+    assert_eq!(refused, RequestError::NoAnswer);
+    assert!(engine.submit_many(&request(&[1; 30], 1), 3).is_err());
+    assert!(engine.is_idle());
+}
+
+#[test]
+fn requests_with_a_common_beginning_wait_for_its_pages_and_no_longer() {
+    let limits = Limits { parallel: 3, batch: 32, page_len: 16, ..Limits::single(96) };
+    let mut engine = Engine::new(model(), None, limits);
+    let (first, second): (Vec<u32>, Vec<u32>) =
+        ((0..80).collect(), (0..20).chain(40..60).collect());
+    let ids = [&first[..], &second, &[7, 8]].map(|p| engine.submit(request(p, 4)).unwrap());
+    let (answers, computed) = finish_counting(&mut engine, &ids);
+    let cached = [0, 1, 2].map(|i| answers[i].usage().cached);
+    assert_eq!((cached, computed), ([0, 16, 0], 80 + 24 + 2));
 }

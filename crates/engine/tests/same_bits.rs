@@ -57,6 +57,8 @@ struct Visit {
     max_tokens: usize,
     temperature: f32,
     seed: u64,
+    /// Answers that are asked for at once.
+    answers: usize,
     /// Steps before it is submitted, and after which it is cancelled.
     arrives: usize,
     stays: Option<usize>,
@@ -80,13 +82,15 @@ fn visit() -> impl Strategy<Value = Visit> {
     let shared = prop_oneof![Just(0usize), 1usize..40, 100usize..270];
     let stays = prop_oneof![4 => Just(None), 1 => (1usize..12).prop_map(Some)];
     let temperature = prop_oneof![Just(0.0f32), Just(1.0)];
-    (shared, own, 1usize..10, temperature, 0u64..100, 0usize..40, stays).prop_map(
-        |(shared, own, max_tokens, temperature, seed, arrives, stays)| Visit {
+    let answers = prop_oneof![3 => Just(1usize), 1 => 2usize..5];
+    (shared, own, 1usize..10, temperature, 0u64..100, answers, 0usize..40, stays).prop_map(
+        |(shared, own, max_tokens, temperature, seed, answers, arrives, stays)| Visit {
             shared,
             own,
             max_tokens,
             temperature,
             seed,
+            answers,
             arrives,
             stays,
         },
@@ -120,7 +124,16 @@ impl Visit {
         let sampling =
             Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::GREEDY };
         let max_tokens = Some(self.max_tokens);
-        Request { max_tokens, log_probs: Some(3), ..Request::new(prompt, sampling) }
+        Request { max_tokens, log_probs: Some(3), nats: true, ..Request::new(prompt, sampling) }
+    }
+
+    /// A request of its own for each answer.
+    fn requests(&self) -> impl Iterator<Item = Request> + '_ {
+        (0..self.answers as u64).map(|stream| {
+            let mut request = self.request();
+            request.sampling.stream = stream;
+            request
+        })
     }
 }
 
@@ -135,24 +148,25 @@ fn alone(model: &Arc<Llama>, kv: KvFormat, requests: &[Request]) -> Vec<Answer> 
     requests.iter().map(one).collect()
 }
 
-/// The whole schedule on one engine.
+/// The whole schedule on one engine; the answers of the visits, one visit after another.
 fn together(model: &Arc<Llama>, schedule: &Schedule, limits: Limits) -> Vec<Answer> {
     let mut engine = Engine::new(Arc::clone(model), None, limits);
     let pages = engine.available_pages();
     let mut order: Vec<usize> = (0..schedule.visits.len()).collect();
     order.sort_by_key(|&i| schedule.visits[i].arrives);
-    let mut ids: Vec<RequestId> = Vec::new();
-    let mut answers = vec![Answer::default(); order.len()];
+    let (mut ids, mut whose): (Vec<RequestId>, Vec<usize>) = (Vec::new(), Vec::new());
+    let mut come = 0;
+    let mut answers = vec![Answer::default(); schedule.visits.iter().map(|v| v.answers).sum()];
     let mut events = Vec::new();
     for step in 0.. {
         assert!(step < 10_000, "the engine does not come to an end");
-        while let Some(&i) = order.get(ids.len()) {
-            if schedule.visits[i].arrives > step {
-                break;
-            }
-            ids.push(engine.submit(schedule.visits[i].request()).unwrap());
+        while let Some(&i) = order.get(come).filter(|i| schedule.visits[**i].arrives <= step) {
+            let visit = &schedule.visits[i];
+            ids.extend(engine.submit_many(&visit.request(), visit.answers).unwrap());
+            whose.resize(ids.len(), i);
+            come += 1;
         }
-        for (&id, &i) in ids.iter().zip(&order) {
+        for (&id, &i) in ids.iter().zip(&whose) {
             let visit = &schedule.visits[i];
             if visit.stays.is_some_and(|stays| visit.arrives + stays == step) {
                 engine.cancel(id, &mut events);
@@ -160,14 +174,14 @@ fn together(model: &Arc<Llama>, schedule: &Schedule, limits: Limits) -> Vec<Answ
         }
         engine.step(&mut events);
         sort(&mut events, &ids, &mut answers);
-        if ids.len() == order.len() && engine.is_idle() {
+        if come == order.len() && engine.is_idle() {
             break;
         }
     }
     assert_eq!(engine.available_pages(), pages, "pages are lost");
-    let mut by_visit = vec![Answer::default(); order.len()];
-    order.into_iter().zip(answers).for_each(|(i, answer)| by_visit[i] = answer);
-    by_visit
+    let mut by_visit: Vec<_> = whose.into_iter().zip(answers).collect();
+    by_visit.sort_by_key(|(i, _)| *i);
+    by_visit.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// The comparison of this page: the first place where answers differ in a bit. A cancelled request
@@ -199,7 +213,7 @@ fn a_request_gets_the_same_bits_in_any_company_chunk_page_prefix_and_thread_coun
     let checked = TestRunner::new(config).run(&schedule(), |s| {
         let (name, checkpoint) = &models()[s.model];
         let class = Class::available()[s.class];
-        let requests: Vec<Request> = s.visits.iter().map(Visit::request).collect();
+        let requests: Vec<Request> = s.visits.iter().flat_map(Visit::requests).collect();
         let wanted = alone(&load(checkpoint, class, 1, CONTEXT), s.kv, &requests);
         let Schedule { batch, page_len, parallel, kv, .. } = s;
         let limits = Limits { context: CONTEXT, parallel, batch, page_len, kv };
@@ -311,7 +325,16 @@ fn the_comparison_catches_an_engine_that_chooses_kernels_by_batch_size() {
 
 fn visit_of(shared: usize) -> Visit {
     let own = vec![3, 1, 4, 1, 5];
-    Visit { shared, own, max_tokens: 8, temperature: 1.0, seed: 5, arrives: 0, stays: None }
+    Visit {
+        shared,
+        own,
+        max_tokens: 8,
+        temperature: 1.0,
+        seed: 5,
+        answers: 1,
+        arrives: 0,
+        stays: None,
+    }
 }
 
 #[test]

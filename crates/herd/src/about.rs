@@ -76,7 +76,7 @@ impl About {
         let named = config.chat.as_ref().is_some_and(|chat| chat.template.is_some());
         let init = config.model.init.as_ref().filter(|_| !named);
         let (path, tokenizer) = (config.tokenizer.clone(), vocabulary::load(&config.tokenizer)?);
-        let beside = init.map(|init| About::read(&Checkpoint::open(init)?)).transpose()?;
+        let beside = init.map(|init| About::read(&Checkpoint::open_any(init)?)).transpose()?;
         let template = beside.and_then(|about| about.template);
         let (tokenizer, defaults) = (Arc::new(tokenizer), GenerationDefaults::default());
         Ok(About { path, tokenizer, defaults, template })

@@ -15,6 +15,8 @@ pub struct Console {
     pub json: bool,
     /// Answers only, no progress or notes.
     pub quiet: bool,
+    /// No answers: the verb runs inside another.
+    pub mute: bool,
 }
 
 /// What a command that could do its work answers; an error is exit code 2.
@@ -29,7 +31,10 @@ pub enum Verdict {
 impl Console {
     /// Prints text to standard output, and a line end.
     pub fn print(&self, text: impl Display) -> Result<(), Error> {
-        writeln!(stdout().lock(), "{text}").map_err(Error::Output)
+        match self.mute {
+            true => Ok(()),
+            false => writeln!(stdout().lock(), "{text}").map_err(Error::Output),
+        }
     }
 
     /// Prints one JSON value to standard output, over many lines where a person reads it.

@@ -74,7 +74,7 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Error> {
 }
 
 /// How keys and values are stored.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct KvFlag {
     /// Store keys and values as f32, f16 or i16 [default: f32 for f32 weights, else f16]
     #[arg(long, visible_alias = "cache-type", value_name = "TYPE")]
@@ -166,6 +166,7 @@ impl SamplingFlags {
             repeat_last_n: self.repeat_last_n()?.unwrap_or(base.repeat_last_n),
             logit_bias: self.logit_bias.iter().map(|b| bias(b)).collect::<Result<_, _>>()?,
             seed: self.seed.unwrap_or_else(draw_seed),
+            stream: base.stream,
         })
     }
 

@@ -15,12 +15,14 @@ mod live;
 mod machine;
 mod measure;
 mod pull;
+mod quickstart;
 mod run;
 mod speak;
 mod store;
 mod teller;
 mod texts;
 mod training;
+mod verbs;
 mod vocabulary;
 
 use std::io::{ErrorKind, Write, stderr};
@@ -61,7 +63,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     panic::set_hook(Box::new(report_panic));
     let run = AssertUnwindSafe(|| {
-        let console = Console { json: cli.global.json, quiet: cli.global.quiet };
+        let console = Console { json: cli.global.json, quiet: cli.global.quiet, mute: false };
         cli.command.run(&console, cli.global.offline)
     });
     match panic::catch_unwind(run) {

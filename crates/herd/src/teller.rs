@@ -158,10 +158,20 @@ impl<'a> Teller<'a> {
         }
     }
 
-    fn tell_validation(&mut self, step: u64, loss: f64, bpb: f64, pairs: Option<&Preferences>) {
-        self.bpb = Some(bpb);
-        self.record(step, &[("validation/loss", loss), ("validation/bpb", bpb)]);
-        let mut told = format!("validation: loss {loss:.4}, {bpb:.4} bits per byte");
+    fn tell_validation(
+        &mut self,
+        step: u64,
+        loss: f64,
+        bpb: Option<f64>,
+        pairs: Option<&Preferences>,
+    ) {
+        self.bpb = bpb;
+        self.record(step, &[("validation/loss", loss)]);
+        let mut told = format!("validation: loss {loss:.4}");
+        if let Some(bpb) = bpb {
+            self.record(step, &[("validation/bpb", bpb)]);
+            told.push_str(&format!(", {bpb:.4} bits per byte"));
+        }
         if let Some(pairs) = pairs {
             self.record_pairs(step, "validation", pairs);
             let (right, margin) = (100.0 * pairs.accuracy, pairs.margin);
@@ -245,9 +255,9 @@ impl<'a> Teller<'a> {
             ("rewards/rejected", pairs.rejected),
             ("rewards/margins", pairs.margin),
             ("rewards/accuracies", pairs.accuracy),
-            ("nll_loss", pairs.nll),
         ];
-        for (name, number) in numbers {
+        let nll = pairs.nll.map(|nll| ("nll_loss", nll));
+        for (name, number) in numbers.into_iter().chain(nll) {
             self.record(step, &[(&format!("{of}/{name}"), number)]);
         }
     }

@@ -1,9 +1,10 @@
 //! What the verbs of training share: flags, the tokenizer and shards of a run, and how it is told.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use herd_codec::chat::ChatFormat;
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
 use herd_data::{Ends, Ledger, TokenizeOptions, tokenize};
@@ -12,6 +13,7 @@ use herd_tensor::Device;
 use herd_train::config::ChatConfig;
 use herd_train::dpo::DpoConfig;
 use herd_train::plan::{plan, savings};
+use herd_train::reward::RewardConfig;
 use herd_train::runs::Run;
 use herd_train::{Chat, Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
 
@@ -132,8 +134,7 @@ pub fn with_inputs<T>(
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
     refuse_what_does_not_fit(&config, &network(&config, &words)?, device.threads())?;
     let shards = shards(&config, &words, &flags.out, device.threads(), console)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    stop_on_interrupt(&stop, console);
+    let stop = stop_on_interrupt(console);
     let mut teller = Teller::new(&config, &device, &flags.out, console)?;
     let out = &flags.out;
     let inputs =
@@ -210,9 +211,24 @@ fn teach_chat(config: &RunConfig, chat: &ChatConfig, words: &mut Words) -> Resul
     let template = about.template_for(chat.template.as_deref(), &format)?;
     words.files.retain(|(name, _)| name != TEMPLATE || template.is_none());
     words.files.extend(template.map(|text| (TEMPLATE.to_owned(), text.into_bytes())));
+    if config.reward.is_some() {
+        words.generation.pad_token_id = filler(words, &format);
+    }
     let compare = config.dpo.as_ref().map(DpoConfig::compare);
+    let compare = config.reward.as_ref().map(RewardConfig::compare).or(compare);
     words.chat = Some(Chat { format, today, shape: chat.shape, compare });
     Ok(())
+}
+
+/// A token that fills rows behind answers, for readers of a reward model: they take the score at the last token
+/// that is not it, so that it must end no answer.
+fn filler(words: &Words, format: &ChatFormat) -> Option<u32> {
+    let (tokenizer, specials) = (&words.tokenizer, words.tokenizer.specials());
+    let named = tokenizer.special_id("<|finetune_right_pad_id|>");
+    let known = [specials.pad, named, specials.eos, specials.unk, specials.bos];
+    let ends: Vec<_> =
+        format.stops().into_iter().filter_map(|name| tokenizer.special_id(name)).collect();
+    known.into_iter().flatten().find(|id| !ends.contains(id)).map(|id| id.0)
 }
 
 /// The shards of a run: those it names, or its input tokenized into its folder.
@@ -244,14 +260,21 @@ fn shards(
     Ok(folder)
 }
 
-fn stop_on_interrupt(stop: &Arc<AtomicBool>, console: &Console) {
-    let stop = Arc::clone(stop);
-    let caught = ctrlc::set_handler(move || {
-        if stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+/// What Ctrl-C sets: one for the whole program, since a handler can be set but once.
+pub fn stop_on_interrupt(console: &Console) -> Arc<AtomicBool> {
+    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    let stop = STOP.get_or_init(|| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&stop);
+        let caught = ctrlc::set_handler(move || {
+            if set.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
+        if caught.is_err() {
+            console.note("Ctrl-C cannot be caught here: it ends the run without a checkpoint");
         }
+        stop
     });
-    if caught.is_err() {
-        console.note("Ctrl-C cannot be caught here: it ends the run without a checkpoint");
-    }
+    Arc::clone(stop)
 }

@@ -15,7 +15,7 @@ use herd_tensor::{Format, blocks};
 use crate::config::LAYERS_MAX;
 use crate::json::shortest;
 use crate::names::{self, Direction, EmbeddingShards, Named, Part, Style};
-use crate::{CheckpointError, Config, ConfigError, GenerationDefaults, gguf, hf, meta};
+use crate::{CheckpointError, Config, ConfigError, GenerationDefaults, Head, gguf, hf, meta};
 
 /// A published model: its configuration, and its weights mapped into memory.
 #[derive(Debug)]
@@ -70,8 +70,15 @@ impl Checkpoint {
     /// (`params.json` beside `consolidated.NN.pth`). A weight file inside such a folder will do.
     ///
     /// Errors: the files cannot be read, the configuration is not a Llama's, or a tensor is missing,
-    /// unknown, misshapen or of a type that Herd does not compute with.
+    /// unknown, misshapen or of a type that Herd does not compute with; or it is a reward model.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint, CheckpointError> {
+        Checkpoint::open_any(path)?.expect_head(Head::Language)
+    }
+
+    /// The same of a language model or a reward model.
+    ///
+    /// Errors: the files, as above.
+    pub fn open_any(path: impl AsRef<Path>) -> Result<Checkpoint, CheckpointError> {
         let path = path.as_ref();
         let checkpoint = match Archive::open(path) {
             Err(FileError::Ranks { ranks, .. }) => open_meta_ranks(path, ranks)?,
@@ -84,6 +91,15 @@ impl Checkpoint {
         };
         checkpoint.check_tensors()?;
         Ok(checkpoint)
+    }
+
+    /// Errors: its head is another one.
+    pub fn expect_head(self, expected: Head) -> Result<Checkpoint, CheckpointError> {
+        let got = self.config.head;
+        match got == expected {
+            true => Ok(self),
+            false => Err(CheckpointError::Head { path: self.path().to_owned(), expected, got }),
+        }
     }
 
     /// The same, with every part as f32: the numbers themselves, whatever they are packed in.
@@ -146,7 +162,11 @@ impl Checkpoint {
     }
 
     fn info(&self, part: Part) -> Result<&TensorInfo, CheckpointError> {
-        let unused = part == Part::Output && self.config.tied;
+        let unused = match part {
+            Part::Output => self.config.tied || self.config.head != Head::Language,
+            Part::Score => self.config.head != Head::Score,
+            _ => false,
+        };
         let name = names::name(part, self.style);
         let info = name.as_deref().filter(|_| !unused).and_then(|name| self.archive.find(name));
         info.ok_or_else(|| CheckpointError::MissingTensor {
@@ -168,6 +188,15 @@ impl Checkpoint {
 
     fn check_tensor(&self, part: Part, info: &TensorInfo) -> Result<(), CheckpointError> {
         let (path, tensor) = (self.path().to_owned(), info.name.clone());
+        let head = match part {
+            Part::Output => Head::Language,
+            Part::Score => Head::Score,
+            _ => self.config.head,
+        };
+        if head != self.config.head {
+            let head = self.config.head;
+            return Err(CheckpointError::OtherHead { path, tensor, head });
+        }
         if let Some(layer) = part.layer().filter(|layer| *layer >= self.config.layers) {
             let layers = self.config.layers;
             return Err(CheckpointError::Layer { path, tensor, layer, layers });
@@ -228,7 +257,10 @@ fn open_hf(archive: Archive) -> Result<Checkpoint, CheckpointError> {
     let own = generation_file.as_ref().map(|file| file.defaults.clone()).unwrap_or_default();
     let generation = own.or(file.generation.clone());
     let mut notes = Vec::new();
-    if config.tied && same_head(&archive, Style::Hf)? == Some(false) {
+    if config.tied
+        && config.head == Head::Language
+        && same_head(&archive, Style::Hf)? == Some(false)
+    {
         notes.push(
             "lm_head.weight differs from the embedding and is not used: config.json ties the two"
                 .into(),

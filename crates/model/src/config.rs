@@ -35,6 +35,26 @@ pub struct Config {
     pub context: usize,
     /// The head reads the embedding's rows; there is no separate output matrix.
     pub tied: bool,
+    /// What the last hidden states are read by.
+    pub head: Head,
+}
+
+/// What the last hidden states are read by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// V logits a token: a language model.
+    Language,
+    /// One number a token: a reward model. Hugging Face's `LlamaForSequenceClassification` of one label.
+    Score,
+}
+
+impl std::fmt::Display for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Head::Language => "language model",
+            Head::Score => "reward model",
+        })
+    }
 }
 
 /// How RoPE frequencies are stretched beyond the context of pretraining.
@@ -122,7 +142,8 @@ impl Yarn {
 }
 
 impl Config {
-    /// Numbers in the checkpoint: L (2HKD + 2GKD + 3FD + 2D) + D + VD, and VD again unless tied.
+    /// Numbers in the checkpoint: L (2HKD + 2GKD + 3FD + 2D) + D + VD, and VD again unless tied; D in place of the
+    /// latter where the head scores.
     pub const fn params(&self) -> u64 {
         let [l, d, h, g, k, f, v] = [
             self.layers as u64,
@@ -134,7 +155,12 @@ impl Config {
             self.vocab as u64,
         ];
         let layer = 2 * h * k * d + 2 * g * k * d + 3 * f * d + 2 * d;
-        l * layer + d + v * d * if self.tied { 1 } else { 2 }
+        let head = match self.head {
+            Head::Language if self.tied => 0,
+            Head::Language => v * d,
+            Head::Score => d,
+        };
+        l * layer + d + v * d + head
     }
 
     /// Checks every field, so that shapes agree and no product of sizes overflows.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::Head;
 use herd_tensor::blocks::QuantiseError;
 use herd_tensor::files::{DType, FileError};
 
@@ -122,6 +123,10 @@ pub enum CheckpointError {
     MissingTensor { path: PathBuf, tensor: String },
     #[error("{}: tensor {tensor} is of layer {layer}, the model has {layers}", path.display())]
     Layer { path: PathBuf, tensor: String, layer: usize, layers: usize },
+    #[error("{} is a {got}, expected a {expected}", path.display())]
+    Head { path: PathBuf, expected: Head, got: Head },
+    #[error("{}: tensor {tensor} is no part of a {head}", path.display())]
+    OtherHead { path: PathBuf, tensor: String, head: Head },
     #[error("{}: tensor {tensor} has the shape {got:?}, expected {expected:?}", path.display())]
     Shape { path: PathBuf, tensor: String, expected: Vec<usize>, got: Vec<usize> },
     #[error("{}: tensor {tensor} is stored as {got}, which is no weight format", path.display())]
@@ -154,7 +159,12 @@ impl CheckpointError {
                 DType::U8 | DType::U16 | DType::U32 | DType::U64 => INTEGERS,
                 DType::Bool | DType::C64 => INTEGERS,
             }),
-            CheckpointError::Write { .. }
+            CheckpointError::Head { expected, .. } => Some(match expected {
+                Head::Language => "`herd score` and `herd reward` take reward models",
+                Head::Score => "`herd reward` makes one of it",
+            }),
+            CheckpointError::OtherHead { .. }
+            | CheckpointError::Write { .. }
             | CheckpointError::NoText { .. }
             | CheckpointError::Number { .. }
             | CheckpointError::Layer { .. }

@@ -3,7 +3,7 @@
 //! The GGUF reader lies on a lower storey; this page sees only keys and values.
 
 use crate::json::shortest;
-use crate::{Config, ConfigError, GenerationDefaults, RopeScaling, Yarn};
+use crate::{Config, ConfigError, GenerationDefaults, Head, RopeScaling, Yarn};
 
 const FILE: &str = "GGUF metadata";
 
@@ -71,6 +71,7 @@ pub fn read(get: impl Fn(&str) -> Option<Value>, tensors: &Tensors) -> Result<Co
         rope_scaling: meta.scaling(context, tensors, rope_theta, head_dim)?,
         context,
         tied: !tensors.has_output,
+        head: Head::Language,
     };
     config.validate()?;
     Ok(config)

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::gguf::scaling_of_divisors;
 use crate::json::{count, count_of, flag, float, get, object, print, short, text};
-use crate::{Config, ConfigError, GenerationDefaults, RopeScaling, Yarn};
+use crate::{Config, ConfigError, GenerationDefaults, Head, RopeScaling, Yarn};
 
 const FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
@@ -57,7 +57,16 @@ impl ConfigFile {
         }
         let mut map = object(FILE, &self.original)?;
         let c = &self.config;
-        map.entry("architectures").or_insert(json!(["LlamaForCausalLM"]));
+        match c.head {
+            Head::Language => {
+                map.entry("architectures").or_insert(json!([LANGUAGE[0]]));
+            }
+            Head::Score => {
+                map.insert("architectures".into(), json!([SCORE]));
+                map.insert("id2label".into(), json!({"0": "LABEL_0"}));
+                map.insert("label2id".into(), json!({"LABEL_0": 0}));
+            }
+        }
         map.insert("model_type".into(), "llama".into());
         map.insert("hidden_size".into(), c.width.into());
         map.insert("intermediate_size".into(), c.ffn_width.into());
@@ -158,7 +167,7 @@ impl GenerationFile {
 }
 
 /// Keys that [`ConfigFile::read`] takes in, besides [`MATHEMATICS`].
-const READ: [&str; 23] = [
+const READ: [&str; 26] = [
     "architectures",
     "model_type",
     "hidden_size",
@@ -182,6 +191,9 @@ const READ: [&str; 23] = [
     "torch_dtype",
     "sliding_window",
     "use_sliding_window",
+    "num_labels",
+    "id2label",
+    "label2id",
 ];
 
 /// Keys that [`GenerationFile::read`] takes in.
@@ -237,6 +249,7 @@ fn read_map(map: &Map<String, Value>) -> Result<Read, ConfigError> {
         rope_scaling,
         context,
         tied: flag(map, "tie_word_embeddings")?.unwrap_or(false),
+        head: read_head(map)?,
     };
     config.validate()?;
     let dtype = text(map, "dtype")?.or(text(map, "torch_dtype")?).map(String::from);
@@ -301,13 +314,6 @@ fn refuse_other_mathematics(map: &Map<String, Value>) -> Result<(), ConfigError>
         let hint = "Herd runs models whose model_type is llama";
         return Err(ConfigError::unsupported("model_type", model, hint));
     }
-    let causal = |v: &Value| v == "LlamaForCausalLM" || v == "LLaMAForCausalLM";
-    if let Some(value) = get(map, "architectures")
-        && !value.as_array().is_some_and(|names| names.iter().any(causal))
-    {
-        let hint = "Herd needs the head of a language model, LlamaForCausalLM";
-        return Err(ConfigError::unsupported("architectures", value, hint));
-    }
     for (key, harmless, hint) in MATHEMATICS {
         if let Some(value) = get(map, key).filter(|value| !harmless(value)) {
             return Err(ConfigError::unsupported(key, value, hint));
@@ -319,6 +325,36 @@ fn refuse_other_mathematics(map: &Map<String, Value>) -> Result<(), ConfigError>
         return Err(ConfigError::unsupported("sliding_window", value, hint));
     }
     Ok(())
+}
+
+/// Names of the class of a language model, and of a model with labels.
+const LANGUAGE: [&str; 2] = ["LlamaForCausalLM", "LLaMAForCausalLM"];
+const SCORE: &str = "LlamaForSequenceClassification";
+
+/// The head by the name of the class; a language model's where there is none.
+fn read_head(map: &Map<String, Value>) -> Result<Head, ConfigError> {
+    let Some(value) = get(map, "architectures") else { return Ok(Head::Language) };
+    let names = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    if names.iter().any(|name| LANGUAGE.iter().any(|language| name == language)) {
+        return Ok(Head::Language);
+    }
+    if !names.iter().any(|name| name == SCORE) {
+        let hint = "Herd needs the head of a language model, LlamaForCausalLM, or of a reward model, LlamaForSequenceClassification";
+        return Err(ConfigError::unsupported("architectures", value, hint));
+    }
+    // transformers writes the labels rather than their number, and where a file is silent has two.
+    let labels = match get(map, "id2label") {
+        Some(labels) => labels.as_object().map(Map::len),
+        None => Some(count(map, "num_labels")?.unwrap_or(2)),
+    };
+    match labels {
+        Some(1) => Ok(Head::Score),
+        Some(_) | None => {
+            let value = get(map, "id2label").or(get(map, "num_labels")).unwrap_or(&Value::Null);
+            let hint = "a reward model has one label: its score";
+            Err(ConfigError::unsupported("id2label", value, hint))
+        }
+    }
 }
 
 /// The base and the scaling from `rope_theta`, `rope_scaling` and transformers 5's

@@ -17,7 +17,7 @@ pub mod recipe;
 pub mod save;
 
 pub use checkpoint::{Checkpoint, Stored};
-pub use config::{Config, RopeScaling, Yarn};
+pub use config::{Config, Head, RopeScaling, Yarn};
 pub use error::{CheckpointError, ConfigError};
 pub use generation::GenerationDefaults;
 pub use nearest::nearest;

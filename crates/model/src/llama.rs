@@ -7,7 +7,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::CheckpointError;
 use crate::names::Part;
-use crate::{Config, RopeScaling};
+use crate::{Config, Head, RopeScaling};
 use herd_tensor::ops::{
     Documents, Keys, KvCache, Loss, Positions, Targets, attention, cross_entropy, embed, linear,
     linears, recompute, rms_norm, rope, swiglu,
@@ -26,7 +26,7 @@ pub struct Llama {
     tok_embd: Weight,
     blocks: Vec<Block>,
     output_norm: Norm,
-    /// `None` if the head is the embedding.
+    /// The head, whatever it reads; `None` if it is the embedding.
     output: Option<Weight>,
     frequencies: Vec<f32>,
     attention_factor: f32,
@@ -112,7 +112,16 @@ impl Llama {
         cross_entropy(x_td, self.head(), targets)
     }
 
+    /// The number that a reward model reads after each of the hidden states [T, D]: [T, 1], in f32.
+    ///
+    /// Gradients pass. Panics if it is none: files are checked before.
+    pub fn scores(&self, x_td: &Tensor) -> Tensor {
+        assert_eq!(self.config.head, Head::Score, "scores of a language model");
+        linear(x_td, self.output.as_ref().expect("a head that scores is a matrix of its own"))
+    }
+
     fn head(&self) -> &Weight {
+        assert_eq!(self.config.head, Head::Language, "logits of a reward model");
         self.output.as_ref().unwrap_or(&self.tok_embd)
     }
 
@@ -202,7 +211,11 @@ impl Llama {
                 .map(|l| Block::build(config, l, parts))
                 .collect::<Result<_, _>>()?,
             output_norm: Norm::build(config, Part::OutputNorm, parts)?,
-            output: if config.tied { None } else { Some(parts.weight(Part::Output)?) },
+            output: match config.head {
+                Head::Language if config.tied => None,
+                Head::Language => Some(parts.weight(Part::Output)?),
+                Head::Score => Some(parts.weight(Part::Score)?),
+            },
             config: config.clone(),
             device: device.clone(),
             frequencies,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::presets::SCALED_8;
-use crate::{Config, ConfigError, RopeScaling, json};
+use crate::{Config, ConfigError, Head, RopeScaling, json};
 
 const FILE: &str = "params.json";
 
@@ -78,6 +78,7 @@ pub fn read(text: &str, known: Known) -> Result<Config, ConfigError> {
         rope_scaling: if scaled { SCALED_8 } else { RopeScaling::None },
         context,
         tied: known.tied,
+        head: Head::Language,
     };
     config.validate()?;
     Ok(config)

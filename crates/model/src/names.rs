@@ -4,7 +4,7 @@
 
 use crate::error::cut;
 use crate::nearest::nearest;
-use crate::{Config, ConfigError};
+use crate::{Config, ConfigError, Head};
 
 /// One tensor of a Llama; the number is the layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,6 +15,8 @@ pub enum Part {
     OutputNorm,
     /// Head, [V, D]; absent when tied.
     Output,
+    /// Head of a reward model, [1, D].
+    Score,
     /// Norm before attention, `[D]`.
     AttnNorm(usize),
     /// Query projection, [HK, D].
@@ -58,10 +60,11 @@ pub enum Named {
 }
 
 /// Names outside the layers: Meta, Hugging Face, GGUF.
-const OUTER: [(Part, [&str; 3]); 3] = [
+const OUTER: [(Part, [&str; 3]); 4] = [
     (Part::TokEmbd, ["tok_embeddings.weight", "model.embed_tokens.weight", "token_embd.weight"]),
     (Part::OutputNorm, ["norm.weight", "model.norm.weight", "output_norm.weight"]),
     (Part::Output, ["output.weight", "lm_head.weight", "output.weight"]),
+    (Part::Score, ["score.weight", "score.weight", "cls.output.weight"]),
 ];
 
 /// Makes the part of a layer.
@@ -119,7 +122,8 @@ impl Part {
     /// The layer, or `None` outside the layers.
     pub const fn layer(self) -> Option<usize> {
         match self {
-            Part::TokEmbd | Part::OutputNorm | Part::Output | Part::RopeFreqs => None,
+            Part::TokEmbd | Part::OutputNorm | Part::Output | Part::Score => None,
+            Part::RopeFreqs => None,
             Part::AttnNorm(l) | Part::Q(l) | Part::K(l) | Part::V(l) | Part::O(l) => Some(l),
             Part::FfnNorm(l) | Part::Gate(l) | Part::Up(l) | Part::Down(l) => Some(l),
         }
@@ -131,6 +135,7 @@ impl Part {
         let (hk, gk) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         match self {
             Part::TokEmbd | Part::Output => vec![v, d],
+            Part::Score => vec![1, d],
             Part::OutputNorm | Part::AttnNorm(_) | Part::FfnNorm(_) => vec![d],
             Part::Q(_) => vec![hk, d],
             Part::K(_) | Part::V(_) => vec![gk, d],
@@ -147,17 +152,21 @@ impl Part {
         match self {
             Part::Q(_) => Some(config.heads),
             Part::K(_) => Some(config.kv_heads),
-            Part::TokEmbd | Part::OutputNorm | Part::Output | Part::RopeFreqs => None,
+            Part::TokEmbd | Part::OutputNorm | Part::Output | Part::Score => None,
+            Part::RopeFreqs => None,
             Part::AttnNorm(_) | Part::V(_) | Part::O(_) | Part::FfnNorm(_) => None,
             Part::Gate(_) | Part::Up(_) | Part::Down(_) => None,
         }
     }
 }
 
-/// Every tensor of the model in the order of the forward pass; no output matrix if tied.
+/// Every tensor of the model in the order of the forward pass; no output matrix if tied, or if the head scores.
 pub fn all_parts(config: &Config) -> Vec<Part> {
     let layers = (0..config.layers).flat_map(|l| INNER.iter().map(move |(part, _)| part(l)));
-    let head = (!config.tied).then_some(Part::Output);
+    let head = match config.head {
+        Head::Language => (!config.tied).then_some(Part::Output),
+        Head::Score => Some(Part::Score),
+    };
     [Part::TokEmbd].into_iter().chain(layers).chain([Part::OutputNorm]).chain(head).collect()
 }
 
@@ -257,7 +266,8 @@ pub const fn shard_axis(part: Part, embedding: EmbeddingShards) -> Option<usize>
             Some(0)
         }
         Part::O(_) | Part::Down(_) => Some(1),
-        Part::OutputNorm | Part::AttnNorm(_) | Part::FfnNorm(_) | Part::RopeFreqs => None,
+        Part::OutputNorm | Part::AttnNorm(_) | Part::FfnNorm(_) => None,
+        Part::Score | Part::RopeFreqs => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::cut;
 use crate::meta::ffn_width;
 use crate::nearest::nearest;
-use crate::{Config, ConfigError, RopeScaling};
+use crate::{Config, ConfigError, Head, RopeScaling};
 
 /// LLaMA 7B, arXiv 2302.13971, table 2.
 pub const LLAMA1_7B: Config = Config {
@@ -19,6 +19,7 @@ pub const LLAMA1_7B: Config = Config {
     rope_scaling: RopeScaling::None,
     context: 2048,
     tied: false,
+    head: Head::Language,
 };
 
 /// LLaMA 13B.
@@ -94,6 +95,7 @@ pub const LLAMA3_8B: Config = Config {
     rope_scaling: RopeScaling::None,
     context: 8192,
     tied: false,
+    head: Head::Language,
 };
 
 /// Llama 3 70B: only what differs from the 8B.
@@ -162,6 +164,7 @@ pub const SMOLLM2_135M: Config = Config {
     rope_scaling: RopeScaling::None,
     context: 8192,
     tied: true,
+    head: Head::Language,
 };
 
 /// SmolLM2 360M.

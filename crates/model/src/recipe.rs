@@ -132,9 +132,8 @@ impl Recipe {
             },
             Part::Down(layer) => self.down(layer, config.layers),
             Part::TokEmbd | Part::Q(_) | Part::K(_) | Part::Gate(_) | Part::Up(_) => base,
-            Part::OutputNorm | Part::AttnNorm(_) | Part::FfnNorm(_) | Part::RopeFreqs => {
-                Format::F32
-            }
+            Part::OutputNorm | Part::AttnNorm(_) | Part::FfnNorm(_) => Format::F32,
+            Part::Score | Part::RopeFreqs => Format::F32,
         }
     }
 

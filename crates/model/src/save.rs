@@ -13,7 +13,7 @@ const SHARD_BYTES_MAX: usize = 5_000_000_000;
 pub type See<'a> = &'a mut dyn FnMut(&[f32]) -> Result<(), CheckpointError>;
 
 /// Writes `config.json`, `generation_config.json` and the weights into `folder`, all numbers as
-/// `format` (F32, F16 or BF16).
+/// `format` (F32, F16 or BF16); those of a head that scores as F32.
 ///
 /// `lend` shows a part's numbers to what it is given, row by row, queries and keys in the order of
 /// Meta and GGUF. They are converted some at a time, so the largest part costs no memory.
@@ -46,23 +46,29 @@ pub fn write_folder(
         .map(|&part| TensorInfo {
             name: hf_name(part),
             shape: part.shape(config),
-            dtype: DType::Format(format),
+            dtype: DType::Format(stored(part, format)),
         })
         .collect();
     let mut writer = ShardedWriter::create(folder.part(), &infos, SHARD_BYTES_MAX)?;
     for (part, info) in parts.into_iter().zip(&infos) {
         lend(part, &mut |numbers| {
             for (at, piece) in pieces(part, config, numbers) {
-                let bytes = encoded(part, config, format, piece).map_err(|source| {
-                    let (path, tensor) = (folder.part().to_owned(), info.name.clone());
-                    CheckpointError::Number { path, tensor, source: source.after(at) }
-                })?;
+                let bytes =
+                    encoded(part, config, stored(part, format), piece).map_err(|source| {
+                        let (path, tensor) = (folder.part().to_owned(), info.name.clone());
+                        CheckpointError::Number { path, tensor, source: source.after(at) }
+                    })?;
                 writer.write_piece(&info.name, &bytes)?;
             }
             Ok(())
         })?;
     }
     Ok(writer.finish()?)
+}
+
+/// A score is read through one row of numbers: it stays as it was trained.
+fn stored(part: Part, format: Format) -> Format {
+    if part == Part::Score { Format::F32 } else { format }
 }
 
 /// Numbers that are converted at once.

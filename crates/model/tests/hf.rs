@@ -2,7 +2,7 @@
 
 use herd_model::hf::{ConfigFile, GenerationFile};
 use herd_model::presets::*;
-use herd_model::{Config, ConfigError, GenerationDefaults, RopeScaling, Yarn};
+use herd_model::{Config, ConfigError, GenerationDefaults, Head, RopeScaling, Yarn};
 use serde_json::{Map, Value, json};
 
 const LLAMA31: &str = include_str!("../../../testdata/config/llama-3.1-8b-instruct.json");
@@ -324,4 +324,45 @@ fn damaged_files_are_read_or_refused_but_never_panic() {
             let _ = GenerationFile::read(&text).map(|file| file.write());
         }
     }
+}
+
+#[test]
+fn a_model_of_one_label_is_a_reward_model_and_of_more_it_is_refused() {
+    let labelled = |key: &str, value: Value| {
+        let mut map = map(LLAMA31);
+        map.insert("architectures".into(), json!(["LlamaForSequenceClassification"]));
+        map.insert(key.into(), value);
+        Value::Object(map).to_string()
+    };
+    let expected = Config { head: Head::Score, ..LLAMA3_1_8B };
+    for (key, value) in [("id2label", json!({"0": "LABEL_0"})), ("num_labels", json!(1))] {
+        let file = ConfigFile::read(&labelled(key, value)).unwrap();
+        assert_eq!(file.config, expected);
+        assert_eq!(
+            file.write().unwrap(),
+            ConfigFile::read(&file.write().unwrap()).unwrap().write().unwrap()
+        );
+    }
+    for (key, value) in [
+        ("id2label", json!({"0": "good", "1": "bad"})),
+        ("num_labels", json!(2)),
+        ("problem_type", json!("regression")), // silent: two
+        ("id2label", json!("LABEL_0")),
+    ] {
+        let error = ConfigFile::read(&labelled(key, value)).unwrap_err();
+        assert!(
+            matches!(&error, ConfigError::Unsupported { key, .. } if key == "id2label"),
+            "{error}"
+        );
+    }
+    // Written anew, and in the place of a language model's file.
+    for file in [
+        ConfigFile::new(expected.clone(), GenerationDefaults::default(), None),
+        ConfigFile { config: expected.clone(), ..ConfigFile::read(LLAMA31).unwrap() },
+    ] {
+        let written = file.write().unwrap();
+        assert_eq!(ConfigFile::read(&written).unwrap().config, expected);
+        assert_eq!(map(&written)["id2label"], json!({"0": "LABEL_0"}));
+    }
+    assert_eq!(expected.params(), LLAMA3_1_8B.params() - 128_256 * 4096 + 4096);
 }

@@ -96,6 +96,15 @@ impl Tensor {
         self
     }
 
+    /// Sends the gradient of these numbers, row by row, back through all that led here; nothing if nothing was
+    /// recorded. Panics if there are not as many.
+    pub fn backward(&self, gradient: &[f32]) {
+        let gradient = Tensor::from_slice(self.device(), self.rows, self.width, gradient);
+        if let Some(slot) = &self.slot {
+            slot.tape().backward(slot, gradient);
+        }
+    }
+
     /// The rows with these indices, in their order; no gradient passes.
     pub fn select(&self, rows: &[usize]) -> Tensor {
         let mut out = Tensor::uninitialised(self.device(), rows.len(), self.width);

@@ -10,8 +10,8 @@
 mod twin;
 
 use herd_tensor::ops::{
-    Documents, Keys, Positions, Targets, attention, cross_entropy, embed, linear, linears,
-    recompute, rms_norm, rope, swiglu,
+    Branching, Documents, Keys, Positions, Targets, attention, cross_entropy, embed, linear,
+    linears, recompute, rms_norm, rope, swiglu,
 };
 use herd_tensor::{Class, Device, Format, Gain, Lora, Param, Tape, Tensor, Weight};
 use std::sync::Arc;
@@ -237,6 +237,57 @@ fn whole_documents() -> Arc<Documents> {
     Arc::new(Documents::new(vec![0..3, 3..7], 1, HEAD))
 }
 
+/// Two tokens, and two ways to go on.
+const STEM: std::ops::Range<usize> = 0..2;
+const BRANCHES: [std::ops::Range<usize>; 2] = [2..4, 4..7];
+
+/// Attention of a stem and its branches, each of which has keys and values of its own for the stem.
+fn branched(q: &Rows, keys: [&Rows; 2], values: [&Rows; 2], scale: f64) -> Rows {
+    let mut out = q.clone();
+    for ((branch, k), v) in BRANCHES.into_iter().zip(keys).zip(values).rev() {
+        let rows: Vec<usize> = STEM.chain(branch).collect();
+        let of = |x: &Rows| -> Rows { rows.iter().map(|row| x[*row].clone()).collect() };
+        let seen = twin::attention([&of(q), &of(k), &of(v)], &[0..rows.len()], HEAD, scale);
+        rows.iter().zip(seen).for_each(|(row, seen)| out[*row] = seen);
+    }
+    out
+}
+
+/// Its keys or values before any step, in the rows of the stem.
+fn stale_stem(x: &Rows, seed: u64) -> Rows {
+    let first = twin::embed(&twin::wide(&twin::noise(1, V * D)), D, &IDS);
+    let stale = twin::linear(&first, &twin::wide(&twin::noise(seed, HEAD * D)));
+    (0..x.len()).map(|t| if STEM.contains(&t) { stale[t].clone() } else { x[t].clone() }).collect()
+}
+
+fn branches() -> Case {
+    let run: fn(Tensor, &[Arc<Param>]) -> Tensor = |x, w| {
+        let [q, k, v] = linears(&x, [&weight(&w[0]), &weight(&w[1]), &weight(&w[2])]);
+        let documents = [Branching { stem: STEM, branches: BRANCHES.to_vec() }];
+        let documents = Arc::new(Documents::branching(&documents, 1, HEAD));
+        attention(&q, &k, &v, &mut Keys::Packed(documents), 0)
+    };
+    let qkv = |w: &[Vec<f64>], x: &Rows| [0, 1, 2].map(|i| twin::linear(x, &w[i]));
+    case("attention of branches", &[[D, D], [HEAD, D], [HEAD, D]], run, move |w, x| {
+        let [q, k, v] = qkv(w, &x);
+        branched(&q, [&k, &k], [&v, &v], 0.5)
+    })
+    .mutant("a branch sees its sibling", move |w, x| {
+        let [q, k, v] = qkv(w, &x);
+        let all = 0..IDS.len();
+        twin::attention([&q, &k, &v], &[all], HEAD, 0.5)
+    })
+    .mutant("a branch without its stem", move |w, x| {
+        let [q, k, v] = qkv(w, &x);
+        twin::attention([&q, &k, &v], &[STEM, 2..4, 4..7], HEAD, 0.5)
+    })
+    .mutant("the stem learns from its first branch alone", move |w, x| {
+        let [q, k, v] = qkv(w, &x);
+        let (stale_k, stale_v) = (stale_stem(&k, 4), stale_stem(&v, 5));
+        branched(&q, [&k, &stale_k], [&v, &stale_v], 0.5)
+    })
+}
+
 fn places() -> Vec<Case> {
     let positions = || POSITIONS.map(f64::from);
     let frequencies = || FREQUENCIES.map(f64::from);
@@ -307,7 +358,7 @@ fn again() -> Case {
 fn gradients_of_the_tape_are_slopes_and_those_of_mutants_are_not() {
     let mut cases: Vec<Case> =
         [outer(), sums(), products(), rows(), places()].into_iter().flatten().collect();
-    cases.push(again());
+    cases.extend([again(), branches()]);
     for case in &cases {
         let slopes = case.slopes(&case.twin);
         let mutants: Vec<_> =

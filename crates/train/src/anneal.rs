@@ -94,7 +94,7 @@ fn measure(run: &mut Trainer<'_>, of: Vec<u64>, folder: &Path) -> Result<(), Tra
     let step = run.step();
     let line = guarded(step, "validation", || {
         Ok(validate::measure(run)?.map(|measured| match measured.line(step) {
-            Line::Validation { step, loss, bpb, by_source, preferences: _ } => {
+            Line::Validation { step, loss, bpb: Some(bpb), by_source, .. } => {
                 Line::Average { step, of, loss, bpb, by_source }
             }
             other => other,

@@ -113,7 +113,7 @@ const SHARD_BYTES_MAX: usize = 5_000_000_000;
 /// and hold finite numbers only.
 pub fn average(job: &Job<'_>, progress: &mut dyn FnMut(usize, usize)) -> Result<(), AverageError> {
     let total = total_weight(job.parents)?;
-    let open = |parent: &Parent<'_>| Checkpoint::open(parent.path);
+    let open = |parent: &Parent<'_>| Checkpoint::open_any(parent.path);
     let checkpoints: Vec<Checkpoint> = job.parents.iter().map(open).collect::<Result<_, _>>()?;
     let first = &checkpoints[0];
     for checkpoint in &checkpoints {

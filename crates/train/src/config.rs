@@ -3,6 +3,7 @@
 use crate::dpo::DpoConfig;
 use crate::error::TrainError;
 use crate::presets;
+use crate::reward::RewardConfig;
 use herd_data::LongDocuments;
 use herd_data::dialogue::Shape;
 use herd_model::nearest;
@@ -49,6 +50,9 @@ pub struct RunConfig {
     /// Of `dpo`: its loss, and which pairs it learns from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dpo: Option<DpoConfig>,
+    /// Of `reward`: its loss, and which pairs it learns from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward: Option<RewardConfig>,
 }
 
 /// How dialogues are read and rendered.
@@ -463,7 +467,7 @@ impl RunConfig {
         };
         let base = base(presets::named(&preset)?);
         let mut table = Table::try_from(&base).expect("a config is a table");
-        lay(&mut table, given, "")?;
+        lay(&mut table, given, "", &OPTIONAL)?;
         let config: RunConfig = table
             .try_into()
             .map_err(|e: toml::de::Error| TrainError::Toml { source: Box::new(e) })?;
@@ -566,7 +570,7 @@ impl RunConfig {
 }
 
 /// Puts `value`, in TOML's own spelling or as bare text, at a dotted key.
-fn set(table: &mut Table, key: &str, value: &str) -> Result<(), TrainError> {
+pub(crate) fn set(table: &mut Table, key: &str, value: &str) -> Result<(), TrainError> {
     let parsed = format!("x = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("x"));
     let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
     let mut parts: Vec<&str> = key.split('.').collect();
@@ -583,21 +587,26 @@ fn set(table: &mut Table, key: &str, value: &str) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Lays `over` on `base`, key by key.
-fn lay(base: &mut Table, over: Table, prefix: &str) -> Result<(), TrainError> {
+/// Lays `over` on `base`, key by key; `optional` keys need not be in `base`.
+pub(crate) fn lay(
+    base: &mut Table,
+    over: Table,
+    prefix: &str,
+    optional: &[&str],
+) -> Result<(), TrainError> {
     for (key, value) in over {
         let full = format!("{prefix}{key}");
         let free = matches!(full.as_str(), "data.mix");
-        let known = base.contains_key(&key) || OPTIONAL.contains(&full.as_str());
+        let known = base.contains_key(&key) || optional.contains(&full.as_str());
         if !known {
-            let optional = OPTIONAL.iter().filter_map(|o| o.strip_prefix(prefix));
+            let optional = optional.iter().filter_map(|o| o.strip_prefix(prefix));
             let names = base.keys().map(String::as_str).chain(optional);
             let nearest = nearest(&key, names).map(|name| format!("{prefix}{name}"));
             return Err(TrainError::Key { key: full, nearest });
         }
         match (base.get_mut(&key), value) {
             (Some(Value::Table(inner)), Value::Table(over)) if !free => {
-                lay(inner, over, &format!("{full}."))?;
+                lay(inner, over, &format!("{full}."), optional)?;
             }
             (Some(Value::Table(_)), other) if !free => {
                 return Err(TrainError::value(&full, &other, "a table"));

@@ -15,10 +15,10 @@ use crate::error::TrainError;
 use crate::metrics::{Line, Measured};
 use crate::pretrain::pretrain;
 use crate::reference::{Ask, Reference};
-use crate::sft;
 use crate::step::{Micro, Packed, PackedRows};
 use crate::trainer::{Event, Trainer};
-use herd_data::dialogue::{Compare, Strength};
+use crate::{reward, sft};
+use herd_data::dialogue::{Compare, Counting, Strength};
 use herd_data::validation::bits_per_byte;
 use herd_data::{Batch, Corpus, Span};
 use herd_model::llama::Llama;
@@ -70,7 +70,8 @@ impl DpoConfig {
     /// Which answers and tokens count.
     pub fn compare(&self) -> Compare {
         let DpoConfig { mask_format, strength_min, similar, .. } = *self;
-        Compare { mask_format, strength_min, similar }
+        let counts = if mask_format { Counting::Words } else { Counting::All };
+        Compare { counts, strength_min, similar }
     }
 }
 
@@ -91,18 +92,19 @@ pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, Tr
     sft::read_over(path, overrides, |base| RunConfig { dpo: Some(DpoConfig::LLAMA), ..base }, check)
 }
 
-/// The settings of a run over dialogues or, where they have a `[dpo]`, over preferences.
+/// The settings of a run over dialogues or, where they have a `[dpo]` or a `[reward]`, over preferences.
 ///
-/// Errors: those of [`sft::read`] or [`read`].
+/// Errors: those of [`sft::read`], [`read`] or [`reward::read`].
 pub fn read_either(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, TrainError> {
-    let preferences = |error: &TrainError| match error {
+    let unknown = |error: &TrainError, name: &str| match error {
         TrainError::InFile { source, .. } => {
-            matches!(&**source, TrainError::Key { key, .. } if key == "dpo")
+            matches!(&**source, TrainError::Key { key, .. } if key == name)
         }
         _ => false,
     };
     match sft::read(path, overrides) {
-        Err(error) if preferences(&error) => read(path, overrides),
+        Err(error) if unknown(&error, "dpo") => read(path, overrides),
+        Err(error) if unknown(&error, "reward") => reward::read(path, overrides),
         config => config,
     }
 }
@@ -134,7 +136,7 @@ pub fn dpo(run: &mut Trainer<'_>) -> Result<(), TrainError> {
     pretrain(run)
 }
 
-/// What was met of pairs, as means over them; names as TRL has them.
+/// What was met of pairs, as means over them; names as TRL has them. Log-probabilities are those of `dpo`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)] // their names in the file say it
 pub struct Preferences {
@@ -147,13 +149,16 @@ pub struct Preferences {
     pub accuracy: f64,
     #[serde(rename = "rewards/margins")]
     pub margin: f64,
-    #[serde(rename = "logps/chosen")]
-    pub chosen_logp: f64,
-    #[serde(rename = "logps/rejected")]
-    pub rejected_logp: f64,
+    #[serde(rename = "logps/chosen", default, skip_serializing_if = "Option::is_none")]
+    pub chosen_logp: Option<f64>,
+    #[serde(rename = "logps/rejected", default, skip_serializing_if = "Option::is_none")]
+    pub rejected_logp: Option<f64>,
     /// Nats a token of the chosen answers.
-    #[serde(rename = "nll_loss")]
-    pub nll: f64,
+    #[serde(rename = "nll_loss", default, skip_serializing_if = "Option::is_none")]
+    pub nll: Option<f64>,
+    /// Of `reward`: how many they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<u64>,
 }
 
 /// Sums over pairs, added pair by pair: the same however rows are cut into micro-batches.
@@ -190,9 +195,10 @@ impl Sums {
             rejected: mean(self.rejected),
             accuracy: mean(self.right),
             margin: mean(self.chosen - self.rejected),
-            chosen_logp: mean(self.chosen_logp),
-            rejected_logp: mean(self.rejected_logp),
-            nll: mean(self.nll),
+            chosen_logp: Some(mean(self.chosen_logp)),
+            rejected_logp: Some(mean(self.rejected_logp)),
+            nll: Some(mean(self.nll)),
+            pairs: None,
         }
     }
 }
@@ -274,11 +280,11 @@ fn compare(config: &DpoConfig, said: &[Said], references: &[f64], sums: &mut Sum
 }
 
 /// ln(1 + e^x).
-fn softplus(x: f64) -> f64 {
+pub(crate) fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-fn sigmoid(x: f64) -> f64 {
+pub(crate) fn sigmoid(x: f64) -> f64 {
     (-softplus(-x)).exp()
 }
 
@@ -455,7 +461,8 @@ impl Dpo {
         }
         let Measured { loss, bpb } = all.measured(bytes_in_all);
         let preferences = Some(all.preferences());
-        Ok(Some(Line::Validation { step: run.step(), loss, bpb, by_source, preferences }))
+        let (step, bpb) = (run.step(), Some(bpb));
+        Ok(Some(Line::Validation { step, loss, bpb, by_source, preferences }))
     }
 }
 

@@ -65,6 +65,9 @@ pub enum TrainError {
     #[error("no sample: {error}")]
     Sample { error: String },
 
+    #[error("no reward: {error}")]
+    Score { error: String },
+
     #[error("another herd is training in {}", folder.display())]
     Busy { folder: PathBuf },
 
@@ -136,6 +139,7 @@ impl TrainError {
             TrainError::Average(error) => error.hint().map(str::to_owned),
             TrainError::Io { .. } | TrainError::Toml { .. } | TrainError::Value { .. } => None,
             TrainError::Spikes { .. } | TrainError::Busy { .. } | TrainError::Sample { .. } => None,
+            TrainError::Score { .. } => None,
         }
     }
 }

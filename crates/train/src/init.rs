@@ -8,13 +8,17 @@ use std::f64::consts::TAU;
 
 /// The first numbers of a part: ones for norms, else normal with deviation `std`, which for the
 /// projections back into the residual stream is divided by sqrt(2 L), so that the stream's variance
-/// does not grow with depth (choice; after GPT-2).
+/// does not grow with depth (choice; after GPT-2). A head that scores has 1 / sqrt(D + 1) (arXiv 2009.01325).
 pub fn numbers(config: &Config, part: Part, std: f64, seed: u64) -> Vec<f32> {
     let len = part.shape(config).iter().product();
     let into_stream = 1.0 / (2.0 * config.layers as f64).sqrt();
     match part {
         Part::OutputNorm | Part::AttnNorm(_) | Part::FfnNorm(_) => vec![1.0; len],
         Part::O(_) | Part::Down(_) => normals(len, std * into_stream, seed, stream(config, part)),
+        Part::Score => {
+            let std = 1.0 / ((config.width + 1) as f64).sqrt();
+            normals(len, std, seed, stream(config, part))
+        }
         _ => normals(len, std, seed, stream(config, part)),
     }
 }

@@ -22,11 +22,12 @@ pub enum Line {
         step: u64,
         /// Nats a token over all sources.
         loss: f64,
-        /// Bits per byte over all sources.
-        bpb: f64,
+        /// Bits per byte over all sources; a reward model has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bpb: Option<f64>,
         /// The same for each.
         by_source: BTreeMap<String, Measured>,
-        /// Of `dpo`: what was met of pairs. Then the loss is theirs, and bits are the best answers'.
+        /// Of `dpo` and `reward`: what was met of pairs. Then the loss is theirs, and bits are the best answers'.
         #[serde(flatten, skip_serializing_if = "Option::is_none")]
         preferences: Option<Preferences>,
     },
@@ -94,7 +95,7 @@ pub struct StepLine {
     pub lr: f64,
     /// Tokens a row.
     pub seq_len: usize,
-    /// Of `dpo`: what was met of the pairs of its batch.
+    /// Of `dpo` and `reward`: what was met of the pairs of its batch.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub preferences: Option<Preferences>,
 }
@@ -106,6 +107,20 @@ pub struct Measured {
     pub loss: f64,
     /// Bits per byte.
     pub bpb: f64,
+}
+
+/// The 95 % interval of a share of `n` (Wilson's): where a true share would have given this one.
+///
+/// ```
+/// let (low, high) = herd_train::metrics::interval(0.5, 100);
+/// assert!((low - 0.4038).abs() < 1e-4 && (high - 0.5962).abs() < 1e-4);
+/// ```
+pub fn interval(share: f64, n: u64) -> (f64, f64) {
+    const Z: f64 = 1.959_964; // of the normal distribution, 2.5 % lie above
+    let (n, square) = (n as f64, Z * Z);
+    let middle = share + square / (2.0 * n);
+    let half = Z * (share * (1.0 - share) / n + square / (4.0 * n * n)).sqrt();
+    ((middle - half) / (1.0 + square / n), (middle + half) / (1.0 + square / n))
 }
 
 /// The file under way.

@@ -8,7 +8,7 @@ use crate::adapter;
 use crate::config::{LoraConfig, Precision, RunConfig};
 use crate::schedule::{self, Size};
 use herd_model::names::{Part, all_parts};
-use herd_model::{Checkpoint, Config};
+use herd_model::{Checkpoint, Config, Head};
 use herd_tensor::ops::linears_back_bytes;
 use herd_tensor::{Format, Weight};
 
@@ -107,7 +107,11 @@ struct Sizes {
 
 fn whole(shape: &Config, format: Format) -> Sizes {
     let weights = all_parts(shape).into_iter().map(|part| part_bytes(shape, part, format)).sum();
-    let looked_up = if shape.tied { (shape.vocab * shape.width) as u64 } else { 0 };
+    let looked_up = if shape.tied && shape.head == Head::Language {
+        (shape.vocab * shape.width) as u64
+    } else {
+        0
+    };
     Sizes { params: shape.params(), weights, looked_up }
 }
 
@@ -201,9 +205,29 @@ fn micro_tokens(run: &RunConfig, seq_len: usize) -> usize {
 /// taken, since a second one finds other buffers free than the first.
 pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
     let tokens = micro_tokens(run, seq_len);
-    let fused = head_bytes(run, shape, tokens, 1).is_some();
-    let again = run.dpo.is_some();
-    let mut play = Play { buffers: Vec::new(), shape, tokens, fused, again };
+    let head = match (&run.reward, head_bytes(run, shape, tokens, 1)) {
+        (Some(_), _) => Top::Scores,
+        (None, Some(_)) => Top::Fused,
+        (None, None) => Top::Logits { again: run.dpo.is_some() },
+    };
+    played(run, shape, seq_len, head, copies(run, tokens))
+}
+
+/// Rows that attention sees where answers share a prompt: of two, at most twice as many as there are. Of three it could be
+/// three times, were all of them nothing beside their prompts.
+fn copies(run: &RunConfig, tokens: usize) -> Option<usize> {
+    run.reward.as_ref().map(|_| 2 * tokens)
+}
+
+fn played(
+    run: &RunConfig,
+    shape: &Config,
+    seq_len: usize,
+    head: Top,
+    copies: Option<usize>,
+) -> u64 {
+    let tokens = micro_tokens(run, seq_len);
+    let mut play = Play { buffers: Vec::new(), shape, tokens, head, copies };
     let mut bytes = 0;
     loop {
         play.step(run.precision.recompute, seq_len);
@@ -229,8 +253,11 @@ fn scratch(run: &RunConfig, shape: &Config, seq_len: usize, threads: usize) -> u
         (&[ffn_width, ffn_width], width),
         (&[width], ffn_width),
     ];
-    let head = head_bytes(run, shape, tokens, threads)
-        .map_or_else(|| laid(seq_len.min(HEAD_ROWS), vocab, width, bytes), |bytes| bytes as usize);
+    let head = match (&run.reward, head_bytes(run, shape, tokens, threads)) {
+        (Some(_), _) => laid(tokens, 1, width, 4),
+        (None, Some(bytes)) => bytes as usize,
+        (None, None) => laid(seq_len.min(HEAD_ROWS), vocab, width, bytes),
+    };
     let laid = products.map(|(outputs, inputs)| {
         // Beside a frozen weight each product is on its own.
         let back = linears_back_bytes(format(run), outputs, inputs, seq_len);
@@ -239,14 +266,14 @@ fn scratch(run: &RunConfig, shape: &Config, seq_len: usize, threads: usize) -> u
             None => laid(tokens, outputs.iter().fold(0, |a, b| a.max(*b)), inputs, bytes),
         }
     });
-    let documents = tokens / seq_len;
+    let (documents, rows) = (tokens / seq_len, copies(run, tokens).unwrap_or(tokens));
     // As in the kernel: where there are few of them, each query head has sums of its own.
     let apart = match heads > kv_heads && documents * kv_heads < 4 * threads {
-        true => 2 * 4 * tokens * heads * head_dim,
+        true => 2 * 4 * rows * heads * head_dim,
         false => 0,
     };
     let padded = head_dim.next_multiple_of(16);
-    let keys = 2 * 4 * tokens * kv_heads * padded;
+    let keys = 2 * 4 * rows * kv_heads * padded;
     let shared = laid.into_iter().fold(head.max(apart), usize::max) + keys;
     (shared + threads * attention(seq_len, padded, narrow)) as u64
 }
@@ -301,10 +328,20 @@ struct Play<'a> {
     buffers: Vec<(usize, bool)>,
     shape: &'a Config,
     tokens: usize,
-    /// The head needs no tensor of logits.
-    fused: bool,
-    /// The head runs once before its gradient is known, over all rows.
-    again: bool,
+    head: Top,
+    /// Where documents branch: the rows that attention sees.
+    copies: Option<usize>,
+}
+
+/// What a head takes beside the gradient of its input.
+#[derive(Clone, Copy, PartialEq)]
+enum Top {
+    /// Nothing.
+    Fused,
+    /// Logits of some rows; `again`: it runs once over all rows before its gradient is known.
+    Logits { again: bool },
+    /// A number a row.
+    Scores,
 }
 
 /// What a block keeps for its gradient.
@@ -382,17 +419,21 @@ impl Play<'_> {
             };
         }
         let normed = self.take(d);
-        let beside = if self.again && !self.fused { self.tokens } else { 0 };
-        for rows in (0..beside).step_by(HEAD_ROWS).map(|a| HEAD_ROWS.min(beside - a)) {
-            let logits = self.take_len(rows * self.shape.vocab);
-            self.give([logits]);
-        }
-        let mut dy = self.take(d);
-        let logits = if self.fused { 0 } else { seq_len };
-        for rows in (0..logits).step_by(256).map(|a| 256.min(seq_len - a)) {
-            let logits = self.take_len(rows * self.shape.vocab);
-            self.give([logits]);
-        }
+        let (mut dy, last) = match self.head {
+            Top::Fused => (self.take(d), normed),
+            Top::Logits { again } => {
+                self.logits(if again { self.tokens } else { 0 });
+                let dy = self.take(d);
+                self.logits(seq_len);
+                (dy, normed)
+            }
+            Top::Scores => {
+                let (scores, dscores) = (self.take(1), self.take(1));
+                let dy = self.take(d);
+                self.give([dscores, normed]);
+                (dy, scores)
+            }
+        };
         let dx = self.take(d);
         self.give([dy, x]);
         dy = dx;
@@ -407,7 +448,63 @@ impl Play<'_> {
             };
             self.backward(block, dy);
         }
-        self.give([dy, normed]);
+        self.give([dy, last]);
+    }
+
+    /// Logits of so many rows, some at a time.
+    fn logits(&mut self, all: usize) {
+        for rows in (0..all).step_by(HEAD_ROWS).map(|a| HEAD_ROWS.min(all - a)) {
+            let logits = self.take_len(rows * self.shape.vocab);
+            self.give([logits]);
+        }
+    }
+
+    /// What attention gives, and the logarithms of its sums.
+    fn attend(&mut self) -> (Lent, Lent) {
+        let Config { heads, kv_heads, head_dim, .. } = *self.shape;
+        let Some(rows) = self.copies else {
+            let lse = self.take(heads);
+            return (self.take(heads * head_dim), lse);
+        };
+        let qkv = [heads, kv_heads, kv_heads].map(|n| self.take_len(rows * n * head_dim));
+        let all_lse = self.take_len(rows * heads);
+        let all = self.take_len(rows * heads * head_dim);
+        self.give(qkv);
+        let out = self.take(heads * head_dim);
+        self.give([all]);
+        let lse = self.take(heads);
+        self.give([all_lse]);
+        (out, lse)
+    }
+
+    /// The gradients of queries, keys and values.
+    fn attend_back(&mut self, kept: Kept, dout: Lent) -> [Lent; 3] {
+        let Config { heads, kv_heads, head_dim, .. } = *self.shape;
+        let widths = [heads, kv_heads, kv_heads].map(|n| n * head_dim);
+        let Some(rows) = self.copies else {
+            let dqkv = widths.map(|width| self.take(width));
+            self.give([dout, kept.out, kept.lse]);
+            self.give(kept.qkv);
+            return dqkv;
+        };
+        let mut copies = Vec::new();
+        let [q, k, v] = kept.qkv;
+        for (of, width) in [q, k, v, kept.out].into_iter().zip([0, 1, 2, 0].map(|i| widths[i])) {
+            copies.push(self.take_len(rows * width));
+            self.give([of]);
+        }
+        copies.extend([heads * head_dim, heads].map(|width| self.take_len(rows * width)));
+        let all = widths.map(|width| self.take_len(rows * width));
+        copies.into_iter().for_each(|copy| self.give([copy]));
+        let mut of = 0;
+        let dqkv = widths.map(|width| {
+            let sum = self.take(width);
+            self.give([all[of]]);
+            of += 1;
+            sum
+        });
+        self.give([dout, kept.lse]);
+        dqkv
     }
 
     /// The result of a block that keeps nothing: what it needs goes as soon as it was used.
@@ -415,8 +512,7 @@ impl Play<'_> {
         let Config { width: d, heads, kv_heads, head_dim, ffn_width: f, .. } = *self.shape;
         let normed = self.take(d);
         let qkv = [heads, kv_heads, kv_heads].map(|n| self.take(n * head_dim));
-        let lse = self.take(heads);
-        let out = self.take(heads * head_dim);
+        let (out, lse) = self.attend();
         self.give([lse]);
         let attended = self.take(d);
         self.give(qkv);
@@ -435,8 +531,7 @@ impl Play<'_> {
         let Config { width: d, heads, kv_heads, head_dim, ffn_width: f, .. } = *self.shape;
         let normed = self.take(d);
         let qkv = [heads, kv_heads, kv_heads].map(|n| self.take(n * head_dim));
-        let lse = self.take(heads);
-        let out = self.take(heads * head_dim);
+        let (out, lse) = self.attend();
         let attended = self.take(d);
         let h = self.take(d);
         let normed_h = self.take(d);
@@ -450,7 +545,7 @@ impl Play<'_> {
 
     /// Gives all that the block kept; `dy` becomes the gradient of its input.
     fn backward(&mut self, kept: Kept, _dy: Lent) {
-        let Config { width: d, heads, kv_heads, head_dim, ffn_width: f, .. } = *self.shape;
+        let Config { width: d, heads, head_dim, ffn_width: f, .. } = *self.shape;
         let dproduct = self.take(f);
         self.give([kept.product]);
         let (dgate, dup) = (self.take(f), self.take(f));
@@ -460,9 +555,7 @@ impl Play<'_> {
         let dh = self.take(d);
         self.give([dh, dnormed, kept.h]);
         let dout = self.take(heads * head_dim);
-        let dqkv = [heads, kv_heads, kv_heads].map(|n| self.take(n * head_dim));
-        self.give([dout, kept.out, kept.lse]);
-        self.give(kept.qkv);
+        let dqkv = self.attend_back(kept, dout);
         let dnormed = self.take(d);
         self.give(dqkv);
         self.give([kept.normed]);
@@ -475,11 +568,14 @@ impl Play<'_> {
 mod tests {
     use super::*;
     use crate::dpo::{self, DpoConfig};
+    use crate::reward::{self, Prompt, RewardConfig};
     use crate::{Micro, Sums, accumulate, presets};
+    use herd_data::dialogue::Mark;
     use herd_model::RopeScaling;
     use herd_model::llama::{Llama, Training};
     use herd_tensor::{Class, Device, Tape};
     use std::convert::Infallible;
+    use std::ops::Range;
     use std::sync::Arc;
 
     fn shape(layers: usize, width: usize, heads: usize, kv_heads: usize, ffn: usize) -> Config {
@@ -496,6 +592,7 @@ mod tests {
             rope_scaling: RopeScaling::None,
             context: 512,
             tied: true,
+            head: Head::Language,
         }
     }
 
@@ -523,22 +620,40 @@ mod tests {
             (shape(5, 64, 2, 2, 40), 16, 2, false),
             (shape(3, 32, 2, 2, 768), 64, 8, false), // its second micro-batch takes more
         ] {
-            for dpo in [None, Some(DpoConfig::LLAMA)] {
+            let objectives =
+                [(None, None), (Some(DpoConfig::LLAMA), None), (None, Some(RewardConfig::LLAMA))];
+            for (dpo, reward) in objectives {
                 let mut run = presets::tiny();
                 let n = rows * seq_len;
                 (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (n, seq_len, n);
-                (run.precision.recompute, run.dpo) = (recompute, dpo);
+                (run.precision.recompute, run.dpo, run.reward) = (recompute, dpo, reward);
+                let head = if run.reward.is_some() { Head::Score } else { Head::Language };
+                let shape = Config { head, ..shape.clone() };
                 for format in [Format::BF16, Format::F32] {
                     run.precision.weights = match format == Format::F32 {
                         true => Precision::F32,
                         false => Precision::Bf16,
                     };
-                    let planned = activations(&run, &shape, seq_len);
+                    let planned = match run.reward {
+                        // Rows of a prompt, which is seen twice, and two answers.
+                        Some(_) => {
+                            let copies = Some(rows * (seq_len + seq_len / 2));
+                            played(&run, &shape, seq_len, Top::Scores, copies)
+                        }
+                        None => activations(&run, &shape, seq_len),
+                    };
                     let taken = taken(&run, &shape, format);
                     assert_eq!(planned, taken, "{shape:?}, {recompute}, {:?}", run.dpo);
                 }
             }
         }
+    }
+
+    /// A row whose first half is a prompt and whose quarters behind it are answers.
+    fn halves(row: &Range<usize>) -> Prompt {
+        let (half, mark) = (row.len() / 2, |weight| Mark::of_weight(weight).unwrap());
+        let (stem, middle) = (row.start..row.start + half, row.start + half + half / 2);
+        Prompt { answers: vec![(stem.end..middle, mark(1.0)), (middle..row.end, mark(2.0))], stem }
     }
 
     /// The bytes of buffers after three micro-batches of a run.
@@ -553,6 +668,11 @@ mod tests {
         let ids: Vec<u32> = (0..n as u32).map(|i| i % 300).collect();
         let positions: Vec<u32> = (0..n).map(|t| (t % seq_len) as u32).collect();
         let documents: Vec<_> = (0..n).step_by(seq_len).map(|at| at..at + seq_len).collect();
+        let prompts: Vec<Prompt> = documents.iter().map(halves).collect();
+        let parts = prompts.iter().flat_map(|p| {
+            std::iter::once(p.stem.clone()).chain(p.answers.iter().map(|(at, _)| at.clone()))
+        });
+        let documents = if run.reward.is_some() { parts.collect() } else { documents };
         let micro = Micro {
             tokens: &ids,
             targets: &ids,
@@ -562,9 +682,14 @@ mod tests {
             seq_len,
         };
         for _ in 0..3 {
-            match &run.dpo {
-                None => accumulate(&model, &tape, &micro, 1.0, &mut Sums::default()),
-                Some(config) => {
+            match (&run.dpo, &run.reward) {
+                (None, None) => accumulate(&model, &tape, &micro, 1.0, &mut Sums::default()),
+                (_, Some(config)) => {
+                    let mut sums = reward::Sums::default();
+                    let margin = config.margin;
+                    reward::accumulate(&model, &tape, &micro, &prompts, margin, 1.0, &mut sums);
+                }
+                (Some(config), None) => {
                     let mut sums = dpo::Sums::default();
                     dpo::accumulate(&model, &tape, &micro, &[], config, 1.0, &mut sums);
                 }

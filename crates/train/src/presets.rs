@@ -117,6 +117,7 @@ pub fn tiny() -> RunConfig {
         context: None,
         chat: None,
         dpo: None,
+        reward: None,
     }
 }
 

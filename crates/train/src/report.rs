@@ -10,6 +10,7 @@ use std::path::Path;
 
 use self::chart::{Chart, Curve, Scale, Stroke};
 use crate::dpo::Preferences;
+use crate::metrics::interval;
 use crate::runs::{Metric, Run, RunError, Sample, Validation, smoothed};
 use crate::spikes::Leapt;
 
@@ -178,7 +179,12 @@ fn table(page: &mut String, run: &Run) {
     let (first, last) = (pairs(run.validations.first()), pairs(run.validations.last()));
     if let (Some(first), Some(last)) = (first, last) {
         let told = |pairs: Preferences| {
-            format!("{:.1} % right, margin {:.4}", 100.0 * pairs.accuracy, pairs.margin)
+            let likely = pairs.pairs.map(|n| {
+                let (low, high) = interval(pairs.accuracy, n);
+                format!(" (95 %: {:.1} to {:.1} % of {n})", 100.0 * low, 100.0 * high)
+            });
+            let likely = likely.unwrap_or_default();
+            format!("{:.1} % right{likely}, margin {:.4}", 100.0 * pairs.accuracy, pairs.margin)
         };
         row("held-out pairs, first and last", format!("{}; {}", told(first), told(last)));
     }
@@ -214,6 +220,9 @@ fn table(page: &mut String, run: &Run) {
 
 fn score(validation: &Validation) -> String {
     let Validation { step, loss, bpb, .. } = validation;
+    if bpb.is_nan() {
+        return format!("{loss:.4} nats a pair (step {})", count(*step));
+    }
     format!("{bpb:.4} bits a byte, {loss:.4} nats a token (step {})", count(*step))
 }
 
@@ -384,7 +393,7 @@ mod tests {
             if step % 50 == 0 {
                 let by_source = [("books".to_owned(), Measured { loss, bpb: loss / 2.0 })].into();
                 let bpb = loss / 2.0;
-                let line = Line::Validation { step, loss, bpb, by_source, preferences };
+                let line = Line::Validation { step, loss, bpb: Some(bpb), by_source, preferences };
                 metrics += &text(line);
                 let (prompt, wrote) = ("Once".to_owned(), format!(" ```upon\u{1b}[2J {step}"));
                 metrics += &text(Line::Sample { step, prompt, text: wrote });

@@ -112,11 +112,11 @@ pub struct Validation {
     pub step: u64,
     /// Nats a token.
     pub loss: f64,
-    /// Bits a byte.
+    /// Bits a byte; NaN of a reward model.
     pub bpb: f64,
     /// The same for each source.
     pub by_source: BTreeMap<String, Measured>,
-    /// Of `dpo`: what was met of pairs.
+    /// Of `dpo` and `reward`: what was met of pairs.
     pub preferences: Option<Preferences>,
 }
 
@@ -216,6 +216,7 @@ impl Run {
                 self.steps.push(step);
             }
             Line::Validation { step, loss, bpb, by_source, preferences } => {
+                let bpb = bpb.unwrap_or(f64::NAN);
                 self.validations.push(Validation { step, loss, bpb, by_source, preferences });
             }
             Line::Average { step, of: _, loss, bpb, by_source } => {

@@ -7,6 +7,7 @@ use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::reference::Ask;
+use crate::reward::{FirstHead, RewardConfig};
 use crate::spikes::{Spike, Watch};
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Packed, Sums, accumulate};
@@ -18,7 +19,8 @@ use herd_data::{
     Phase, Policy, Ramp, Validation,
 };
 use herd_model::llama::{Llama, Training};
-use herd_model::{Checkpoint, Config, RopeScaling};
+use herd_model::names::Part;
+use herd_model::{Checkpoint, Config, Head, RopeScaling};
 use herd_tensor::{Device, Format, Tape};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -82,8 +84,7 @@ pub struct Trainer<'a> {
     pub(crate) tape: Arc<Tape>,
     pub(crate) words: Words,
     pub(crate) corpus: Arc<Corpus>,
-    /// Where pairs are learnt from, rather than tokens.
-    pub(crate) dpo: Option<Dpo>,
+    pub(crate) objective: Objective,
     optimizer: Optimizer,
     loader: Loader,
     progress: Progress,
@@ -95,6 +96,16 @@ pub struct Trainer<'a> {
     stop: &'a AtomicBool,
     watch: &'a mut dyn FnMut(Event<'_>),
     _lock: File,
+}
+
+/// What a run learns from.
+pub(crate) enum Objective {
+    /// Tokens that follow.
+    Tokens,
+    /// Which of two answers is better, by their log-probabilities.
+    Pairs(Dpo),
+    /// The same, by their rewards.
+    Rewards(RewardConfig),
 }
 
 /// What is known of a batch once the gradient of its loss is summed.
@@ -131,7 +142,11 @@ impl<'a> Trainer<'a> {
             refuse_long(&corpus, words.ends, config.batch.seq_len)?;
         }
         let ask = Ask { config: &config, words: &words, corpus: &corpus, device, out, stop };
-        let dpo = Dpo::open(&ask, watch)?;
+        let objective = match (&config.reward, Dpo::open(&ask, watch)?) {
+            (Some(reward), _) => Objective::Rewards(reward.clone()),
+            (None, Some(dpo)) => Objective::Pairs(dpo),
+            (None, None) => Objective::Tokens,
+        };
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
@@ -167,7 +182,7 @@ impl<'a> Trainer<'a> {
             tape,
             words,
             corpus,
-            dpo,
+            objective,
             optimizer,
             loader: loader.ahead(AHEAD),
             progress,
@@ -213,11 +228,23 @@ impl<'a> Trainer<'a> {
     pub fn gradient(&mut self, batch: &Batch) -> Gradient {
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
         let packed = Packed::of(batch, self.config.data.document_mask);
-        if let Some(dpo) = &self.dpo {
-            let sums = dpo.gradient(self, batch, &packed, rows);
-            let (norm, preferences) = (self.optimizer.grad_norm(&self.model), sums.preferences());
-            return Gradient { loss: sums.loss(), norm, preferences: Some(preferences) };
-        }
+        let (loss, preferences) = match &self.objective {
+            Objective::Tokens => (self.token_gradient(batch, &packed, rows).loss(), None),
+            Objective::Pairs(dpo) => {
+                let sums = dpo.gradient(self, batch, &packed, rows);
+                (sums.loss(), Some(sums.preferences()))
+            }
+            Objective::Rewards(reward) => {
+                let sums = reward.gradient(self, batch, &packed, rows);
+                (sums.loss(), Some(sums.preferences()))
+            }
+        };
+        let norm = self.optimizer.grad_norm(&self.model);
+        Gradient { loss, norm, preferences }
+    }
+
+    /// The same of the tokens that follow, `rows` rows at a time.
+    fn token_gradient(&self, batch: &Batch, packed: &Packed, rows: usize) -> Sums {
         let weights: f64 = batch.weight_t.iter().map(|w| f64::from(*w)).sum();
         let scale = (1.0 / weights) as f32;
         let mut sums = Sums::default();
@@ -225,8 +252,7 @@ impl<'a> Trainer<'a> {
             let micro = packed.rows(batch, first, rows.min(batch.rows - first));
             accumulate(&self.model, &self.tape, &micro.borrow(), scale, &mut sums);
         }
-        let norm = self.optimizer.grad_norm(&self.model);
-        Gradient { loss: sums.loss(), norm, preferences: None }
+        sums
     }
 
     /// Whether the loss leapt, or a number is none. A loss that did neither joins the running mean.
@@ -471,26 +497,31 @@ pub(crate) fn take_lock(out: &Path) -> Result<File, TrainError> {
 
 /// Writes the resolved config into a new folder; in an old one it must be the same.
 pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
-    let path = out.join("config.toml");
-    let text = told(config, out).write();
-    let was = match fs::read_to_string(&path) {
+    keep_settings(&out.join("config.toml"), &told(config, out).write(), out)
+}
+
+/// Writes settings beside what is made by them, `begun`; if they are there, they must be the same.
+///
+/// Errors: they differ (the first key that does is named); the disk.
+pub fn keep_settings(path: &Path, text: &str, begun: &Path) -> Result<(), TrainError> {
+    let was = match fs::read_to_string(path) {
         Ok(was) => was,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return replace(&path, text.as_bytes());
+            return replace(path, text.as_bytes());
         }
-        Err(e) => return Err(TrainError::io("read", &path, e)),
+        Err(e) => return Err(TrainError::io("read", path, e)),
     };
     if was == text {
         return Ok(());
     }
-    let (was, is) = (flat(&was), flat(&text));
+    let (was, is) = (flat(&was), flat(text));
     let key = was.keys().chain(is.keys()).find(|key| was.get(*key) != is.get(*key));
     let key = key.cloned().unwrap_or_else(|| "its text".into());
     let of = |table: &std::collections::BTreeMap<String, String>| {
         table.get(&key).cloned().unwrap_or_else(|| "nothing".into())
     };
     let (was, is) = (of(&was), of(&is));
-    Err(TrainError::OtherConfig { folder: out.to_owned(), key, was, is })
+    Err(TrainError::OtherConfig { folder: begun.to_owned(), key, was, is })
 }
 
 /// The settings as files tell of them: a checkpoint that lies beside the run's folder by its way
@@ -576,6 +607,7 @@ fn shape(config: &RunConfig, words: &Words) -> Result<Config, TrainError> {
         rope_scaling: RopeScaling::None,
         context,
         tied: model.tied,
+        head: Head::Language,
     };
     shape.validate()?;
     Ok(shape)
@@ -587,7 +619,38 @@ fn shape(config: &RunConfig, words: &Words) -> Result<Config, TrainError> {
 pub fn network(config: &RunConfig, words: &Words) -> Result<Config, TrainError> {
     match &config.model.init {
         None => shape(config, words),
-        Some(path) => Ok(Checkpoint::open(path)?.config),
+        Some(path) => Ok(open_init(config, path)?.1),
+    }
+}
+
+/// The checkpoint that a run starts from, and the shape that it trains: `reward` puts a head that scores in the place
+/// of a language model's.
+///
+/// Errors: it cannot be opened, or is a reward model where a language model is wanted.
+fn open_init(config: &RunConfig, path: &Path) -> Result<(Checkpoint, Config), TrainError> {
+    let (checkpoint, head) = match config.reward {
+        None => (Checkpoint::open(path)?, Head::Language),
+        Some(_) => (Checkpoint::open_any(path)?, Head::Score),
+    };
+    let shape = Config { head, ..checkpoint.config.clone() };
+    Ok((checkpoint, shape))
+}
+
+/// The first numbers of a part: the checkpoint's, but for a head that it has not.
+fn first_numbers(
+    config: &RunConfig,
+    checkpoint: &Checkpoint,
+    part: Part,
+) -> Result<Vec<f32>, TrainError> {
+    match &config.reward {
+        Some(reward) if part == Part::Score && checkpoint.config.head == Head::Language => {
+            let shape = Config { head: Head::Score, ..checkpoint.config.clone() };
+            Ok(match reward.head {
+                FirstHead::Normal => init::numbers(&shape, part, 0.0, config.seed),
+                FirstHead::Zero => vec![0.0; shape.width],
+            })
+        }
+        Some(_) | None => state::first_numbers(checkpoint, part),
     }
 }
 
@@ -608,8 +671,7 @@ pub(crate) fn build(
             })
         }
         Some(path) => {
-            let mut checkpoint = Checkpoint::open(path)?;
-            let mut shape = checkpoint.config.clone();
+            let (mut checkpoint, mut shape) = open_init(config, path)?;
             shape.rope_theta = config.model.init_rope_theta.unwrap_or(shape.rope_theta);
             shape.context = shape.context.max(config.batch.seq_len);
             if let Some(lora) = &config.model.lora {
@@ -617,7 +679,7 @@ pub(crate) fn build(
                 return adapter::build(config, lora, &checkpoint, device, &training);
             }
             Llama::trainable(&shape, device, shape.context, &training, |part| {
-                state::first_numbers(&checkpoint, part)
+                first_numbers(config, &checkpoint, part)
             })
         }
     }
@@ -625,7 +687,9 @@ pub(crate) fn build(
 
 /// Sets the masters to those that the run began with.
 fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
-    let checkpoint = config.model.init.as_ref().map(Checkpoint::open).transpose()?;
+    let init = config.model.init.as_ref();
+    let checkpoint =
+        init.map(|path| Ok::<_, TrainError>(open_init(config, path)?.0)).transpose()?;
     for named in model.params() {
         let len = named.param.rows() * named.param.cols();
         let numbers = match (&checkpoint, &config.model.lora) {
@@ -635,7 +699,7 @@ fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
             (None, None) => {
                 init::numbers(model.config(), named.part, config.model.init_std, config.seed)
             }
-            (Some(checkpoint), None) => state::first_numbers(checkpoint, named.part)?,
+            (Some(checkpoint), None) => first_numbers(config, checkpoint, named.part)?,
         };
         named.param.set_master(&numbers);
     }

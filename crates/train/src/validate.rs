@@ -3,7 +3,7 @@
 use crate::config::{Packing, RunConfig};
 use crate::error::TrainError;
 use crate::metrics::{Line, Measured};
-use crate::trainer::Trainer;
+use crate::trainer::{Objective, Trainer};
 use herd_data::validation::bits_per_byte;
 use herd_data::{Corpus, Ends, Validation};
 use herd_model::llama::Llama;
@@ -48,7 +48,7 @@ impl Measurement {
     pub fn line(&self, step: u64) -> Line {
         let by_source = self.by_source.iter().map(|(name, part)| (name.clone(), part.measured()));
         let Measured { loss, bpb } = self.all();
-        let (by_source, preferences) = (by_source.collect(), None);
+        let (by_source, bpb, preferences) = (by_source.collect(), Some(bpb), None);
         Line::Validation { step, loss, bpb, by_source, preferences }
     }
 }
@@ -60,9 +60,10 @@ pub fn measure(run: &Trainer<'_>) -> Result<Option<Measurement>, TrainError> {
 
 /// The line of a run's own measure: what it lessens, on what is held out.
 pub(crate) fn line(run: &Trainer<'_>) -> Result<Option<Line>, TrainError> {
-    match &run.dpo {
-        Some(dpo) => run.tape.paused(|| dpo.measure(run)),
-        None => Ok(measure(run)?.map(|measured| measured.line(run.step()))),
+    match &run.objective {
+        Objective::Pairs(dpo) => run.tape.paused(|| dpo.measure(run)),
+        Objective::Rewards(reward) => run.tape.paused(|| reward.measure(run)),
+        Objective::Tokens => Ok(measure(run)?.map(|measured| measured.line(run.step()))),
     }
 }
 

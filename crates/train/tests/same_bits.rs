@@ -29,6 +29,7 @@ fn config() -> Config {
         rope_scaling: RopeScaling::None,
         context: SEQ_LEN,
         tied: true,
+        head: herd_model::Head::Language,
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use herd_codec::chat::{Message, SpanKind};
 
+use super::branch::{Mark, Standing};
 use super::encode::{Answer, Encoder, Row};
 use super::shape::no_dialogue;
 use super::{Comparison, Strength};
@@ -16,12 +17,23 @@ use crate::Fault;
 /// Which answers are compared, and which of their tokens count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Compare {
-    /// Whether format tokens do not count.
-    pub mask_format: bool,
+    /// Which tokens count.
+    pub counts: Counting,
     /// Rows whose chosen answer is better by less are left out; those that do not say stay.
     pub strength_min: Strength,
     /// An answer is left out that is as [similar](similarity) to a better one, or more.
     pub similar: f64,
+}
+
+/// Which tokens of an answer count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// What was said, without format tokens.
+    Words,
+    /// All.
+    All,
+    /// The last one, where a reward is read. The answers to a prompt then share it, as one document.
+    End,
 }
 
 /// The rows of a comparison.
@@ -31,6 +43,10 @@ pub struct Compared {
     pub rows: Vec<Row>,
     /// Answers that were left out beside them.
     pub similar: u64,
+    /// Ids that all rows begin with: the prompt.
+    pub prompt: usize,
+    /// What is known of each answer.
+    pub marks: Vec<Mark>,
 }
 
 impl Encoder<'_> {
@@ -43,24 +59,34 @@ impl Encoder<'_> {
         if let Some(strength) = strength.filter(|strength| *strength < compare.strength_min) {
             return Err(Fault::Weak { strength: strength.name() });
         }
-        let mut kept: Vec<&Message> = Vec::new();
-        for answer in answers {
+        // Of three answers the best is the edited one.
+        let standings = [Standing::Edited, Standing::Chosen, Standing::Rejected];
+        let standings = &standings[standings.len() - answers.len()..];
+        let (mut kept, mut marks): (Vec<&Message>, Vec<Mark>) = (Vec::new(), Vec::new());
+        for (answer, standing) in answers.iter().zip(standings) {
             let alike = |better: &&Message| {
                 better.tool_calls == answer.tool_calls
                     && similarity(&better.text(), &answer.text()) >= compare.similar
             };
             if !kept.iter().any(alike) {
                 kept.push(answer);
+                marks.push(Mark { standing: *standing, strength: *strength });
             }
         }
         if kept.len() < 2 {
             return Err(Fault::Similar);
         }
+        let mut stem = 0;
         let row = |(k, answer): (usize, &&Message)| {
             let mut dialogue = prompt.clone();
             dialogue.messages.push((*answer).clone());
             let Answer { ids, origins, at, .. } = self.answer(&dialogue, prompt.messages.len())?;
-            let counts = |i: usize| !compare.mask_format || !is_format(origins[i].kind);
+            stem = at.start;
+            let counts = |i: usize| match compare.counts {
+                Counting::Words => !is_format(origins[i].kind),
+                Counting::All => true,
+                Counting::End => i + 1 == at.end,
+            };
             let weight = |i: usize| if at.contains(&i) && counts(i) { 1.0 } else { 0.0 };
             let weights: Vec<f32> = (0..ids.len()).map(weight).collect();
             match weights.iter().any(|weight| *weight > 0.0) {
@@ -69,7 +95,8 @@ impl Encoder<'_> {
             }
         };
         let rows: Vec<Row> = kept.iter().enumerate().map(row).collect::<Result<_, _>>()?;
-        Ok(Compared { similar: (answers.len() - rows.len()) as u64, rows })
+        let similar = (answers.len() - rows.len()) as u64;
+        Ok(Compared { similar, rows, prompt: stem, marks })
     }
 }
 

@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use herd_codec::chat::{
-    ChatFormat, Dialogue, Encoded, Origin, RenderOptions, Role, Span, SpanKind, spans_to_ids,
+    ChatFormat, Dialogue, Encoded, Message, Origin, RenderOptions, Role, Span, SpanKind,
+    spans_to_ids,
 };
 use herd_codec::{TokenId, Tokenizer};
 
@@ -91,6 +92,24 @@ impl Encoder<'_> {
     /// Errors: the format cannot say it.
     pub fn prompt(&self, dialogue: &Dialogue) -> Result<Vec<TokenId>, Fault> {
         Ok(self.encode(&self.render(dialogue, RenderOptions::PROMPT)?)?.ids)
+    }
+
+    /// The ids of a prompt, and those of each answer behind it, its end with them.
+    ///
+    /// Errors: the format cannot say one of them, or it is empty.
+    pub fn answers(
+        &self,
+        prompt: &Dialogue,
+        answers: &[Message],
+    ) -> Result<(Vec<TokenId>, Vec<Vec<TokenId>>), Fault> {
+        let said = answers.iter().map(|answer| {
+            let mut dialogue = prompt.clone();
+            dialogue.messages.push(answer.clone());
+            let Answer { ids, at, .. } = self.answer(&dialogue, prompt.messages.len())?;
+            Ok(ids[at].to_vec())
+        });
+        let said = said.collect::<Result<_, _>>()?;
+        Ok((self.prompt(prompt)?, said))
     }
 
     /// Message `message` behind the prompt that asks for it.

@@ -6,6 +6,7 @@
 //! | `messages` | messages as OpenAI, ShareGPT and their kin write them |
 //! | `preference` | answers to one prompt, best first |
 //! | `encode` | a dialogue to rows of ids, each with the weight of its loss |
+//! | `branch` | answers to one prompt as one document that has the prompt once |
 //! | `compare` | answers to one prompt to rows of ids, each with the tokens that count |
 //!
 //! | shape | keys |
@@ -17,17 +18,19 @@
 //! | `preference` | `chosen`, `rejected`, `edited`; `prompt`, `messages` or `conversations`; `strength` |
 //! | `hh_rlhf` | `chosen`, `rejected`: texts of `\n\nHuman:` and `\n\nAssistant:` |
 
+mod branch;
 mod compare;
 mod encode;
 mod messages;
 mod preference;
 mod shape;
 
-use herd_codec::chat::{ChatFormat, Dialogue, Message, RenderOptions};
+use herd_codec::chat::{ChatFormat, Dialogue, Message, RenderOptions, Role};
 
 use crate::{Fault, Hash};
 
-pub use compare::{Compare, Compared, similarity};
+pub use branch::{Mark, Standing};
+pub use compare::{Compare, Compared, Counting, similarity};
 pub use encode::{Encoder, Row};
 pub use shape::Shape;
 
@@ -112,6 +115,50 @@ pub fn lesson(row: &serde_json::Value, shape: Option<Shape>) -> Result<Lesson, F
     }
 }
 
+/// The answers of a row: those of a comparison, best first, or the last one of a dialogue, which is all that was
+/// said before.
+///
+/// Errors: the row has none of the [shapes](self), its messages are no dialogue, or a dialogue does not end in an answer.
+pub fn answers(row: &serde_json::Value, asked: Option<Shape>) -> Result<Comparison, Fault> {
+    if matches!(shape::shape(shape::object(row)?, asked)?, Shape::Preference | Shape::HhRlhf) {
+        return comparison(row, asked);
+    }
+    let mut prompt = lesson(row, asked)?.dialogue;
+    match prompt.messages.pop() {
+        Some(answer) if answer.role == Role::Assistant => {
+            Ok(Comparison { prompt, answers: vec![answer], strength: None })
+        }
+        Some(_) | None => Err(shape::no_dialogue("it does not end in an answer")),
+    }
+}
+
+/// What a row asks: its dialogue up to the last message of the user's. An answer may follow it, and need not.
+///
+/// Errors: the row has none of the [shapes](self), or the user says nothing.
+pub fn question(row: &serde_json::Value, shape: Option<Shape>) -> Result<Dialogue, Fault> {
+    let object = shape::object(row)?;
+    let prompts = ["prompt", "question"];
+    let bare = |key: &str| object.contains_key(key) && !object.contains_key("output");
+    let mut dialogue = match shape {
+        None if bare("instruction") => {
+            let mut object = object.clone();
+            object.insert("output".to_owned(), "".into());
+            messages::alpaca(&object)?.dialogue
+        }
+        shape => match shape::shape(object, shape)? {
+            Shape::PromptCompletion => messages::prompt(object, &prompts)?,
+            Shape::Preference | Shape::HhRlhf => comparison(row, shape)?.prompt,
+            Shape::Messages | Shape::ShareGpt | Shape::Alpaca => lesson(row, shape)?.dialogue,
+        },
+    };
+    let last = dialogue.messages.iter().rposition(|message| message.role == Role::User);
+    let Some(last) = last.filter(|at| !dialogue.messages[*at].text().trim().is_empty()) else {
+        return Err(shape::no_dialogue("the user says nothing"));
+    };
+    dialogue.messages.truncate(last + 1);
+    Ok(dialogue)
+}
+
 /// The answers of a row of preferences.
 ///
 /// Errors: the row is none, or its messages are no dialogue.
@@ -122,6 +169,36 @@ pub fn comparison(row: &serde_json::Value, shape: Option<Shape>) -> Result<Compa
         Shape::HhRlhf => preference::hh_rlhf(object),
         Shape::Messages | Shape::ShareGpt | Shape::Alpaca | Shape::PromptCompletion => {
             Err(shape::no_dialogue("it compares no answers: `chosen` and `rejected` are wanted"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_what_stands_before_the_last_answer_whatever_the_shape() {
+        let asked = |json: &str| {
+            let dialogue = question(&serde_json::from_str(json).unwrap(), None)?;
+            Ok::<_, Fault>(dialogue.messages.iter().map(Message::text).collect::<Vec<_>>())
+        };
+        for json in [
+            r#"{"prompt":"q"}"#,
+            r#"{"question":"q","answer":"a"}"#,
+            r#"{"instruction":"q"}"#,
+            r#"{"instruction":"q","output":"a"}"#,
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#,
+            r#"{"prompt":"q","chosen":"a","rejected":"b"}"#,
+            r#"{"chosen":"\n\nHuman: q\n\nAssistant: a","rejected":"\n\nHuman: q\n\nAssistant: b"}"#,
+        ] {
+            assert_eq!(asked(json).unwrap(), ["q"], "{json}");
+        }
+        let turns = r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"},
+                        {"from":"human","value":"r"},{"from":"gpt","value":"b"}]}"#;
+        assert_eq!(asked(turns).unwrap(), ["q", "a", "r"]);
+        for json in [r#"{"prompt":""}"#, r#"{"messages":[]}"#, r#"{"text":"q"}"#, "7"] {
+            assert!(matches!(asked(json), Err(Fault::NoDialogue { .. })), "{json}");
         }
     }
 }

@@ -29,6 +29,7 @@ pub fn wide_config() -> Config {
         rope_scaling: RopeScaling::None,
         context: 512,
         tied: false,
+        head: herd_model::Head::Language,
     }
 }
 
@@ -102,6 +103,7 @@ impl Answer {
                 self.ids.push(token.id);
                 self.text.push_str(&token.text);
                 let mut bits: Vec<u64> = token.log_prob.iter().map(|p| p.to_bits()).collect();
+                bits.extend(token.nats.iter().map(|n| u64::from(n.to_bits())));
                 for top in token.top {
                     bits.extend([u64::from(top.id), top.log_prob.to_bits()]);
                 }

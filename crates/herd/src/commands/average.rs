@@ -30,7 +30,7 @@ pub struct Flags {
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let weights = weights(flags)?;
     refuse_existing(&flags.out)?;
-    let first = Checkpoint::open(&flags.checkpoints[0])?;
+    let first = Checkpoint::open_any(&flags.checkpoints[0])?;
     if first.style != Style::Hf {
         let path = flags.checkpoints[0].clone();
         return Err(AverageError::Style { path }.into());

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use herd_kernels::probe::peaks;
 use herd_model::llama::{Llama, Training};
-use herd_model::{Config, RopeScaling};
+use herd_model::{Config, Head, RopeScaling};
 use herd_tensor::ops::{Documents, Targets};
 use herd_tensor::{Device, Format, Tape, blocks_of};
 use herd_train::config::Precision;
@@ -88,6 +88,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         rope_scaling: RopeScaling::None,
         context: seq_len,
         tied: run.model.tied,
+        head: Head::Language,
     };
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let format = if flags.weights == "f32" { Format::F32 } else { Format::BF16 };
@@ -166,10 +167,15 @@ fn step(model: &Llama, tape: &Tape, optimizer: &mut Optimizer, batch: &Random) -
         let x_td = model.forward_documents(&ids[..n], &positions, &documents);
         lap(&mut seconds.forward);
         let (weights, scale) = (vec![1.0; n], 1.0 / batch.tokens as f32);
-        let targets = Targets { ids: &ids[1..], weights: &weights, scale, z_loss: 0.0 };
-        let loss = model.loss(&x_td, &targets);
-        lap(&mut seconds.loss);
-        loss.backward();
+        match config.head {
+            Head::Language => {
+                let targets = Targets { ids: &ids[1..], weights: &weights, scale, z_loss: 0.0 };
+                let loss = model.loss(&x_td, &targets);
+                lap(&mut seconds.loss);
+                loss.backward();
+            }
+            Head::Score => model.scores(&x_td).backward(&weights),
+        }
         lap(&mut seconds.backward);
     }
     let grad_norm = optimizer.grad_norm(model);
@@ -195,8 +201,13 @@ fn medians(seconds: &[Seconds]) -> Seconds {
 /// Multiply-adds as two operations of a token's step: 6 N and the causal half of attention.
 fn flops_a_token(shape: &Config, seq_len: usize) -> BTreeMap<&'static str, f64> {
     let attention = (shape.layers * shape.heads * shape.head_dim * seq_len) as f64;
-    let head = (shape.vocab * shape.width) as f64;
-    let blocks = shape.params() as f64 - head * if shape.tied { 1.0 } else { 2.0 };
+    let matrix = (shape.vocab * shape.width) as f64;
+    let (head, matrices) = match shape.head {
+        Head::Language if shape.tied => (matrix, 1.0),
+        Head::Language => (matrix, 2.0),
+        Head::Score => (shape.width as f64, 1.0),
+    };
+    let blocks = shape.params() as f64 - matrix * matrices;
     BTreeMap::from([
         ("forward", 2.0 * blocks + 2.0 * attention),
         ("loss", 6.0 * head),

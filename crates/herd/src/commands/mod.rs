@@ -22,8 +22,13 @@ mod pretrain;
 mod preview;
 mod pull;
 mod quantize;
+mod quickstart;
+mod reward;
 mod rm;
+mod round;
 mod runs;
+mod sample;
+pub mod score;
 mod sft;
 mod show;
 mod tokenize;
@@ -38,6 +43,8 @@ use crate::error::Error;
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Make a model from nothing: the whole way, small, on what comes with Herd
+    Quickstart(quickstart::Flags),
     /// Bring a model into the store
     Pull(pull::Flags),
     /// List the models in the store
@@ -82,6 +89,14 @@ pub enum Command {
     Sft(sft::Flags),
     /// Teach a model which of the answers to a prompt is better
     Dpo(dpo::Flags),
+    /// Teach a model to say by a number how good an answer is
+    Reward(reward::Flags),
+    /// Say what a reward model makes of answers
+    Score(score::Flags),
+    /// Answer each prompt many times, score the answers, and keep the best
+    Sample(sample::Flags),
+    /// Go round: preferences, reward model, samples, fine-tuning, DPO, an average, and a gate
+    Round(round::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -100,6 +115,7 @@ impl Command {
     /// Does what the command line asks.
     pub fn run(&self, console: &Console, offline: bool) -> Result<Verdict, Error> {
         match self {
+            Command::Quickstart(flags) => quickstart::run(flags, console),
             Command::Pull(flags) => pull::run(flags, console, offline),
             Command::Ls(flags) => ls::run(flags, console),
             Command::Show(flags) => show::run(flags, console),
@@ -122,6 +138,10 @@ impl Command {
             Command::Average(flags) => average::run(flags, console),
             Command::Sft(flags) => sft::run(flags, console),
             Command::Dpo(flags) => dpo::run(flags, console),
+            Command::Reward(flags) => reward::run(flags, console),
+            Command::Score(flags) => score::run(flags, console),
+            Command::Sample(flags) => sample::run(flags, console),
+            Command::Round(flags) => round::run(flags, console),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Data(flags) => data::run(flags, console),

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use herd_codec::Tokenizer;
 use herd_codec::chat::{RenderOptions, Role, SpanKind};
-use herd_data::dialogue::{Compare, Compared, Encoder, Row, Shape, comparison, lesson};
+use herd_data::dialogue::{Compare, Encoder, Row, Shape, comparison, lesson};
 use herd_data::read::{Sources, objects};
 use herd_data::{DataError, Fault};
 use herd_model::checkpoint::Checkpoint;
 use herd_train::config::ChatConfig;
 use herd_train::dpo::{self, DpoConfig};
+use herd_train::reward::RewardConfig;
 use serde_json::{Value, json};
 
 use crate::about::About;
@@ -76,16 +77,17 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
                 let path = file.path.clone();
                 let rows = match &asked.compare {
                     Some(compare) => comparison(&value, shape)
-                        .and_then(|comparison| encoder.compare(&comparison, compare)),
+                        .and_then(|comparison| encoder.compare(&comparison, compare))
+                        .map(|compared| (compared.rows, compared.similar)),
                     None => lesson(&value, shape)
                         .and_then(|lesson| encoder.lesson(&lesson))
-                        .map(|rows| Compared { rows, similar: 0 }),
+                        .map(|rows| (rows, 0)),
                 };
                 let rows = rows.map_err(|fault| DataError::Record { path, row, fault })?;
                 Ok((format!("{}:{row}", file.path.display()), rows))
             });
             match found {
-                Ok((place, Compared { rows, similar })) => {
+                Ok((place, (rows, similar))) => {
                     totals.add(&rows);
                     if similar > 0 {
                         *totals.dropped.entry("similar_answer").or_default() += similar;
@@ -119,6 +121,7 @@ impl Flags {
         if let Some(file) = &self.config {
             let config = dpo::read_either(file, &[])?;
             let compare = config.dpo.as_ref().map(DpoConfig::compare);
+            let compare = config.reward.as_ref().map(RewardConfig::compare).or(compare);
             let input = config.data.input.iter().map(|path| path.display().to_string()).collect();
             let about = About::of_run(&config)?;
             let mut chat = config.chat.unwrap_or_default();

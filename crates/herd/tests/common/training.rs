@@ -97,6 +97,13 @@ pub fn pair_settings(init: &str) -> String {
         + "[dpo]\n"
 }
 
+/// The same of a run that teaches a reward model.
+pub fn reward_settings(init: &str) -> String {
+    let text = pair_settings(init).replace("[dpo]\n", "");
+    let samples = &text[text.find("[samples]").unwrap()..];
+    text.replace(samples, "[reward]\n")
+}
+
 /// Settings of a run over dialogues, of which some are too long for a row, from `init`.
 pub fn chat_settings(init: &str) -> String {
     let input = "input = [\"chats.jsonl\"]\nlong = \"shorten\"";
@@ -104,6 +111,37 @@ pub fn chat_settings(init: &str) -> String {
     let text = text.replace("seq_len = 64", "seq_len = 128");
     let text = text.replace("warmup_steps = 3", "warmup_steps = 3\nlr = 1e-3");
     text.replace("[model]\n", &format!("[chat]\ntemplate = \"llama3\"\n[model]\ninit = {init:?}\n"))
+}
+
+/// Settings of `herd sample` by the model of [`SETTINGS`] over the dialogues, of which some leave no room for an answer.
+pub const SAMPLE_SETTINGS: &str = r#"
+input = ["chats.jsonl"]
+[sample]
+k = 3
+policies = ["base/checkpoints/step-12"]
+temperature = [0.5, 1.2]
+max_tokens = 12
+context = 64
+parallel = 4
+system = ["brief", "kind"]
+unfinished = "keep"
+[chat]
+template = "llama3"
+[[score]]
+kind = "regex"
+pattern = "e"
+[[score]]
+kind = "length"
+words = [1, 6]
+weight = 0.5
+"#;
+
+/// `herd sample` on one thread, into a folder.
+pub fn sample(folder: &Path, config: &str, out: &str) -> Command {
+    let mut command = herd(folder);
+    let out = format!("{out}/samples.jsonl");
+    command.args(["sample", "--config", config, "--out", &out, "-t", "1"]);
+    command
 }
 
 /// An adapter in place of all weights.

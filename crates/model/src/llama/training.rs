@@ -1,8 +1,8 @@
 //! A Llama whose weights are trained: all of them, or additions of low rank beside frozen ones.
 
 use super::{Llama, Parts};
-use crate::Config;
 use crate::names::{Part, all_parts};
+use crate::{Config, Head};
 use herd_tensor::{Device, Format, Gain, Lora, Param, Tape, Weight};
 use std::sync::Arc;
 
@@ -105,10 +105,18 @@ impl Llama {
         named
     }
 
+    /// Whether the head is this one.
+    fn has(&self, head: Part) -> bool {
+        match self.config.head {
+            Head::Language => head == Part::Output,
+            Head::Score => head == Part::Score,
+        }
+    }
+
     fn weight(&self, part: Part) -> Option<&Weight> {
         Some(match part {
             Part::TokEmbd => &self.tok_embd,
-            Part::Output => self.output.as_ref()?,
+            Part::Output | Part::Score => self.output.as_ref().filter(|_| self.has(part))?,
             Part::Q(l) => &self.blocks[l].q,
             Part::K(l) => &self.blocks[l].k,
             Part::V(l) => &self.blocks[l].v,
@@ -125,7 +133,8 @@ impl Llama {
     fn weight_mut(&mut self, part: Part) -> Option<&mut Weight> {
         Some(match part {
             Part::TokEmbd => &mut self.tok_embd,
-            Part::Output => self.output.as_mut()?,
+            Part::Output | Part::Score if !self.has(part) => return None,
+            Part::Output | Part::Score => self.output.as_mut()?,
             Part::Q(l) => &mut self.blocks[l].q,
             Part::K(l) => &mut self.blocks[l].k,
             Part::V(l) => &mut self.blocks[l].v,
@@ -144,7 +153,7 @@ impl Llama {
             Part::OutputNorm => Some(&self.output_norm.w),
             Part::AttnNorm(l) => Some(&self.blocks[l].attn_norm.w),
             Part::FfnNorm(l) => Some(&self.blocks[l].ffn_norm.w),
-            Part::TokEmbd | Part::Output | Part::RopeFreqs => None,
+            Part::TokEmbd | Part::Output | Part::Score | Part::RopeFreqs => None,
             Part::Q(_) | Part::K(_) | Part::V(_) | Part::O(_) => None,
             Part::Gate(_) | Part::Up(_) | Part::Down(_) => None,
         }
@@ -167,7 +176,9 @@ impl<E, F: FnMut(Part) -> Result<Vec<f32>, E>> Parts for Trained<'_, F> {
         let Training { tape, format, .. } = self.training;
         let master = (self.numbers)(part)?;
         let shape = [shape[0], shape[1]];
-        Ok(Weight::Trained(Param::matrix(self.device, tape, *format, shape, master)))
+        // One row of the whole model costs nothing, and all of a reward passes through it.
+        let format = if part == Part::Score { Format::F32 } else { *format };
+        Ok(Weight::Trained(Param::matrix(self.device, tape, format, shape, master)))
     }
 
     fn gain(&mut self, part: Part) -> Result<Gain, E> {

@@ -27,6 +27,7 @@ pub fn config() -> Config {
         rope_scaling: RopeScaling::None,
         context: 8192,
         tied: false,
+        head: herd_model::Head::Language,
     }
 }
 

@@ -50,6 +50,19 @@ pub struct Documents {
     /// Pages of all documents, and where those of each begin.
     pages: Vec<u32>,
     starts: Vec<usize>,
+    /// Where documents branch: the row of the batch that each row of `spans` is a copy of.
+    copies: Option<Vec<usize>>,
+}
+
+/// A text and the ways in which it goes on: a row of the stem sees the stem up to itself, one of a branch the
+/// whole stem and its own branch up to itself, and never another branch. A document that does not
+/// branch is a stem alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branching {
+    /// The rows of what all branches have in common.
+    pub stem: Range<usize>,
+    /// The rows of each branch.
+    pub branches: Vec<Range<usize>>,
 }
 
 /// Positions in a page of documents; any multiple of 16 gives the same bits.
@@ -64,7 +77,69 @@ impl Documents {
             starts.push(starts[starts.len() - 1] + span.len().div_ceil(PAGE));
         }
         let pages = (0..starts[spans.len()] as u32).collect();
-        Documents { spans, shape, pages, starts }
+        Documents { spans, shape, pages, starts, copies: None }
+    }
+
+    /// The same of documents that branch. Attention alone takes the stem once more for each branch: all else that
+    /// a model does sees one row at a time.
+    ///
+    /// With a stem of S rows and branches of N in all, a row of a branch gives the bits that it would give in a
+    /// document of its own behind a copy of the stem.
+    pub fn branching(all: &[Branching], kv_heads: usize, head_dim: usize) -> Documents {
+        let (mut copies, mut spans) = (Vec::new(), Vec::new());
+        for Branching { stem, branches } in all {
+            let alone = [stem.end..stem.end];
+            for branch in if branches.is_empty() { &alone } else { &branches[..] } {
+                let start = copies.len();
+                copies.extend(stem.clone().chain(branch.clone()));
+                spans.push(start..copies.len());
+            }
+        }
+        Documents { copies: Some(copies), ..Documents::new(spans, kv_heads, head_dim) }
+    }
+
+    /// The rows of `x` as the documents have them.
+    fn spread(&self, x: &Tensor) -> Tensor {
+        self.copies.as_ref().map_or_else(|| x.clone(), |copies| x.select(copies))
+    }
+
+    /// Rows of the documents back in their places; those of a stem as its first copy has them.
+    fn first(&self, x: Tensor, rows: usize) -> Tensor {
+        let Some(copies) = &self.copies else { return x };
+        let mut out = Tensor::uninitialised(x.device(), rows, x.width());
+        for (copy, row) in copies.iter().enumerate().rev() {
+            place(&mut out, *row).copy_from_slice(x.row(copy));
+        }
+        out
+    }
+
+    /// The gradient of the rows of the documents, after that of their places: a stem's goes to its first copy.
+    fn spread_first(&self, dx: &Tensor) -> Tensor {
+        let Some(copies) = &self.copies else { return dx.clone() };
+        let mut out = Tensor::uninitialised(dx.device(), copies.len(), dx.width());
+        let mut given = vec![false; dx.rows()];
+        for (copy, row) in copies.iter().enumerate() {
+            match std::mem::replace(&mut given[*row], true) {
+                false => place(&mut out, copy).copy_from_slice(dx.row(*row)),
+                true => place(&mut out, copy).fill(0.0),
+            }
+        }
+        out
+    }
+
+    /// The gradient of `rows` places: the sum over their copies, in the order of the branches.
+    fn sum(&self, dx: Tensor, rows: usize) -> Tensor {
+        let Some(copies) = &self.copies else { return dx };
+        let mut out = Tensor::uninitialised(dx.device(), rows, dx.width());
+        let mut begun = vec![false; rows];
+        for (copy, row) in copies.iter().enumerate() {
+            let sum = place(&mut out, *row);
+            match std::mem::replace(&mut begun[*row], true) {
+                false => sum.copy_from_slice(dx.row(copy)),
+                true => sum.iter_mut().zip(dx.row(copy)).for_each(|(sum, dx)| *sum += dx),
+            }
+        }
+        out
     }
 
     fn sequences(&self) -> Vec<Sequence<'_>> {
@@ -76,6 +151,12 @@ impl Documents {
         };
         self.spans.iter().enumerate().map(sequence).collect()
     }
+}
+
+/// Row `i`, to be written.
+fn place(x: &mut Tensor, i: usize) -> &mut [f32] {
+    let width = x.width();
+    &mut x.data_mut()[i * width..(i + 1) * width]
 }
 
 /// Where attention finds the keys and values of earlier tokens.
@@ -125,11 +206,14 @@ fn attend(
 
 fn attend_documents([q, k, v]: [&Tensor; 3], documents: &Arc<Documents>) -> Tensor {
     let (device, shape) = (q.device().clone(), documents.shape);
-    let mut lse_th = Tensor::uninitialised(&device, q.rows(), q.width() / shape.head_dim);
+    let [q_rows, k_rows, v_rows] = [q, k, v].map(|x| documents.spread(x));
+    let mut lse_th = Tensor::uninitialised(&device, q_rows.rows(), q.width() / shape.head_dim);
     let out = device.with_keys(documents.pages.len() * shape.page_bytes(), |pages| {
         let lse = Some(lse_th.data_mut());
-        attend([q, k, v], pages, shape, &documents.sequences(), lse)
+        attend([&q_rows, &k_rows, &v_rows], pages, shape, &documents.sequences(), lse)
     });
+    drop([q_rows, k_rows, v_rows]);
+    let (out, lse_th) = (documents.first(out, q.rows()), documents.first(lse_th, q.rows()));
     let tape = [q, k, v].into_iter().find_map(|x| x.slot()).map(|slot| Arc::clone(slot.tape()));
     let saved = [q, k, v, &out].map(Tensor::clone);
     let documents = Arc::clone(documents);
@@ -141,12 +225,16 @@ fn attend_documents([q, k, v]: [&Tensor; 3], documents: &Arc<Documents>) -> Tens
 
 fn attend_back(
     documents: &Documents,
-    [q, k, v, out]: [Tensor; 4],
+    saved: [Tensor; 4],
     lse_th: &Tensor,
     dout: &Tensor,
     flow: &mut Flow,
 ) {
     let (device, KvShape { kv_heads, head_dim, .. }) = (dout.device(), documents.shape);
+    let rows = dout.rows();
+    let slots = [0, 1, 2].map(|i| saved[i].slot().cloned());
+    let [q, k, v, out] = saved.map(|x| documents.spread(&x));
+    let (dout, lse_th) = (documents.spread_first(dout), documents.spread(lse_th));
     let like = |x: &Tensor| Tensor::uninitialised(device, x.rows(), x.width());
     let (mut dq, mut dk, mut dv) = (like(&q), like(&k), like(&v));
     attention_backward(
@@ -159,9 +247,10 @@ fn attend_back(
         Precision::F32,
         &documents.spans,
     );
-    for (x, dx) in [(q, dq), (k, dk), (v, dv)] {
-        if let Some(slot) = x.slot() {
-            flow.add(slot, dx);
+    drop([q, k, v, out, dout, lse_th]);
+    for (slot, dx) in slots.iter().zip([dq, dk, dv]) {
+        if let Some(slot) = slot {
+            flow.add(slot, documents.sum(dx, rows));
         }
     }
 }

@@ -14,7 +14,7 @@ mod rope;
 mod swiglu;
 
 pub use adamw::{AdamW, Moments, adamw, gradient_square};
-pub use attention::{Documents, Keys, KvCache, attention};
+pub use attention::{Branching, Documents, Keys, KvCache, attention};
 pub use embed::embed;
 pub use linear::{linear, linears, linears_back_bytes};
 pub use loss::{Loss, Targets, cross_entropy, fused_head_bytes};

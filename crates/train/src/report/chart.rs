@@ -293,7 +293,7 @@ fn trim(digits: &str) -> &str {
 }
 
 /// Text of files is not trusted with the page.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         match c {

@@ -1,0 +1,268 @@
+//! `herd round`: preferences, reward model, samples, fine-tuning, preferences learnt, averages, and a gate; again and again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use herd_train::round::{
+    Beginning, By, RoundConfig, Settings, Verdict as Ended, Vote, compared, judge, pairs, passes,
+    rows, simulated,
+};
+use herd_train::{TrainError, keep_settings};
+
+use crate::console::{Console, Verdict};
+use crate::error::Error;
+use crate::training::pair;
+use crate::verbs::{self, Verb, load, save, write};
+
+/// Flags of `herd round`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// The settings, in TOML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The folder of all rounds; the same command takes up what it finds there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// So many rounds, whatever FILE says
+    #[arg(long, value_name = "N")]
+    rounds: Option<u64>,
+    /// Override a setting: `--set gate.k=8`
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
+    set: Vec<(String, String)>,
+    /// Threads that compute [default: as many as the machine lends]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<usize>,
+    /// The numeric class: portable, avx2, avx512 or amx [default: $HERD_CLASS, else the fastest]
+    #[arg(long, value_name = "CLASS")]
+    class: Option<String>,
+}
+
+/// Goes through the rounds; the answer is no where none of them passed its gate.
+pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
+    let mut config = RoundConfig::read(&flags.config, &flags.set)?;
+    let rounds = flags.rounds.unwrap_or(config.rounds);
+    config.rounds = 0; // more rounds may be asked for later
+    fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
+    keep_settings(&flags.out.join("config.toml"), &config.write(), &flags.out)?;
+    let machine = verbs::machine(flags.threads, flags.class.as_deref());
+    let mut walk = Walk { config, out: &flags.out, machine, console, policy: None, previous: None };
+    let mut ended: Vec<Ended> = Vec::new();
+    for round in 1..=rounds {
+        let Some(verdict) = walk.round(round)? else {
+            console.note("stopped; the same command goes on");
+            return Ok(Verdict::Done);
+        };
+        console.note(line(&verdict));
+        ended.push(verdict);
+    }
+    save(&flags.out.join("rounds.json"), &ended)?;
+    write(&flags.out.join("report.md"), report(&ended).as_bytes())?;
+    if console.json {
+        console.print_json(&ended)?;
+    } else {
+        let policy = walk.policy_path();
+        console.note(format!("the policy stands in {}", policy.display()));
+    }
+    Ok(if ended.iter().any(|verdict| verdict.passed) { Verdict::Done } else { Verdict::No })
+}
+
+struct Walk<'a> {
+    config: RoundConfig,
+    out: &'a Path,
+    machine: Vec<String>,
+    console: &'a Console,
+    /// The rounds whose policies go on: the last, and the one before it. `None`: the first policy of all.
+    policy: Option<u64>,
+    previous: Option<Option<u64>>,
+}
+
+impl Walk<'_> {
+    /// A policy, as the settings of a round name it.
+    fn named(&self, round: Option<u64>) -> String {
+        match round {
+            Some(round) => format!("../../round-{round}/average"),
+            None => self.config.policy.display().to_string(),
+        }
+    }
+
+    fn policy_path(&self) -> PathBuf {
+        match self.policy {
+            Some(round) => self.out.join(format!("round-{round}/average")),
+            None => self.config.policy.clone(),
+        }
+    }
+
+    /// Does a round, or finds it done; `None` if it was asked to stop.
+    fn round(&mut self, round: u64) -> Result<Option<Ended>, Error> {
+        let folder = self.out.join(format!("round-{round}"));
+        let file = folder.join("round.json");
+        let verdict = match load(&file)? {
+            Some(verdict) => verdict,
+            None => {
+                self.console.note(format!("round {round}"));
+                let begin = Beginning {
+                    round,
+                    policy: self.named(self.policy),
+                    previous: self.previous.map(|previous| self.named(previous)),
+                };
+                let Some(verdict) = self.go(&begin, &folder)? else { return Ok(None) };
+                save(&file, &verdict)?;
+                verdict
+            }
+        };
+        if verdict.passed {
+            (self.previous, self.policy) = (Some(self.policy), Some(round));
+        }
+        Ok(Some(verdict))
+    }
+
+    fn go(&self, begin: &Beginning, folder: &Path) -> Result<Option<Ended>, Error> {
+        let of = Settings::of(&self.config, begin);
+        for (name, text) in [
+            ("collect", &of.collect),
+            ("reward", &of.reward),
+            ("sample", &of.sample),
+            ("sft", &of.sft),
+            ("dpo", &of.dpo),
+            ("gate", &of.gate),
+        ] {
+            write(&folder.join(format!("configs/{name}.toml")), text.as_bytes())?;
+        }
+        let verb = |verb: &str, name: &str, out: &str, makes: &str| {
+            let config = folder.join(format!("configs/{name}.toml"));
+            Verb::with_settings(verb, &config, &folder.join(out), folder.join(makes))
+        };
+        let pass = |verb: Verb| verb.run(&self.machine, self.console);
+        if !pass(verb("sample", "collect", "collect.jsonl", "collect.pairs.jsonl"))? {
+            return Ok(None);
+        }
+        let Some((annotators, pairs, preferences)) = self.judged(begin.round, folder)? else {
+            return Ok(None);
+        };
+        let mut average = vec!["average".to_owned()];
+        average.extend(of.averaged.iter().map(|path| folder.join(path).display().to_string()));
+        average.extend(["--out".to_owned(), folder.join("average").display().to_string()]);
+        for stage in [
+            verb("reward", "reward", "reward", &of.reward_model),
+            verb("sample", "sample", "samples.jsonl", "samples.pairs.jsonl"),
+            verb("sft", "sft", "sft", &of.tuned),
+            verb("dpo", "dpo", "dpo", of.averaged.last().expect("a run has a last checkpoint")),
+            Verb { args: average, makes: folder.join("average") },
+            verb("sample", "gate", "gate.jsonl", "gate.pairs.jsonl"),
+        ] {
+            // An average takes no flags of the machine.
+            let machine = if stage.args[0] == "average" { &[][..] } else { &self.machine };
+            if !stage.run(machine, self.console)? {
+                return Ok(None);
+            }
+        }
+        let answers = rows(&folder.join("gate.jsonl"))?;
+        let (gate, [policy_before, policy_made]) = compared(&answers, &begin.policy, "../average")?;
+        let passed = passes(&gate, self.config.gate.min_gain);
+        let round = begin.round;
+        Ok(Some(Ended {
+            round,
+            policy_before,
+            policy_made,
+            gate,
+            passed,
+            annotators,
+            pairs,
+            preferences,
+        }))
+    }
+
+    /// Pairs to votes, votes to preferences; `None` where people have not voted yet.
+    #[allow(clippy::type_complexity)] // it is taken apart at once
+    fn judged(
+        &self,
+        round: u64,
+        folder: &Path,
+    ) -> Result<Option<(Vec<herd_train::round::Quality>, u64, u64)>, Error> {
+        let pairs =
+            pairs(&rows(&folder.join("collect.jsonl"))?, &folder.join("collect.best.jsonl"))?;
+        let votes = folder.join("votes.jsonl");
+        match self.config.collect.by {
+            By::Scores => {
+                let said =
+                    simulated(&self.config.collect, self.config.seed.wrapping_add(round), &pairs);
+                write(&votes, lines(&said).as_bytes())?;
+            }
+            By::People if !votes.is_file() => {
+                let file = folder.join("pairs.jsonl");
+                write(&file, lines(&pairs).as_bytes())?;
+                self.console.note(format!(
+                    "judge {}: write {} with lines as {{\"pair\": 0, \"annotator\": \"NAME\", \"better\": 0}}, better 0 or 1",
+                    file.display(),
+                    votes.display()
+                ));
+                return Ok(None);
+            }
+            By::People => {}
+        }
+        let text = fs::read_to_string(&votes).map_err(Error::io("read", &votes))?;
+        let vote = |(i, line): (usize, &str)| {
+            let what = |e| format!("line {}: {e}", i + 1);
+            serde_json::from_str(line)
+                .map_err(|e| Error::Json { path: votes.clone(), what: what(e) })
+        };
+        let said: Vec<Vote> = text.lines().enumerate().map(vote).collect::<Result<_, _>>()?;
+        let judged = judge(&pairs, &said)?;
+        write(&folder.join("preferences.jsonl"), lines(&judged.rows).as_bytes())?;
+        for silent in judged.annotators.iter().filter(|a| !a.heard) {
+            self.console.note(format!(
+                "          {} is against the others ({} of {} votes agree) and is not heard",
+                silent.annotator, silent.agreed, silent.compared
+            ));
+        }
+        if judged.rows.is_empty() {
+            let expected = "answers of different worth".to_owned();
+            return Err(TrainError::Value {
+                key: "the preferences".into(),
+                value: "none".into(),
+                expected,
+            }
+            .into());
+        }
+        Ok(Some((judged.annotators, pairs.len() as u64, judged.rows.len() as u64)))
+    }
+}
+
+fn lines(of: &[impl serde::Serialize]) -> String {
+    let line =
+        |value| format!("{}\n", serde_json::to_string(value).expect("numbers and texts serialise"));
+    of.iter().map(line).collect()
+}
+
+fn line(ended: &Ended) -> String {
+    let Ended { round, gate, passed, .. } = ended;
+    let word = if *passed { "goes on" } else { "is stopped: the old policy stays" };
+    format!(
+        "round {round}: {:.3} on held prompts, {:.3} before ({:+.3} to {:+.3}); it {word}",
+        gate.after, gate.before, gate.low, gate.high
+    )
+}
+
+fn report(ended: &[Ended]) -> String {
+    let mut page = String::from(
+        "# Rounds\n\nScores of answers to held prompts, of the policy that a round began with and of the one that it made.\n\n\
+         | round | before | after | 95 % interval of the change | goes on | pairs | preferences | not heard |\n|---|---|---|---|---|---|---|---|\n",
+    );
+    for e in ended {
+        let silent: Vec<&str> =
+            e.annotators.iter().filter(|a| !a.heard).map(|a| a.annotator.as_str()).collect();
+        let (g, yes) = (&e.gate, if e.passed { "yes" } else { "no" });
+        page += &format!(
+            "| {} | {:.3} | {:.3} | {:+.3} to {:+.3} | {yes} | {} | {} | {} |\n",
+            e.round,
+            g.before,
+            g.after,
+            g.low,
+            g.high,
+            e.pairs,
+            e.preferences,
+            silent.join(", ")
+        );
+    }
+    page
+}

@@ -1,0 +1,241 @@
+//! `herd sample`: many answers to each prompt, judged, and the best of them as rows to train on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use herd_data::Hash;
+use herd_engine::Limits;
+use herd_engine::plan::Plan;
+use herd_model::checkpoint::Checkpoint;
+use herd_model::llama::Llama;
+use herd_tensor::{Device, KvFormat};
+use herd_train::Chat;
+use herd_train::config::ChatConfig;
+use herd_train::rejection::{self, Inputs, Judge, Policy, RejectionConfig, ScoreConfig, Summary};
+use herd_train::reward::RewardModel;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::about::About;
+use crate::commands::score;
+use crate::console::{Console, Verdict, count};
+use crate::error::Error;
+use crate::machine::machine;
+use crate::{flags, training};
+
+/// Flags of `herd sample`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// The settings, in TOML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The file of samples; the same command takes up what it finds there
+    #[arg(long, value_name = "SAMPLES.jsonl")]
+    out: PathBuf,
+    /// Override a setting: `--set sample.k=8`
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = training::pair)]
+    set: Vec<(String, String)>,
+    /// Threads that compute [default: as many as the machine lends]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<usize>,
+    /// The numeric class: portable, avx2, avx512 or amx [default: $HERD_CLASS, else the fastest]
+    #[arg(long, value_name = "CLASS")]
+    class: Option<String>,
+}
+
+/// Samples all prompts, or goes on where the file ends, and writes the rows to train on beside it.
+pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
+    let config = RejectionConfig::read(&flags.config, &flags.set)?;
+    let base = flags.config.parent().unwrap_or(Path::new("."));
+    if flags.out.extension().is_none() {
+        let expected = "a file such as SAMPLES.jsonl".to_owned();
+        let got = flags.out.display().to_string();
+        return Err(Error::Value { what: "--out", got, expected });
+    }
+    if let Some(folder) = flags.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    }
+    let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
+    let policies = policies(&config, base, &device, console)?;
+    let stop = training::stop_on_interrupt(console);
+    let rewards = rewards(&config, base, &device)?;
+    let begun = Instant::now();
+    let inputs = Inputs { config: &config, base, out: &flags.out, policies, rewards, stop: &stop };
+    let mut meter = Meter { console, begun, shown: begun };
+    let summary = rejection::sample(inputs, &mut |summary| meter.tell(summary))?;
+    match summary {
+        None => console.note("stopped; the same command goes on"),
+        Some(summary) => tell(&summary, begun.elapsed().as_secs_f64(), &flags.out, console)?,
+    }
+    Ok(Verdict::Done)
+}
+
+/// Loads the checkpoints that answer, with as many answers at once as memory has room for.
+///
+/// Errors: one cannot be opened, or does not fit with a single answer.
+fn policies(
+    config: &RejectionConfig,
+    base: &Path,
+    device: &Device,
+    console: &Console,
+) -> Result<Vec<Policy>, Error> {
+    let sample = &config.sample;
+    let paths = sample.policies.iter().map(|path| base.join(path));
+    let checkpoints: Vec<Checkpoint> =
+        paths.map(|path| Checkpoint::open(&path)).collect::<Result<_, _>>()?;
+    let limits = |parallel: usize| Limits {
+        context: sample.context,
+        parallel,
+        batch: 512,
+        // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
+        page_len: 16,
+        kv: KvFormat::F32,
+    };
+    let judges: Vec<Checkpoint> = reward_paths(config, base)
+        .map(|path| Ok(Checkpoint::open_any(path)?))
+        .collect::<Result<_, Error>>()?;
+    let needed = |parallel: usize| -> Result<u64, Error> {
+        let policies = checkpoints.iter().map(|policy| Plan::new(policy, limits(parallel)));
+        let judges = judges.iter().map(|judge| Plan::new(judge, limits(1)));
+        policies.chain(judges).map(|plan| Ok(plan?.peak() as u64)).sum()
+    };
+    let available = machine().memory_available_bytes;
+    let mut parallel = sample.parallel;
+    while parallel > 1 && available > 0 && needed(parallel)? > available {
+        parallel /= 2;
+    }
+    if available > 0 && needed(parallel)? > available {
+        let change = Some("a smaller sample.context, or fewer policies".to_owned());
+        return Err(Error::RunMemory { needed: needed(parallel)?, available, change });
+    }
+    if parallel < sample.parallel {
+        console.note(format!("memory has room for {parallel} answers at once"));
+    }
+    let told = sample.policies.iter().map(|path| path.display().to_string());
+    let both = checkpoints.iter().zip(told);
+    both.map(|(checkpoint, path)| policy(checkpoint, path, config, limits(parallel), device))
+        .collect()
+}
+
+fn policy(
+    checkpoint: &Checkpoint,
+    path: String,
+    config: &RejectionConfig,
+    limits: Limits,
+    device: &Device,
+) -> Result<Policy, Error> {
+    let own = checkpoint.config.context;
+    if limits.context > own {
+        let got = format!("{} for {path}", limits.context);
+        let expected = format!("at most the {own} of its model");
+        return Err(Error::Value { what: "sample.context", got, expected });
+    }
+    let about = About::read(checkpoint)?;
+    let format = about.chat_format(config.chat.template.as_deref())?;
+    let today = config.chat.date.as_deref().map(flags::day).transpose()?;
+    let stops = about.stop_ids(Some(&format));
+    let hash = weights_hash(checkpoint)?;
+    let model = Arc::new(Llama::load(checkpoint, device, limits.context)?);
+    let chat = Chat { format, today, shape: config.chat.shape, compare: None };
+    Ok(Policy { path, hash, model, tokenizer: about.tokenizer, chat, stops, limits })
+}
+
+fn reward_paths(config: &RejectionConfig, base: &Path) -> impl Iterator<Item = PathBuf> {
+    let path = |score: &ScoreConfig| match &score.judge {
+        Judge::Reward { model } => Some(base.join(model)),
+        Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } | Judge::Regex { .. } => {
+            None
+        }
+        Judge::Format(_) | Judge::Length { .. } => None,
+    };
+    config.score.iter().filter_map(path).collect::<Vec<_>>().into_iter()
+}
+
+/// The reward models that judge, each with the hash of its weights.
+///
+/// Errors: one cannot be opened, or is none.
+fn rewards(
+    config: &RejectionConfig,
+    base: &Path,
+    device: &Device,
+) -> Result<Vec<(Hash, RewardModel)>, Error> {
+    let open = |path: PathBuf| {
+        let hash = weights_hash(&Checkpoint::open_any(&path)?)?;
+        let ChatConfig { template, date, .. } = &config.chat;
+        Ok((hash, score::open(&path, template.as_deref(), date.as_deref(), device)?))
+    };
+    reward_paths(config, base).map(open).collect()
+}
+
+/// The hash of all tensors: their names, shapes and bytes.
+fn weights_hash(checkpoint: &Checkpoint) -> Result<Hash, Error> {
+    let archive = checkpoint.archive();
+    let mut sha256 = Sha256::new();
+    for info in archive.tensors() {
+        sha256.update(format!("{} {:?}\n", info.name, info.shape));
+        sha256.update(archive.bytes(info)?);
+    }
+    archive.release();
+    Ok(Hash(sha256.finalize().into()))
+}
+
+/// A line now and then.
+struct Meter<'a> {
+    console: &'a Console,
+    begun: Instant,
+    shown: Instant,
+}
+
+impl Meter<'_> {
+    fn tell(&mut self, summary: &Summary) {
+        if self.shown.elapsed().as_secs() < 10 {
+            return;
+        }
+        self.shown = Instant::now();
+        let rate = summary.work.tokens as f64 / self.begun.elapsed().as_secs_f64();
+        let (prompts, samples) = (count(summary.prompts), count(summary.samples));
+        self.console.note(format!("{prompts} prompts, {samples} answers, {rate:.0} tokens/s"));
+    }
+}
+
+fn tell(summary: &Summary, seconds: f64, out: &Path, console: &Console) -> Result<(), Error> {
+    let work = summary.work;
+    let rate = work.tokens as f64 / seconds.max(1e-9);
+    let saved = work.cached as f64 / work.prompt_tokens.max(1) as f64;
+    if console.json {
+        let mut told = json!(summary);
+        told["seconds"] = seconds.into();
+        told["tokens_per_second"] = rate.into();
+        told["prompt_tokens_saved"] = saved.into();
+        return console.print_json(&told);
+    }
+    let (prompts, samples) = (count(summary.prompts), count(summary.samples));
+    console.print(format!("{prompts} prompts, {samples} answers in {}", out.display()))?;
+    for (reason, rows) in &summary.dropped {
+        console.print(format!("left out: {} rows ({reason})", count(*rows)))?;
+    }
+    let share = 100.0 * summary.accepted as f64 / summary.samples.max(1) as f64;
+    console.print(format!("accepted: {} ({share:.1} %)", count(summary.accepted)))?;
+    for (reason, answers) in &summary.rejected {
+        console.print(format!("rejected: {} answers ({reason})", count(*answers)))?;
+    }
+    if !summary.best_of.is_empty() {
+        let mut rows = vec![vec!["best of".to_owned(), "mean score".to_owned()]];
+        let line = |(k, mean): &(usize, f64)| vec![k.to_string(), format!("{mean:.4}")];
+        rows.extend(summary.best_of.iter().map(line));
+        console.print_table(&rows)?;
+    }
+    let (best, pairs) = (count(summary.best), count(summary.pairs));
+    let [best_at, pairs_at] = ["best.jsonl", "pairs.jsonl"].map(|e| out.with_extension(e));
+    console.print(format!("{best} best answers in {}", best_at.display()))?;
+    console.print(format!("{pairs} pairs in {}", pairs_at.display()))?;
+    for (reason, prompts) in &summary.unpaired {
+        console.print(format!("no pair: {} prompts ({reason})", count(*prompts)))?;
+    }
+    if work.samples > 0 {
+        let saved = 100.0 * saved;
+        console.note(format!("{rate:.0} tokens/s; {saved:.1} % of prompt tokens were shared"));
+    }
+    Ok(())
+}

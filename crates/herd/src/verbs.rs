@@ -1,0 +1,98 @@
+//! Verbs that are run by other verbs: as a user would, and once.
+
+use std::fs;
+use std::io::{BufRead, BufReader, IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use herd_data::disk::{RealDisk, replace};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::console::{Console, Verdict};
+use crate::error::Error;
+use crate::pull::download::hex;
+
+/// A command line of this program.
+pub struct Verb {
+    /// What stands behind `herd`.
+    pub args: Vec<String>,
+    /// What it makes, whole or not at all: where that is there it need not run.
+    pub makes: PathBuf,
+}
+
+impl Verb {
+    /// A verb with settings, that writes to `out` and ends with `makes`.
+    pub fn with_settings(verb: &str, config: &Path, out: &Path, makes: PathBuf) -> Verb {
+        let (config, out) = (config.display().to_string(), out.display().to_string());
+        Verb { args: [verb, "--config", &config, "--out", &out].map(str::to_owned).to_vec(), makes }
+    }
+
+    /// Runs it with the flags of `machine` behind, unless what it makes is there, and says so. Whether that is there now:
+    /// it is not where the verb was asked to stop.
+    pub fn run(&self, machine: &[String], console: &Console) -> Result<bool, Error> {
+        if !self.makes.exists() {
+            let args: Vec<String> = self.args.iter().chain(machine).cloned().collect();
+            console.note(format!("          herd {}", args.join(" ")));
+            let quiet = console.quiet || !stderr().is_terminal();
+            run(&args, &Console { json: false, quiet, mute: true })?;
+        }
+        Ok(self.makes.exists())
+    }
+}
+
+/// Runs one command line of this program.
+pub fn run(args: &[String], console: &Console) -> Result<Verdict, Error> {
+    let line = std::iter::once("herd".to_owned()).chain(args.iter().cloned());
+    let cli = crate::Cli::try_parse_from(line).expect("verbs spell each other's flags rightly");
+    cli.command.run(console, true)
+}
+
+/// The flags that say how the machine is used, for the verbs that are run.
+pub fn machine(threads: Option<usize>, class: Option<&str>) -> Vec<String> {
+    let threads = threads.map(|n| ["--threads".to_owned(), n.to_string()]);
+    let class = class.map(|name| ["--class".to_owned(), name.to_owned()]);
+    threads.into_iter().chain(class).flatten().collect()
+}
+
+/// Puts a small file in its place, whole or not at all; its folder is made.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(replace(&RealDisk, folder, &name, &[bytes])?)
+}
+
+/// The same of something as JSON.
+pub fn save(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).expect("numbers and texts serialise");
+    write(path, format!("{text}\n").as_bytes())
+}
+
+/// What such a file says; nothing if it is not there.
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {
+            let what = format!("damaged ({e})");
+            Error::Json { path: path.to_owned(), what }
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
+
+/// sha256 of a file, in hexadecimal digits.
+pub fn hash(path: &Path) -> Result<String, Error> {
+    let file = fs::File::open(path).map_err(Error::io("read", path))?;
+    let (mut file, mut hash) = (BufReader::with_capacity(1 << 20, file), Sha256::new());
+    loop {
+        let bytes = file.fill_buf().map_err(Error::io("read", path))?;
+        if bytes.is_empty() {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(bytes);
+        let read = bytes.len();
+        file.consume(read);
+    }
+}

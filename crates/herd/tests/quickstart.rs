@@ -1,0 +1,69 @@
+//! `herd quickstart`: the whole way in seconds, the same every time, whatever ends it on the way.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn quickstart(out: &Path) -> Command {
+    let mut herd = Command::new(env!("CARGO_BIN_EXE_herd"));
+    herd.args(["quickstart", "--size", "smoke", "--quiet", "--out"]).arg(out);
+    herd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    herd
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path.as_ref())
+        .unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()))
+}
+
+#[test]
+fn a_quickstart_that_is_killed_on_its_way_ends_with_the_hashes_of_one_that_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let ended = quickstart(&whole).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    for ms in [300, 900, 1700, 2500] {
+        let mut run = quickstart(&killed).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(ms));
+        let _ = run.kill(); // it may have ended
+        run.wait().unwrap();
+    }
+    let ended = quickstart(&killed).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(read(whole.join("hashes.json")), read(killed.join("hashes.json")));
+    let report = read(whole.join("report.md"));
+    for stage in [
+        "tokenizer",
+        "scaling",
+        "pretrain",
+        "context",
+        "anneal",
+        "sft",
+        "dpo",
+        "average",
+        "quantize",
+    ] {
+        assert!(report.contains(&format!("| {stage} |")), "{stage} is missing in\n{report}");
+    }
+    let page = read(whole.join("report.html"));
+    assert!(page.contains("<table>") && page.contains("<svg"));
+    // What came of it talks.
+    let model = whole.join("model.gguf");
+    let said = Command::new(env!("CARGO_BIN_EXE_herd"))
+        .args(["complete", "-p", "The people", "-n", "4", "--temp", "0", "-m"])
+        .arg(&model)
+        .output()
+        .unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[test]
+fn a_folder_of_another_size_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path()).unwrap();
+    std::fs::write(folder.path().join("size"), "large").unwrap();
+    let ended = quickstart(folder.path()).output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(told.contains("--size") && told.contains("large"), "{told}");
+}

@@ -1,0 +1,219 @@
+//! `herd reward` and `herd score`: what is wrong is named or counted, a run killed at any moment ends with the bytes of
+//! one that was not, and a reward is the same number in training and after it, alone or among others.
+
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
+#[path = "common/training.rs"]
+mod training;
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+use training::{
+    LORA, begin, done, expect_same, expect_unbreakable, herd, pretrain, reward_settings, stage,
+};
+
+const BASE: &str = "base/checkpoints/step-12";
+
+/// Texts, a vocabulary, comparisons, a model to begin with, and settings.
+fn begin_reward() -> tempfile::TempDir {
+    let folder = begin();
+    done(&mut pretrain(folder.path(), "base", &[]));
+    fs::write(folder.path().join("reward.toml"), reward_settings(BASE)).unwrap();
+    folder
+}
+
+fn metrics(run: &Path, kind: &str) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["kind"] == kind).collect()
+}
+
+fn run(folder: &Path, out: &str, set: &[&str]) -> String {
+    let mut command = stage(folder, "reward", "reward.toml", out);
+    done(command.args(set.iter().flat_map(|set| ["--set", set])))
+}
+
+/// The words of a command that fails.
+fn fails(folder: &Path, args: &[&str]) -> String {
+    let output = herd(folder).args(args).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {err}");
+    assert!(!err.contains("a fault in herd"), "{err}");
+    err
+}
+
+/// The rows with their rewards.
+fn score(folder: &Path, model: &str, input: &str, more: &[&str]) -> Vec<Value> {
+    let mut command = herd(folder);
+    command.args(["score", "-m", model, "-i", input]).args(more).stdout(Stdio::piped());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_run_has_the_same_bytes_however_often_it_is_killed() {
+    let folder = begin_reward();
+    expect_unbreakable(folder.path(), 20, |out| stage(folder.path(), "reward", "reward.toml", out));
+    let whole = folder.path().join("whole");
+    let (first, held) = (&metrics(&whole, "step")[0], &metrics(&whole, "validation")[0]);
+    for line in [first, held] {
+        for name in ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"]
+        {
+            assert!(line[name].is_f64(), "{name}: {line}");
+        }
+        assert!(line["pairs"].as_u64() > Some(0) && line["bpb"].is_null(), "{line}");
+    }
+    let report = fs::read_to_string(whole.join("report.md")).unwrap();
+    assert!(report.contains("% right (95 %: ") && report.contains("nats a pair"), "{report}");
+}
+
+#[test]
+fn any_cut_into_micro_batches_threads_and_recomputing_change_no_bit() {
+    let folder = begin_reward();
+    let folder = folder.path();
+    run(folder, "whole", &[]);
+    run(folder, "rows", &["batch.micro_tokens=512"]);
+    run(folder, "again", &["precision.recompute=true"]);
+    done(herd(folder).args(["reward", "--config", "reward.toml", "--out", "threads", "-t", "2"]));
+    let read = |run: &str, file: &str| fs::read(folder.join(run).join(file)).unwrap();
+    for other in ["rows", "again", "threads"] {
+        for file in ["metrics.jsonl", "checkpoints/step-12/state/optimizer.safetensors"] {
+            assert!(read("whole", file) == read(other, file), "{other}: {file}");
+        }
+    }
+    // Margins, seeds and first heads are others.
+    for (out, set) in
+        [("margin", "reward.margin=large"), ("zero", "reward.head=zero"), ("seed", "seed=7")]
+    {
+        run(folder, out, &[set]);
+        assert!(read("whole", "metrics.jsonl") != read(out, "metrics.jsonl"), "{set}");
+    }
+    let first = &metrics(&folder.join("zero"), "step")[0];
+    assert_eq!((&first["rewards/chosen"], &first["rewards/margins"]), (&0.0.into(), &0.0.into()));
+    assert!((first["loss"].as_f64().unwrap() - 2f64.ln()).abs() < 1e-12, "{first}");
+}
+
+#[test]
+fn a_reward_is_the_same_number_in_training_and_after_it_alone_and_among_others() {
+    let folder = begin_reward();
+    let folder = folder.path();
+    // Everything held out that can be: of the rest one pair is learnt.
+    run(folder, "run", &["data.validation_share=0.5", "precision.weights=f32"]);
+    let model = "run/checkpoints/step-12";
+    let all = score(folder, model, "pairs.jsonl", &[]);
+    assert!(all.len() > 20 && all.iter().any(|row| row["rewards"]["edited"].is_f64()));
+    for (i, row) in all.iter().enumerate().step_by(7) {
+        fs::write(folder.join("one.jsonl"), row.to_string()).unwrap();
+        let alone = score(folder, model, "one.jsonl", &["-t", "2"]);
+        assert_eq!(alone[0]["rewards"], row["rewards"], "row {i}");
+    }
+    // The held-out pairs: as training measured them, to the last digit that a mean of another order keeps.
+    let held = metrics(&folder.join("run"), "validation");
+    let held = held.last().unwrap();
+    let rewards: Vec<f64> = all
+        .iter()
+        .flat_map(|row| row["rewards"].as_object().unwrap().values().map(|x| x.as_f64().unwrap()))
+        .collect();
+    let (least, most) =
+        rewards.iter().fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(*x), b.max(*x)));
+    let chosen = held["rewards/chosen"].as_f64().unwrap();
+    assert!((least..=most).contains(&chosen), "{least} {chosen} {most}");
+    // A dialogue has the reward of its last answer.
+    let row = &all[0];
+    let say = |role: &str, text: &Value| serde_json::json!({"role": role, "content": text});
+    let messages = [say("user", &row["prompt"]), say("assistant", &row["chosen"])];
+    let line = serde_json::json!({ "messages": messages }).to_string();
+    fs::write(folder.join("chat.jsonl"), line).unwrap();
+    let chat = score(folder, model, "chat.jsonl", &[]);
+    assert_eq!(chat[0]["reward"], row["rewards"]["chosen"]);
+    // A run that begins at a reward model begins with its head.
+    fs::write(folder.join("more.toml"), reward_settings(model)).unwrap();
+    done(&mut stage(folder, "reward", "more.toml", "more"));
+}
+
+#[test]
+fn what_is_learnt_is_what_preview_shows_and_what_is_left_out_is_counted() {
+    let folder = begin_reward();
+    let folder = folder.path();
+    let mut command = herd(folder);
+    command.args(["preview", "--config", "reward.toml", "--rows", "1000", "--json"]);
+    let output = command.stdout(Stdio::piped()).output().unwrap();
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for row in shown["shown"].as_array().unwrap() {
+        let weights = row["weights"].as_array().unwrap();
+        let (last, rest) = weights.split_last().unwrap();
+        assert_eq!(last, 1.0);
+        assert!(rest.iter().all(|weight| *weight == 0.0), "{row}");
+    }
+    let err = run(folder, "run", &[]);
+    assert!(err.contains("left out: ") && err.contains("too_long"), "{err}");
+    let manifest = |run: &str| -> Value {
+        let path = folder.join(run).join("data/manifest.json");
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    };
+    let dropped = &manifest("run")["sources"][0]["dropped"];
+    assert!(
+        dropped["weak"].as_u64() > Some(0) && dropped["similar"].as_u64() > Some(0),
+        "{dropped}"
+    );
+    run(folder, "all", &["reward.strength_min=marginally_better"]);
+    assert!(manifest("all")["sources"][0]["dropped"]["weak"].is_null());
+    let plan = herd(folder).args(["plan", "--config", "reward.toml"]).output().unwrap();
+    assert!(plan.status.success(), "{}", String::from_utf8_lossy(&plan.stderr));
+}
+
+#[test]
+fn settings_rows_and_models_that_do_not_fit_are_named() {
+    let folder = begin_reward();
+    let folder = folder.path();
+    for (set, told) in [
+        ("reward.similar=2", "reward.similar"),
+        ("reward.margin=huge", "huge"),
+        ("reward.head=one", "one"),
+        ("reward.marginn=none", "did you mean reward.margin?"),
+        ("data.long=shorten", "data.long"),
+        ("data.long=refuse", "fit"),
+        ("samples.every=3", "samples.every"),
+    ] {
+        let out = format!("out-{}", set.replace(['=', '.'], "-"));
+        let args = ["reward", "--config", "reward.toml", "--out", &out, "--set", set];
+        let err = fails(folder, &args);
+        assert!(err.contains(told), "{set}: {err}");
+    }
+    fs::write(folder.join("lora.toml"), reward_settings(BASE) + LORA).unwrap();
+    let err = fails(folder, &["reward", "--config", "lora.toml", "--out", "lora"]);
+    assert!(err.contains("model.lora"), "{err}");
+    run(folder, "run", &[]);
+    let model = "run/checkpoints/step-12";
+    // A verb that needs logits, one that needs rewards, and stages that begin at the wrong head.
+    let err = fails(folder, &["complete", "-m", model, "-p", "a"]);
+    assert!(err.contains("is a reward model, expected a language model"), "{err}");
+    let err = fails(folder, &["convert", "-m", model, "--to", "gguf", "-o", "x.gguf"]);
+    assert!(err.contains("is a reward model"), "{err}");
+    let err = fails(folder, &["score", "-m", BASE, "-i", "pairs.jsonl"]);
+    assert!(err.contains("is a language model") && err.contains("herd reward"), "{err}");
+    fs::write(folder.join("dpo.toml"), training::pair_settings(model)).unwrap();
+    let err = fails(folder, &["dpo", "--config", "dpo.toml", "--out", "dpo"]);
+    assert!(err.contains("is a reward model"), "{err}");
+    // Rows that are no dialogue, and rows that end with a question.
+    fs::write(folder.join("bad.jsonl"), "{\"x\": 1}\n").unwrap();
+    let err = fails(folder, &["score", "-m", model, "-i", "bad.jsonl"]);
+    assert!(err.contains("bad.jsonl") && err.contains("no known shape"), "{err}");
+    let question = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}]}"#;
+    fs::write(folder.join("question.jsonl"), question).unwrap();
+    let err = fails(folder, &["score", "-m", model, "-i", "question.jsonl"]);
+    assert!(err.contains("does not end in an answer"), "{err}");
+    let rows = score(folder, model, "question.jsonl", &["--skip-bad"]);
+    assert!(rows.is_empty());
+    // The mean of reward models is one.
+    let average = ["average", "run/checkpoints/step-6", model, "-o", "mean"];
+    done(herd(folder).args(average));
+    assert!(!score(folder, "mean", "pairs.jsonl", &[]).is_empty());
+    run(folder, "again", &[]);
+    expect_same(&folder.join("run"), &folder.join("again"));
+}

@@ -1,0 +1,190 @@
+//! The file of samples: a row a sample, prompt by prompt on the disk, taken up behind the last whole prompt.
+
+use crate::error::TrainError;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// One answer to one prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)] // their names in the file say it
+pub struct SampleRow {
+    /// The hash of the dialogue up to the question.
+    pub prompt: String,
+    pub file: String,
+    pub row: u64,
+    /// 0 to K - 1.
+    pub sample: usize,
+    pub policy: String,
+    /// The hash of the policy's weights.
+    pub policy_hash: String,
+    /// The answer is that of a request with this seed and stream.
+    pub seed: u64,
+    pub stream: u64,
+    pub temperature: f32,
+    /// The system prompt that it drew.
+    pub system: Option<String>,
+    pub prompt_tokens: usize,
+    /// The tokens of the answer, what ended it included.
+    pub ids: Vec<u32>,
+    pub text: String,
+    /// The sum of `logps`.
+    pub logp: f64,
+    /// Minus the trainer's loss of each token, the same bits.
+    pub logps: Vec<f32>,
+    /// `stop`, `length` or `failed`.
+    pub finish: String,
+    pub scores: BTreeMap<String, f64>,
+    pub total: f64,
+    /// Why it is never chosen: `length`, `failed`, `empty`, `unread` (no reward model can), or the score that it lacks.
+    pub rejected: Option<String>,
+    /// The best of its K.
+    pub chosen: bool,
+}
+
+/// The place of a prompt whose answers are in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Place {
+    pub prompt: String,
+    pub file: String,
+    pub row: u64,
+}
+
+impl SampleRow {
+    fn place(&self) -> Place {
+        Place { prompt: self.prompt.clone(), file: self.file.clone(), row: self.row }
+    }
+}
+
+/// The file under way; no other process has it.
+pub(super) struct Samples {
+    file: File,
+    path: PathBuf,
+}
+
+impl Samples {
+    /// Opens the file, cuts off a torn tail, and tells `each` of the prompts that are whole.
+    ///
+    /// Errors: another process has it; it cannot be read or written; it is damaged before its last prompt.
+    pub fn open(
+        path: &Path,
+        answers: usize,
+        mut each: impl FnMut(&[SampleRow]),
+    ) -> Result<(Samples, VecDeque<Place>), TrainError> {
+        let io = |action| move |e| TrainError::io(action, path, e);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path).map_err(io("open"))?;
+        if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
+            return Err(TrainError::Busy { folder: path.to_owned() });
+        }
+        if cfg!(unix) {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = File::open(folder.unwrap_or(Path::new(".")));
+            folder.and_then(|folder| folder.sync_all()).map_err(io("sync"))?;
+        }
+        let mut places = VecDeque::new();
+        let whole = read_groups(path, answers, |rows| {
+            places.push_back(rows[0].place());
+            each(rows);
+            Ok(())
+        })?;
+        let cut = file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0)));
+        cut.map_err(io("write"))?;
+        Ok((Samples { file, path: path.to_owned() }, places))
+    }
+
+    /// Adds the answers to one prompt, and brings them to the disk.
+    pub fn write(&mut self, rows: &[SampleRow]) -> Result<(), TrainError> {
+        let mut text = Vec::new();
+        for row in rows {
+            serde_json::to_writer(&mut text, row).expect("rows serialise");
+            text.push(b'\n');
+        }
+        let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
+        written.map_err(|e| TrainError::io("write", &self.path, e))
+    }
+}
+
+/// Gives the answers of each prompt that are whole to `each`; the bytes that they fill.
+///
+/// Errors: the file cannot be read, more than one prompt's rows stand behind a row that is none; those of `each`.
+pub(super) fn read_groups(
+    path: &Path,
+    answers: usize,
+    mut each: impl FnMut(&[SampleRow]) -> Result<(), TrainError>,
+) -> Result<u64, TrainError> {
+    let io = |e| TrainError::io("read", path, e);
+    let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    let (mut line, mut at, mut whole) = (Vec::new(), 0u64, 0u64);
+    let mut group: Vec<SampleRow> = Vec::new();
+    let mut behind = None; // rows behind the first that is none
+    loop {
+        line.clear();
+        let bytes = reader.read_until(b'\n', &mut line).map_err(io)?;
+        if bytes == 0 {
+            return Ok(whole);
+        }
+        at += bytes as u64;
+        let row = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok());
+        let next = |row: &SampleRow| {
+            row.sample == group.len() && group.first().is_none_or(|f| f.place() == row.place())
+        };
+        match (&mut behind, row) {
+            (Some(rows), row) => {
+                *rows += usize::from(row.is_some());
+                if *rows > answers {
+                    let what = format!("a row before byte {at} is none of its prompt's {answers}");
+                    return Err(TrainError::Damaged { path: path.to_owned(), what });
+                }
+            }
+            (None, Some(row)) if next(&row) => group.push(row),
+            (None, row) => behind = Some(usize::from(row.is_some())),
+        }
+        if behind.is_none() && group.len() == answers {
+            each(&group)?;
+            group.clear();
+            whole = at;
+        }
+    }
+}
+
+/// A file that is written row by row under another name, and is there when it is whole.
+pub(super) struct Rows {
+    file: std::io::BufWriter<File>,
+    part: PathBuf,
+    path: PathBuf,
+    /// Rows so far.
+    pub count: u64,
+}
+
+impl Rows {
+    pub fn create(path: PathBuf) -> Result<Rows, TrainError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let part = path.with_file_name(format!(".{name}.part"));
+        let file = File::create(&part).map_err(|e| TrainError::io("make", &path, e))?;
+        Ok(Rows { file: std::io::BufWriter::new(file), part, path, count: 0 })
+    }
+
+    pub fn write(&mut self, row: &serde_json::Value) -> Result<(), TrainError> {
+        self.count += 1;
+        let written = writeln!(self.file, "{row}");
+        written.map_err(|e| TrainError::io("write", &self.path, e))
+    }
+
+    /// Puts it in its place; the rows in it.
+    pub fn finish(self) -> Result<u64, TrainError> {
+        let Rows { file, part, path, count } = self;
+        let io = |e| TrainError::io("write", &path, e);
+        let file = file.into_inner().map_err(|e| io(e.into_error()))?;
+        file.sync_all().and_then(|()| fs::rename(&part, &path)).map_err(io)?;
+        if cfg!(unix) {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = File::open(folder.unwrap_or(Path::new(".")));
+            folder.and_then(|folder| folder.sync_all()).map_err(io)?;
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,129 @@
+//! The questions of rows, in their order, and what of them cannot be asked.
+
+use crate::config::ChatConfig;
+use crate::error::TrainError;
+use crate::rejection::score::{ScoreConfig, field_text};
+use herd_codec::chat::{Dialogue, Message, Role};
+use herd_data::dialogue::{Shape, question};
+use herd_data::read::{InputFile, Sources, objects};
+use herd_data::{DataError, Hash};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A question, and where it stands.
+pub(super) struct Prompt {
+    /// The file's name.
+    pub file: String,
+    /// Its line or row, from 1.
+    pub row: u64,
+    /// The row.
+    pub value: Value,
+    /// What was said up to the question.
+    pub dialogue: Dialogue,
+    /// The hash of that.
+    pub id: String,
+}
+
+type Rows = Box<dyn Iterator<Item = Result<(u64, Value), DataError>>>;
+
+/// The questions of all files, one after another.
+pub(super) struct Prompts {
+    files: std::vec::IntoIter<InputFile>,
+    open: Option<(PathBuf, Rows)>,
+    shape: Option<Shape>,
+    skip_bad: bool,
+    fields: Vec<String>,
+    /// Rows left out, by the reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl Prompts {
+    /// Errors: an input that is not there or holds nothing known.
+    pub fn open(
+        inputs: &[PathBuf],
+        chat: &ChatConfig,
+        scores: &[ScoreConfig],
+    ) -> Result<Prompts, TrainError> {
+        let files = files(inputs)?.into_iter();
+        let fields = scores.iter().filter_map(|score| score.judge.field().map(str::to_owned));
+        let (open, dropped) = (None, BTreeMap::new());
+        let (shape, skip_bad, fields) = (chat.shape, chat.skip_bad, fields.collect());
+        Ok(Prompts { files, open, shape, skip_bad, fields, dropped })
+    }
+
+    /// The next question; `None` behind the last.
+    ///
+    /// Errors: a file that cannot be read, or a row that asks nothing where such rows are not skipped.
+    pub fn next(&mut self) -> Result<Option<Prompt>, TrainError> {
+        loop {
+            let Some((path, rows)) = &mut self.open else {
+                let Some(file) = self.files.next() else { return Ok(None) };
+                self.open = Some((file.path.clone(), Box::new(objects(&file)?)));
+                continue;
+            };
+            let Some(read) = rows.next() else {
+                self.open = None;
+                continue;
+            };
+            let asked = read.and_then(|(row, value)| match question(&value, self.shape) {
+                Ok(dialogue) => Ok((row, value, dialogue)),
+                Err(fault) => Err(DataError::Record { path: path.clone(), row, fault }),
+            });
+            let (row, value, dialogue) = match asked {
+                Ok(asked) => asked,
+                Err(DataError::Record { fault, .. }) if self.skip_bad || fault.is_harmless() => {
+                    self.drop(fault.reason());
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if self.fields.iter().any(|field| field_text(&value, field).is_none()) {
+                self.drop("no_field");
+                continue;
+            }
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let id = id(&dialogue);
+            return Ok(Some(Prompt { file, row, value, dialogue, id }));
+        }
+    }
+
+    /// Counts a row that is left out.
+    pub fn drop(&mut self, reason: &str) {
+        *self.dropped.entry(reason.to_owned()).or_default() += 1;
+    }
+}
+
+fn files(inputs: &[PathBuf]) -> Result<Vec<InputFile>, TrainError> {
+    let inputs: Vec<String> = inputs.iter().map(|path| path.display().to_string()).collect();
+    Ok(Sources::find(&inputs)?.sources.into_iter().flat_map(|source| source.files).collect())
+}
+
+/// The hash of all input, file by file.
+pub(super) fn hash(inputs: &[PathBuf]) -> Result<Hash, TrainError> {
+    let mut all = String::new();
+    for file in files(inputs)? {
+        all.push_str(&Hash::of_file(&file.path)?.to_string());
+    }
+    Ok(Hash::of(all.as_bytes()))
+}
+
+fn id(dialogue: &Dialogue) -> String {
+    let said = json!([dialogue.tools, dialogue.builtin_tools, dialogue.messages]).to_string();
+    Hash::of(said.as_bytes()).to_string()[..16].to_owned()
+}
+
+impl Prompt {
+    /// What was said up to the question, under a system prompt behind its own.
+    pub fn under(&self, system: Option<&str>) -> Dialogue {
+        let mut dialogue = self.dialogue.clone();
+        let Some(system) = system else { return dialogue };
+        match dialogue.messages.first_mut().filter(|first| first.role == Role::System) {
+            Some(own) => {
+                *own = Message::new(Role::System, format!("{}\n\n{system}", own.text()));
+            }
+            None => dialogue.messages.insert(0, Message::new(Role::System, system)),
+        }
+        dialogue
+    }
+}

@@ -1,0 +1,108 @@
+//! Rounds of alignment (arXiv 2407.21783, section 4.1): collect -> reward -> sample -> sft -> dpo -> average -> gate, and again.
+//!
+//! ```text
+//! pairs      two answers to each prompt, of the policy and the one before it
+//! votes      of annotators; who is against the others is found, and not heard
+//! gate       the new policy answers held prompts better than the old one, or the old one stays
+//! ```
+//!
+//! The runs themselves are those of the other stages; here is what joins them.
+
+mod annotators;
+mod config;
+mod stages;
+
+pub use annotators::{Judged, Pair, Quality, Vote, judge, pairs, simulated};
+pub use config::{Annotator, By, CollectConfig, GateConfig, RoundConfig, StageTables, Start};
+pub use stages::{Beginning, Settings};
+
+use crate::error::TrainError;
+use crate::paired::Gain;
+use crate::rejection::SampleRow;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// How a round ended: `round.json` in its folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Its number, from 1.
+    pub round: u64,
+    /// The weights of the policy that it began with, hashed.
+    pub policy_before: String,
+    /// Those of the one that it made.
+    pub policy_made: String,
+    /// The mean score of answers to held prompts, of the old policy and the new.
+    pub gate: Gain,
+    /// Whether the new one goes on.
+    pub passed: bool,
+    /// What is known of annotators.
+    pub annotators: Vec<Quality>,
+    /// Pairs that were judged, and those that are learnt from.
+    pub pairs: u64,
+    /// Rows of preferences written.
+    pub preferences: u64,
+}
+
+/// The gate: the gain is not below `min_gain`, and its interval not wholly below zero.
+pub fn passes(gain: &Gain, min_gain: f64) -> bool {
+    gain.after - gain.before >= min_gain && !gain.fell()
+}
+
+/// The rows of a file of samples.
+///
+/// Errors: it cannot be read, or a line is no sample.
+pub fn rows(path: &Path) -> Result<Vec<SampleRow>, TrainError> {
+    let text = std::fs::read_to_string(path).map_err(|e| TrainError::io("read", path, e))?;
+    let row = |(i, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| TrainError::Damaged {
+            path: path.into(),
+            what: format!("line {}: {e}", i + 1),
+        })
+    };
+    text.lines().enumerate().map(row).collect()
+}
+
+/// What two policies scored on the same prompts, and the hashes of their weights: of each prompt the mean over its answers.
+///
+/// Errors: the rows are not of both.
+pub fn compared(
+    rows: &[SampleRow],
+    before: &str,
+    after: &str,
+) -> Result<(Gain, [String; 2]), TrainError> {
+    let mut of: BTreeMap<(&str, u64), [(f64, f64); 2]> = BTreeMap::new();
+    let mut hashes = [String::new(), String::new()];
+    for row in rows {
+        for (side, policy) in [before, after].into_iter().enumerate() {
+            if row.policy == policy {
+                let (sum, count) = &mut of.entry((&row.file, row.row)).or_default()[side];
+                (*sum, *count) = (*sum + row.total, *count + 1.0);
+                hashes[side].clone_from(&row.policy_hash);
+            }
+        }
+    }
+    let means =
+        |side: usize| of.values().map(|sides| sides[side].0 / sides[side].1).collect::<Vec<f64>>();
+    let (before, after) = (means(0), means(1));
+    if before.is_empty() || before.iter().chain(&after).any(|mean| mean.is_nan()) {
+        return Err(TrainError::no("gate.held", "prompts", "prompts that both policies answer"));
+    }
+    Ok((Gain::of(&before, &after), hashes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_stops_harm_and_lets_gains_and_even_rounds_pass() {
+        let gain =
+            |before: f64, after: f64, low: f64, high: f64| Gain { before, after, low, high, of: 9 };
+        assert!(passes(&gain(1.0, 2.0, 0.5, 1.5), 0.0));
+        assert!(passes(&gain(1.0, 1.0, -0.5, 0.5), 0.0));
+        assert!(!passes(&gain(1.0, 0.9, -0.5, 0.3), 0.0));
+        assert!(!passes(&gain(1.0, 0.9, -0.2, -0.05), -0.5));
+        assert!(passes(&gain(1.0, 0.9, -0.5, 0.3), -0.2));
+    }
+}
