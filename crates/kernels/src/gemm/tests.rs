@@ -41,16 +41,16 @@ fn seen(class: Class, format: Format, x: &[f32], cols: usize) -> Vec<f32> {
 }
 
 /// What the codes of one row stand for: of 15 bits in blocks of 32 columns whose peak is more than
-/// twice as large as is usual in the row, else of 8.
+/// half an exponent above what is usual in the row, else of 8.
 fn decoded(row: &[f32]) -> Vec<f32> {
     let peak = |block: &[f32]| block.iter().fold(0.0f32, |a, x| a.max(x.abs()));
     let bits = row.chunks(32).map(|block| u64::from(peak(block).to_bits()));
     let usual = bits.sum::<u64>() / (row.len() / 32) as u64;
-    let twice = f32::from_bits(usual as u32 + (1 << 23));
+    let large = f32::from_bits(usual as u32 + (1 << 22));
     let decode = |block: &[f32]| {
         let peak = peak(block);
         let (d, inverse) = (peak / 16256.0, if peak > 0.0 { 16256.0 / peak } else { 0.0 });
-        let step = if peak > twice { 1.0 } else { 128.0 };
+        let step = if peak > large { 1.0 } else { 128.0 };
         let code = move |x: &f32| d * (x * inverse / step).round_ties_even() * step;
         block.iter().map(code).collect::<Vec<_>>()
     };
