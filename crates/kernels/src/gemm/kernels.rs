@@ -151,7 +151,7 @@ pub(super) unsafe fn one_row<L: Lanes, const F: u8>(
             }
             let u = unpack::<L, F>(w, b);
             // Two chains for each half of the codes, joined exactly. Lower codes of zero are not
-            // skipped: one row waits for memory, and a branch made it 5 % slower.
+            // skipped: one row waits for memory, and a branch only cost it cycles.
             let zero = L::splat_i(0);
             let (mut upper, mut lower) = ([zero; 2], [zero; 2]);
             for j in 0..4 {
