@@ -10,14 +10,16 @@ use crate::lanes::bf16_bits;
 pub(super) const TILE_ROWS: usize = crate::tiles::ROWS;
 
 /// Words that one row takes in a tile of block activations, a block of 32 columns: eight words of
-/// upper and eight of lower codes, two starting sums, the scale, two scaled sums.
-pub(super) const BLOCK_WORDS: usize = 21;
+/// upper and eight of lower codes, two starting sums, the scale, two scaled sums, a mark.
+pub(super) const BLOCK_WORDS: usize = 22;
 /// Where the starting sums, the scale and the scaled sums stand among them.
 pub(super) const STARTS: usize = 16;
 /// The scale.
 pub(super) const SCALE: usize = 18;
 /// The scaled sums.
 pub(super) const SUMS: usize = 19;
+/// The mark, kept by the first row of the tile: not zero where any row has lower codes.
+pub(super) const LOWERS: usize = 21;
 /// Bits of a lower code.
 pub(super) const LOWER: i32 = 7;
 
@@ -109,8 +111,18 @@ pub(super) fn lay(tile: &mut [u32], x: &[f32], rows: usize, cols: usize, kind: K
 fn lay_codes<const R: usize>(tile: &mut [u32], x: &[f32], cols: usize, zero: i32, sub16: bool) {
     for (t, row) in x.chunks_exact(cols).take(R).enumerate() {
         let (tile, _) = tile.as_chunks_mut::<R>().0.as_chunks_mut::<BLOCK_WORDS>();
-        for (tile, block) in tile.iter_mut().zip(row.as_chunks::<BLOCK>().0) {
-            let q = quantise(block);
+        let blocks = row.as_chunks::<BLOCK>().0;
+        let mut total = 0;
+        for (tile, block) in tile.iter_mut().zip(blocks) {
+            tile[SCALE][t] = peak_bits(block);
+            total += u64::from(tile[SCALE][t]);
+        }
+        let middle = (total / blocks.len().max(1) as u64) as u32;
+        for (tile, block) in tile.iter_mut().zip(blocks) {
+            let peak = tile[SCALE][t];
+            let fine = peak > middle + FINE_ABOVE;
+            let marked = if t == 0 { 0 } else { tile[LOWERS][0] } | u32::from(fine);
+            let q = quantise(block, f32::from_bits(peak), fine);
             let sums = if sub16 { q.sums } else { [q.sums[0].wrapping_add(q.sums[1]), 0] };
             let mut words = [0; BLOCK_WORDS];
             for k in 0..8 {
@@ -127,6 +139,7 @@ fn lay_codes<const R: usize>(tile: &mut [u32], x: &[f32], cols: usize, zero: i32
             for k in apart..BLOCK_WORDS {
                 tile[k][t] = words[k];
             }
+            tile[LOWERS][0] = marked;
         }
     }
 }
@@ -147,7 +160,8 @@ fn word(codes: &[i8]) -> u32 {
     u32::from_le_bytes([codes[0] as u8, codes[1] as u8, codes[2] as u8, codes[3] as u8])
 }
 
-/// Codes of 15 bits in two parts: 128 upper + lower, each a signed byte.
+/// Codes of 15 bits in two parts: 128 upper + lower, each a signed byte. Codes of 8 bits have no
+/// lower part.
 struct Quantised {
     upper: [i8; BLOCK],
     lower: [i8; BLOCK],
@@ -156,28 +170,40 @@ struct Quantised {
     scale: f32,
 }
 
-/// x = scale * code with scale = max |x| / (127 * 128), codes rounded to nearest, ties to even.
-///
-/// Eight bits would do for a conversation, but cost 0.2 % of perplexity (docs/kernels.md).
-/// A block with NaN or infinity has such a scale, and its products are NaN; its codes mean nothing,
-/// so their sums may wrap.
+/// How far above the mean of a row's peaks, as bits, a block's peak keeps its lower codes: bits of
+/// floats grow as their logarithms, so this is 1.3 to 1.5 times the geometric mean. Twice would
+/// cost Q4_K_M and Q5_1 more than 0.1 % of perplexity (docs/performance.md).
+const FINE_ABOVE: u32 = 1 << 22;
+
+/// The bits of max |x|: as integers the sizes of floats have the order of their bits, NaN above all.
 #[inline(always)]
-fn quantise(x: &[f32; BLOCK]) -> Quantised {
-    const LARGEST: f32 = 127.0 * 128.0;
-    // As integers the sizes of floats have the order of their bits, NaN above all.
+fn peak_bits(x: &[f32; BLOCK]) -> u32 {
     let mut peaks = [0u32; 16];
     for half in x.as_chunks::<16>().0 {
         for (p, x) in peaks.iter_mut().zip(half) {
             *p = (*p).max(x.to_bits() & 0x7fff_ffff);
         }
     }
-    let peak = f32::from_bits(peaks.into_iter().fold(0, u32::max));
+    peaks.into_iter().fold(0, u32::max)
+}
+
+/// x = scale * code with scale = peak / (127 * 128), codes rounded to nearest, ties to even: to a
+/// whole number where `fine`, else to a multiple of 128, which has no lower part.
+///
+/// A block with NaN or infinity has such a scale, and its products are NaN; its codes mean nothing,
+/// so their sums may wrap.
+#[inline(always)]
+fn quantise(x: &[f32; BLOCK], peak: f32, fine: bool) -> Quantised {
+    const LARGEST: f32 = 127.0 * 128.0;
     let inverse = if peak == 0.0 { 0.0 } else { LARGEST / peak };
-    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits.
+    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits; 128 times that
+    // rounds to a multiple of 128 and leaves how many.
     const WHOLE: f32 = 12_582_912.0;
+    let (whole, shift) = if fine { (WHOLE, 0) } else { (WHOLE * 128.0, LOWER) };
     let mut codes = [0i32; BLOCK];
     for (c, x) in codes.iter_mut().zip(x) {
-        *c = ((x * inverse + WHOLE).to_bits() as i32).wrapping_sub(WHOLE.to_bits() as i32);
+        let count = ((x * inverse + whole).to_bits() as i32).wrapping_sub(whole.to_bits() as i32);
+        *c = count << shift;
     }
     let (mut upper, mut lower) = ([0i8; BLOCK], [0i8; BLOCK]);
     for i in 0..BLOCK {
@@ -214,12 +240,33 @@ mod tests {
     #[test]
     fn codes_are_within_half_a_step() {
         let x: [f32; 32] = std::array::from_fn(|i| ((i * 37 % 64) as f32 - 31.0) * 0.17);
-        let q = quantise(&x);
-        for i in 0..32 {
-            let code = 128 * i32::from(q.upper[i]) + i32::from(q.lower[i]);
-            assert!((x[i] - q.scale * code as f32).abs() <= q.scale * 0.51, "{i}");
+        let peak = f32::from_bits(peak_bits(&x));
+        assert_eq!(peak, x.iter().fold(0.0f32, |a, x| a.max(x.abs())));
+        for (fine, step) in [(true, 1.0), (false, 128.0)] {
+            let q = quantise(&x, peak, fine);
+            for i in 0..32 {
+                let code = 128 * i32::from(q.upper[i]) + i32::from(q.lower[i]);
+                assert!((x[i] - q.scale * code as f32).abs() <= q.scale * 0.51 * step, "{i}");
+            }
+            assert_eq!(q.upper.iter().map(|&c| i32::from(c).abs()).max(), Some(127));
+            assert_eq!(q.lower == [0; 32], !fine);
         }
-        assert_eq!(q.upper.iter().map(|&c| i32::from(c).abs()).max(), Some(127));
+    }
+
+    #[test]
+    fn a_large_block_keeps_its_lower_codes_and_marks_its_tile() {
+        let (rows, cols) = (6, 4 * BLOCK);
+        let mut x = crate::sample::noise(1, rows * cols);
+        x[3 * cols + 2 * BLOCK + 5] = 40.0;
+        let kind = Kind::Codes { zero: 0, sub16: false };
+        let mut tile = vec![u32::MAX; rows * words(kind, cols)];
+        lay(&mut tile, &x, rows, cols, kind);
+        for (b, block) in tile.chunks_exact(rows * BLOCK_WORDS).enumerate() {
+            assert_eq!(block[LOWERS * rows] != 0, b == 2, "block {b}");
+            for (k, t) in (8..16).flat_map(|k| (0..rows).map(move |t| (k, t))) {
+                assert!(block[k * rows + t] == 0 || (b, t) == (2, 3), "block {b} row {t}");
+            }
+        }
     }
 
     #[test]
@@ -227,7 +274,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = [1.0; 32];
             x[7] = bad;
-            let q = quantise(&x);
+            let q = quantise(&x, f32::from_bits(peak_bits(&x)), true);
             assert!(!q.scale.is_finite(), "{bad}");
         }
     }

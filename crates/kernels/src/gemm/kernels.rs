@@ -3,7 +3,7 @@
 //! Each output has one sum, over columns in ascending order, whatever the tile: that is what
 //! makes a row give the same bits alone and among a thousand.
 
-use super::activations::{BLOCK_WORDS, LOWER, SCALE, STARTS, SUMS};
+use super::activations::{BLOCK_WORDS, LOWER, LOWERS, SCALE, STARTS, SUMS};
 use super::unpack::unpack;
 use crate::lanes::Lanes;
 
@@ -150,7 +150,8 @@ pub(super) unsafe fn one_row<L: Lanes, const F: u8>(
                 L::prefetch(w.wrapping_add(b * c.block_bytes + AHEAD + 64 * line));
             }
             let u = unpack::<L, F>(w, b);
-            // Two chains for each half of the codes, joined exactly.
+            // Two chains for each half of the codes, joined exactly. Lower codes of zero are not
+            // skipped: one row waits for memory, and a branch only cost it cycles.
             let zero = L::splat_i(0);
             let (mut upper, mut lower) = ([zero; 2], [zero; 2]);
             for j in 0..4 {
@@ -250,10 +251,11 @@ pub(super) unsafe fn panel<
         for b in 0..blocks {
             let p = panel.add(b * G * PANEL_BLOCK);
             let x = x.add(b * T * BLOCK_WORDS);
+            let parts = if *x.add(LOWERS * T) == 0 { 1 } else { 2 };
             for half in 0..if SUB16 { 2 } else { 1 } {
                 let (first, last) = if SUB16 { (4 * half, 4 * half + 4) } else { (0, 8) };
                 let mut whole = [[L::splat_i(0); G]; T];
-                for part in 0..2 {
+                for part in 0..parts {
                     for j in first..last {
                         let w: [L::B; G] =
                             std::array::from_fn(|g| L::load_bytes(p.add(g * PANEL_BLOCK + 64 * j)));

@@ -16,21 +16,45 @@ fn cpus(threads: usize) -> Vec<Cpu> {
     classes.chain([Cpu::emulated(threads)]).collect()
 }
 
-/// The activations that a format multiplies: as they are, rounded to bf16, or as 15-bit codes.
-fn seen(class: Class, format: Format, x: &[f32]) -> Vec<f32> {
+/// Rows of noise in which some blocks of columns are far larger than the others.
+fn activations(seed: u64, rows: usize, cols: usize) -> Vec<f32> {
+    let mut x = noise(seed, rows * cols);
+    for (t, row) in x.chunks_mut(cols.max(1)).enumerate() {
+        for (b, block) in row.chunks_mut(32).enumerate() {
+            if (2 * t + 3 * b + seed as usize).is_multiple_of(7) {
+                block.iter_mut().for_each(|x| *x *= 9.0);
+            }
+        }
+    }
+    x
+}
+
+/// The activations of `cols` columns that a format multiplies: as they are, rounded to bf16, or as
+/// codes.
+fn seen(class: Class, format: Format, x: &[f32], cols: usize) -> Vec<f32> {
     match format {
         Format::F32 => x.to_vec(),
         Format::F16 if class != Class::Amx => x.to_vec(),
         Format::F16 | Format::BF16 => x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
-        _ => x
-            .chunks(32)
-            .flat_map(|block| {
-                let peak = block.iter().fold(0.0f32, |a, x| a.max(x.abs()));
-                let (d, inverse) = (peak / 16256.0, if peak > 0.0 { 16256.0 / peak } else { 0.0 });
-                block.iter().map(move |x| d * (x * inverse).round_ties_even())
-            })
-            .collect(),
+        _ => x.chunks(cols).flat_map(decoded).collect(),
     }
+}
+
+/// What the codes of one row stand for: of 15 bits in blocks of 32 columns whose peak is more than
+/// half an exponent above what is usual in the row, else of 8.
+fn decoded(row: &[f32]) -> Vec<f32> {
+    let peak = |block: &[f32]| block.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+    let bits = row.chunks(32).map(|block| u64::from(peak(block).to_bits()));
+    let usual = bits.sum::<u64>() / (row.len() / 32) as u64;
+    let large = f32::from_bits(usual as u32 + (1 << 22));
+    let decode = |block: &[f32]| {
+        let peak = peak(block);
+        let (d, inverse) = (peak / 16256.0, if peak > 0.0 { 16256.0 / peak } else { 0.0 });
+        let step = if peak > large { 1.0 } else { 128.0 };
+        let code = move |x: &f32| d * (x * inverse / step).round_ties_even() * step;
+        block.iter().map(code).collect::<Vec<_>>()
+    };
+    row.chunks(32).flat_map(decode).collect()
 }
 
 fn product(cpu: &Cpu, x: &[f32], rows: usize, w: &Packed) -> Vec<f32> {
@@ -70,9 +94,9 @@ fn products_agree_with_their_definition_in_every_class_and_format() {
                     if k == 0 {
                         continue;
                     }
-                    let x = noise(3, rows * k);
+                    let x = activations(3, rows, k);
                     let y = product(&cpu, &x, rows, &w);
-                    let x = seen(class, format, &x);
+                    let x = seen(class, format, &x, k);
                     for (t, n) in (0..rows).flat_map(|t| (0..n).map(move |n| (t, n))) {
                         let terms = (0..k)
                             .map(|k_| f64::from(x[t * k + k_]) * f64::from(plain[n * k + k_]));
@@ -97,7 +121,7 @@ fn a_row_alone_has_the_bits_it_has_among_many_on_any_number_of_threads() {
         for format in Format::ALL {
             let (n, k) = (150, if format.block_len() == 1 { 83 } else { 256 });
             let w = Packed::new(one, format, n, k, &raw_weights(format, n, k, 5));
-            let x = noise(11, 31 * k);
+            let x = activations(11, 31, k);
             let all = product(two, &x, 31, &w);
             for t in 0..31 {
                 let alone = product(one, &x[t * k..(t + 1) * k], 1, &w);
@@ -153,7 +177,7 @@ fn block_formats_have_the_same_bits_by_tiles_and_by_vectors() {
         for (n, k) in [(37, 1_280), (16, 256)] {
             let w = Packed::new(&plain, format, n, k, &raw_weights(format, n, k, 3));
             for rows in [3, 8, 9, 16, 17, 40] {
-                let x = noise(rows as u64, rows * k);
+                let x = activations(rows as u64, rows, k);
                 let (a, b) = (product(&tiled, &x, rows, &w), product(&plain, &x, rows, &w));
                 assert_eq!(bits(&a), bits(&b), "{format:?} {n}/{k} {rows} rows");
             }
@@ -196,7 +220,7 @@ fn the_tile_unit_gives_the_bits_of_its_definition() {
         for (n, k) in shapes(format).into_iter().filter(|&(_, k)| k > 0) {
             let w = Packed::new(&hardware, format, n, k, &raw_weights(format, n, k, 6));
             for rows in [1, 3, 16, 33] {
-                let x = noise(5, rows * k);
+                let x = activations(5, rows, k);
                 let (a, b) = (product(&hardware, &x, rows, &w), product(&definition, &x, rows, &w));
                 assert_eq!(bits(&a), bits(&b), "{format:?} {n}/{k} {rows} rows");
             }
