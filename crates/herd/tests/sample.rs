@@ -156,7 +156,7 @@ fn what_is_written_is_read_by_the_stages_that_learn_from_it() {
     for (file, key) in [("best", "best"), ("pairs", "pairs")] {
         let written = rows(&folder.join(format!("out/samples.{file}.jsonl")));
         assert_eq!(told[key].as_u64(), Some(written.len() as u64));
-        assert!(written.len() > 5, "{file}: {told}");
+        assert!(written.len() > 2, "{file}: {told}");
         let input = format!("out/samples.{file}.jsonl");
         let args = ["preview", "-m", "base/checkpoints/step-12", "--chat-template", "llama3", "-i"];
         done(herd(folder).args(args).arg(&input));

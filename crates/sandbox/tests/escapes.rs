@@ -336,7 +336,7 @@ fn a_fork_bomb_stays_small_and_leaves_nothing() {
 fn a_daemon_does_not_outlive_its_program() {
     let marker = marker("daemon");
     let code = "use POSIX; if (!fork) { POSIX::setsid(); $SIG{$_} = 'IGNORE' for 'HUP', 'TERM';
-                if (!fork) { sleep 1000 while 1 } } sleep 1; print 'done'";
+                if (!fork) { sleep 1000 while 1 } exit } sleep 1; print 'done'";
     // It has the pipe still open, which does not keep the caller waiting.
     let Some(outcome) = run(roomy(), &["perl", "-e", code, &marker], &[]) else { return };
     assert_eq!((outcome.ended, outcome.stdout.text().as_str()), (Ended::Exited(0), "done"));

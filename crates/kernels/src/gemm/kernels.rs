@@ -287,20 +287,37 @@ pub(super) unsafe fn panel<
                 }
             }
             if MIN {
-                for half in 0..if SUB16 { 2 } else { 1 } {
-                    for g in 0..G {
-                        let min = L::load(p.add(g * PANEL_BLOCK + 640 + 64 * half).cast());
-                        for t in 0..T {
-                            let s = L::splat(f32::from_bits(*x.add((SUMS + half) * T + t)));
-                            sum[t][g] = L::fma(min, s, sum[t][g]);
-                        }
-                    }
-                }
+                minima::<L, SUB16, G, T>(&mut sum, p, x);
             }
         }
         for t in 0..T {
             for g in 0..G {
                 out.finish::<L>(t, g, sum[t][g]);
+            }
+        }
+    }
+}
+
+/// Adds what the minima of a block's weights make of the sums of its activations.
+///
+/// # Safety
+///
+/// As [`panel`], of one block at `p` and `x`.
+#[inline(always)]
+unsafe fn minima<L: Lanes, const SUB16: bool, const G: usize, const T: usize>(
+    sum: &mut [[L::F; G]; T],
+    p: *const u8,
+    x: *const u32,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for half in 0..if SUB16 { 2 } else { 1 } {
+            for g in 0..G {
+                let min = L::load(p.add(g * PANEL_BLOCK + 640 + 64 * half).cast());
+                for t in 0..T {
+                    let s = L::splat(f32::from_bits(*x.add((SUMS + half) * T + t)));
+                    sum[t][g] = L::fma(min, s, sum[t][g]);
+                }
             }
         }
     }
