@@ -13,7 +13,8 @@ use std::process::Stdio;
 use serde_json::Value;
 use sha2::Digest;
 use training::{
-    LORA, begin, done, expect_same, expect_unbreakable, herd, pair_settings, pretrain, stage,
+    LORA, begin, done, expect_same, expect_unbreakable, herd, metrics, pair_settings, pretrain,
+    stage,
 };
 
 const BASE: &str = "base/checkpoints/step-12";
@@ -24,12 +25,6 @@ fn begin_dpo() -> tempfile::TempDir {
     done(&mut pretrain(folder.path(), "base", &[]));
     fs::write(folder.path().join("dpo.toml"), pair_settings(BASE)).unwrap();
     folder
-}
-
-fn metrics(run: &Path, kind: &str) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter(|line| line["kind"] == kind).collect()
 }
 
 fn run(folder: &Path, out: &str, set: &[&str]) -> String {

@@ -12,7 +12,8 @@ use std::process::Stdio;
 
 use serde_json::Value;
 use training::{
-    LORA, begin, done, expect_same, expect_unbreakable, herd, pretrain, reward_settings, stage,
+    LORA, begin, done, expect_same, expect_unbreakable, herd, metrics, pretrain, reward_settings,
+    stage,
 };
 
 const BASE: &str = "base/checkpoints/step-12";
@@ -23,12 +24,6 @@ fn begin_reward() -> tempfile::TempDir {
     done(&mut pretrain(folder.path(), "base", &[]));
     fs::write(folder.path().join("reward.toml"), reward_settings(BASE)).unwrap();
     folder
-}
-
-fn metrics(run: &Path, kind: &str) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter(|line| line["kind"] == kind).collect()
 }
 
 fn run(folder: &Path, out: &str, set: &[&str]) -> String {

@@ -109,20 +109,6 @@ pub struct Measured {
     pub bpb: f64,
 }
 
-/// The 95 % interval of a share of `n` (Wilson's): where a true share would have given this one.
-///
-/// ```
-/// let (low, high) = herd_train::metrics::interval(0.5, 100);
-/// assert!((low - 0.4038).abs() < 1e-4 && (high - 0.5962).abs() < 1e-4);
-/// ```
-pub fn interval(share: f64, n: u64) -> (f64, f64) {
-    const Z: f64 = 1.959_964; // of the normal distribution, 2.5 % lie above
-    let (n, square) = (n as f64, Z * Z);
-    let middle = share + square / (2.0 * n);
-    let half = Z * (share * (1.0 - share) / n + square / (4.0 * n * n)).sqrt();
-    ((middle - half) / (1.0 + square / n), (middle + half) / (1.0 + square / n))
-}
-
 /// The file under way.
 pub(crate) struct Metrics {
     file: File,

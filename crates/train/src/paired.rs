@@ -61,11 +61,16 @@ pub fn interval(numbers: &[f64]) -> (f64, f64) {
     (mean, t(n - 1.0) * (squares / (n - 1.0) / n).sqrt())
 }
 
-/// The 95 % interval of a share of which `right` of `of` were seen (Wilson 1927).
-pub fn share(right: usize, of: usize) -> (f64, f64) {
-    let (p, n, zz) = (right as f64 / of as f64, of as f64, Z * Z);
-    let centre = (p + zz / (2.0 * n)) / (1.0 + zz / n);
-    let half = Z / (1.0 + zz / n) * (p * (1.0 - p) / n + zz / (4.0 * n * n)).sqrt();
+/// The 95 % interval of a share of `n` (Wilson 1927): where a true share would have given this one.
+///
+/// ```
+/// let (low, high) = herd_train::paired::share(0.5, 100);
+/// assert!((low - 0.4038).abs() < 1e-4 && (high - 0.5962).abs() < 1e-4);
+/// ```
+pub fn share(share: f64, n: u64) -> (f64, f64) {
+    let (n, zz) = (n as f64, Z * Z);
+    let centre = (share + zz / (2.0 * n)) / (1.0 + zz / n);
+    let half = Z / (1.0 + zz / n) * (share * (1.0 - share) / n + zz / (4.0 * n * n)).sqrt();
     ((centre - half).max(0.0), (centre + half).min(1.0))
 }
 
@@ -108,9 +113,9 @@ mod tests {
 
     #[test]
     fn wilson_s_interval_is_that_of_the_literature() {
-        let (low, high) = share(7, 10); // R: prop.test(7, 10, correct = FALSE)
+        let (low, high) = share(0.7, 10); // R: prop.test(7, 10, correct = FALSE)
         assert!((low - 0.396_78).abs() < 1e-4 && (high - 0.892_21).abs() < 1e-4, "{low} {high}");
-        assert_eq!((share(0, 5).0, share(5, 5).1), (0.0, 1.0));
+        assert_eq!((share(0.0, 5).0, share(1.0, 5).1), (0.0, 1.0));
     }
 
     #[test]

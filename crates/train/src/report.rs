@@ -10,7 +10,7 @@ use std::path::Path;
 
 use self::chart::{Chart, Curve, Scale, Stroke};
 use crate::dpo::Preferences;
-use crate::metrics::interval;
+use crate::paired::share;
 use crate::runs::{Metric, Run, RunError, Sample, Validation, smoothed};
 use crate::spikes::Leapt;
 
@@ -180,7 +180,7 @@ fn table(page: &mut String, run: &Run) {
     if let (Some(first), Some(last)) = (first, last) {
         let told = |pairs: Preferences| {
             let likely = pairs.pairs.map(|n| {
-                let (low, high) = interval(pairs.accuracy, n);
+                let (low, high) = share(pairs.accuracy, n);
                 format!(" (95 %: {:.1} to {:.1} % of {n})", 100.0 * low, 100.0 * high)
             });
             let likely = likely.unwrap_or_default();

@@ -85,8 +85,9 @@ pub fn compared(
     let means =
         |side: usize| of.values().map(|sides| sides[side].0 / sides[side].1).collect::<Vec<f64>>();
     let (before, after) = (means(0), means(1));
-    if before.is_empty() || before.iter().chain(&after).any(|mean| mean.is_nan()) {
-        return Err(TrainError::no("gate.held", "prompts", "prompts that both policies answer"));
+    if before.len() < 2 || before.iter().chain(&after).any(|mean| mean.is_nan()) {
+        let value = format!("{} prompts", before.len());
+        return Err(TrainError::no("held", value, "at least 2 that both policies answer"));
     }
     Ok((Gain::of(&before, &after), hashes))
 }
@@ -104,5 +105,41 @@ mod tests {
         assert!(!passes(&gain(1.0, 0.9, -0.5, 0.3), 0.0));
         assert!(!passes(&gain(1.0, 0.9, -0.2, -0.05), -0.5));
         assert!(passes(&gain(1.0, 0.9, -0.5, 0.3), -0.2));
+    }
+
+    #[test]
+    fn one_held_prompt_decides_nothing() {
+        let row = |policy: &str, row: u64, total: f64| SampleRow {
+            prompt: String::new(),
+            file: "held".into(),
+            row,
+            sample: 0,
+            policy: policy.into(),
+            policy_hash: format!("hash of {policy}"),
+            seed: 0,
+            stream: 0,
+            temperature: 0.6,
+            system: None,
+            prompt_tokens: 1,
+            ids: vec![1],
+            text: "a".into(),
+            logp: 0.0,
+            logps: vec![0.0],
+            finish: "stop".into(),
+            scores: BTreeMap::new(),
+            total,
+            rejected: None,
+            chosen: false,
+        };
+        let mut rows = vec![row("old", 1, 0.0), row("new", 1, 1.0)];
+        let error = compared(&rows, "old", "new").unwrap_err().to_string();
+        assert!(error.contains("1 prompts"), "{error}");
+        rows.extend([row("old", 2, 0.5), row("new", 2, 1.0)]);
+        let (gain, hashes) = compared(&rows, "old", "new").unwrap();
+        assert_eq!((gain.before, gain.after, gain.of), (0.25, 1.0, 2));
+        assert_eq!(hashes, ["hash of old", "hash of new"]);
+        // A policy that did not answer one of them.
+        rows.pop();
+        assert!(compared(&rows, "old", "new").is_err());
     }
 }

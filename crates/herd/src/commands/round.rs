@@ -39,11 +39,14 @@ pub struct Flags {
 
 /// Goes through the rounds; the answer is no where none of them passed its gate.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
-    let mut config = RoundConfig::read(&flags.config, &flags.set)?;
+    let config = RoundConfig::read(&flags.config, &flags.set)?;
     let rounds = flags.rounds.unwrap_or(config.rounds);
-    config.rounds = 0; // more rounds may be asked for later
     fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
-    keep_settings(&flags.out.join("config.toml"), &config.write(), &flags.out)?;
+    // More rounds may be asked for later: how many is no setting of theirs.
+    let text = config.write();
+    let kept = text.lines().filter(|line| !line.starts_with("rounds = "));
+    let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
+    keep_settings(&flags.out.join("config.toml"), &kept, &flags.out)?;
     let machine = verbs::machine(flags.threads, flags.class.as_deref());
     let mut walk = Walk { config, out: &flags.out, machine, console, policy: None, previous: None };
     let mut ended: Vec<Ended> = Vec::new();

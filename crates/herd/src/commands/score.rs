@@ -9,7 +9,7 @@ use herd_data::read::{Sources, objects};
 use herd_data::{DataError, Fault};
 use herd_model::{Checkpoint, Head};
 use herd_tensor::Device;
-use herd_train::metrics::interval;
+use herd_train::paired::share;
 use herd_train::reward::{Asked, RewardModel};
 use herd_train::{Chat, TrainError};
 use serde_json::{Value, json};
@@ -174,7 +174,7 @@ impl Totals {
         }
         if self.pairs > 0 {
             let right = self.right as f64 / self.pairs as f64;
-            let (low, high) = interval(right, self.pairs);
+            let (low, high) = share(right, self.pairs);
             let [right, low, high] = [right, low, high].map(|share| 100.0 * share);
             let pairs = count(self.pairs);
             told += &format!(
@@ -193,7 +193,7 @@ impl Totals {
         }
         let right = self.right as f64 / self.pairs as f64;
         let accuracy = (self.pairs > 0).then(|| {
-            let (low, high) = interval(right, self.pairs);
+            let (low, high) = share(right, self.pairs);
             json!({ "share": right, "low": low, "high": high })
         });
         console.print_json(&json!({

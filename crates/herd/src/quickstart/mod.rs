@@ -268,8 +268,8 @@ impl Walk<'_> {
             }
             TextBefore::Model(model) => self.bits(model, tokens)?,
         };
-        let after = self.bits(model, tokens)?;
         let subject = Subject::open(model, self.machine, tokens)?;
+        let after = subject.bits(&self.held, tokens, pieces);
         let what = format!("bits a byte of held-out text, pieces of {tokens} tokens");
         let mut record = Record {
             figures: vec![Figure { what, gain: Gain::of(&before, &after), less: true }],

@@ -200,8 +200,8 @@ pub(super) fn stages(size: Size, out: &Path) -> (Vec<(PathBuf, String)>, Vec<Sta
     let judge = way.reward(&annealed);
     way.sample(&tuned, &judge);
     let best = way.best(&tuned);
-    let preferred = way.dpo(&best);
-    let mean = way.average(&preferred);
+    way.dpo(&best);
+    let mean = way.average();
     way.quantize(&mean);
     (way.configs, way.stages)
 }
@@ -388,6 +388,16 @@ impl Way<'_> {
         "anneal/model".to_owned()
     }
 
+    /// Steps and rate of a run, its checkpoints after each of `quarters` parts, and its measurements after each quarter.
+    fn schedule(steps: u64, lr: &str, quarters: u64) -> String {
+        format!(
+            "[optim]\nsteps = {steps}\nlr = {lr}\nwarmup_steps = {}\n[checkpoint]\nevery = {}\nkeep_last = 4\n[validation]\nevery = {}\n",
+            steps / 10,
+            (steps / quarters).max(1),
+            (steps / 4).max(1),
+        )
+    }
+
     /// A run that learns from dialogues or comparisons.
     fn aligning(&self, what: &str, init: &str, input: &str, optim: &str) -> String {
         format!(
@@ -397,34 +407,37 @@ impl Way<'_> {
         )
     }
 
-    fn sft(&mut self, init: &str) -> String {
+    /// Fine-tuning on some files; the folder and the stage have one name.
+    fn answers(
+        &mut self,
+        name: &'static str,
+        title: &'static str,
+        init: &str,
+        input: &str,
+    ) -> String {
         let steps = self.n.sft_steps;
-        let optim = format!(
-            "[optim]\nsteps = {steps}\nlr = 1e-3\nwarmup_steps = {}\n[checkpoint]\nevery = {}\n[validation]\nevery = {}\n",
-            steps / 10,
-            (steps / 4).max(1),
-            (steps / 4).max(1),
-        );
-        let settings = self.aligning(
-            "Fine-tuning on people's answers",
-            init,
-            "\"../data/dialogues.jsonl\"",
-            &optim,
-        );
-        let model = format!("sft/checkpoints/step-{steps}");
-        let verb = self.run("sft", "sft", settings, &model);
+        let what = format!("Fine-tuning: {title}");
+        let settings = self.aligning(&what, init, input, &Self::schedule(steps, "1e-3", 4));
+        let model = format!("{name}/checkpoints/step-{steps}");
+        let verb = self.run("sft", name, settings, &model);
         let measure = Measure::Answers(self.at(&model));
-        self.stage("sft", "teach it people's answers", verb, measure, "sft/metrics.jsonl");
+        self.stage(name, title, verb, measure, &format!("{name}/metrics.jsonl"));
         model
+    }
+
+    fn sft(&mut self, init: &str) -> String {
+        self.answers("sft", "teach it people's answers", init, "\"../data/dialogues.jsonl\"")
+    }
+
+    /// On its best answers as well.
+    fn best(&mut self, init: &str) -> String {
+        let input = "\"../data/dialogues.jsonl\", \"../samples.best.jsonl\"";
+        self.answers("best", "teach it its best answers as well", init, input)
     }
 
     fn reward(&mut self, init: &str) -> String {
         let steps = self.n.reward_steps;
-        let optim = format!(
-            "[optim]\nsteps = {steps}\nlr = 3e-4\nwarmup_steps = {}\n[checkpoint]\nevery = {steps}\n[validation]\nevery = {}\n[reward]\n",
-            steps / 10,
-            (steps / 4).max(1),
-        );
+        let optim = Self::schedule(steps, "3e-4", 1) + "[reward]\n";
         let input = "\"../data/comparisons.jsonl\"";
         let settings = self.aligning("A reward model", init, input, &optim);
         let model = format!("reward/checkpoints/step-{steps}");
@@ -458,47 +471,19 @@ impl Way<'_> {
         });
     }
 
-    fn best(&mut self, init: &str) -> String {
-        let steps = self.n.sft_steps;
-        let optim = format!(
-            "[optim]\nsteps = {steps}\nlr = 1e-3\nwarmup_steps = {}\n[checkpoint]\nevery = {}\n[validation]\nevery = {}\n",
-            steps / 10,
-            (steps / 4).max(1),
-            (steps / 4).max(1),
-        );
-        let input = "\"../data/dialogues.jsonl\", \"../samples.best.jsonl\"";
-        let settings =
-            self.aligning("Fine-tuning on the best samples as well", init, input, &optim);
-        let model = format!("best/checkpoints/step-{steps}");
-        let verb = self.run("sft", "best", settings, &model);
-        let measure = Measure::Answers(self.at(&model));
-        self.stage(
-            "best",
-            "teach it its best answers as well",
-            verb,
-            measure,
-            "best/metrics.jsonl",
-        );
-        model
-    }
-
-    fn dpo(&mut self, init: &str) -> String {
+    fn dpo(&mut self, init: &str) {
         let steps = self.n.dpo_steps;
-        let every = (steps / 4).max(1);
-        let optim = format!(
-            "[optim]\nsteps = {steps}\nlr = 7e-5\nwarmup_steps = {}\n[checkpoint]\nevery = {every}\nkeep_last = 4\n[validation]\nevery = {every}\n[dpo]\n",
-            steps / 10,
-        );
+        let optim = Self::schedule(steps, "7e-5", 4) + "[dpo]\n";
         let input = "\"../data/comparisons.jsonl\", \"../samples.pairs.jsonl\"";
         let settings = self.aligning("Preferences", init, input, &optim);
         let model = format!("dpo/checkpoints/step-{steps}");
         let verb = self.run("dpo", "dpo", settings, &model);
         let measure = Measure::Preferences { model: self.at(&model), before: self.at(init) };
         self.stage("dpo", "teach it which answers are better", verb, measure, "dpo/metrics.jsonl");
-        model
     }
 
-    fn average(&mut self, _last: &str) -> String {
+    /// Of the last two checkpoints of `dpo`.
+    fn average(&mut self) -> String {
         let (steps, every) = (self.n.dpo_steps, (self.n.dpo_steps / 4).max(1));
         let mut args = vec!["average".to_owned()];
         args.extend(

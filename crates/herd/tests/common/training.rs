@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 /// The program, in a folder.
 pub fn herd(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herd"));
@@ -211,6 +213,13 @@ pub fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
     let mut command = stage(folder, "pretrain", "run.toml", out);
     command.args(more);
     command
+}
+
+/// The lines of a run's metrics of one kind.
+pub fn metrics(run: &Path, kind: &str) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["kind"] == kind).collect()
 }
 
 /// All files of a run whose bytes are promised.

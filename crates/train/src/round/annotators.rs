@@ -208,12 +208,10 @@ fn heard(on: &BTreeMap<u64, Vec<&Vote>>) -> Vec<Quality> {
                 quality.agreed += agreed;
             }
         }
-        let against = |quality: &&Quality| {
-            quality.heard
-                && quality.compared > 0
-                && share(quality.agreed as usize, quality.compared as usize).1 < 0.5
-        };
         let rate = |quality: &Quality| quality.agreed as f64 / quality.compared as f64;
+        let against = |quality: &&Quality| {
+            quality.heard && quality.compared > 0 && share(rate(quality), quality.compared).1 < 0.5
+        };
         let farthest =
             annotators.values().filter(against).min_by(|a, b| rate(a).total_cmp(&rate(b)));
         let Some(name) = farthest.map(|quality| quality.annotator.clone()) else { break };
