@@ -59,6 +59,9 @@ pub enum Error {
     #[error("{url} gave {what}")]
     Answer { url: String, what: String },
 
+    #[error("the writer at {url} gave {what}")]
+    Endpoint { url: String, what: String },
+
     #[error("{file} has sha256 {got}, expected {expected}")]
     Hash { file: String, expected: String, got: String },
 
@@ -171,6 +174,7 @@ impl Error {
             }
             Error::Status { status: 404, .. } => "check the spelling of owner, name and revision",
             Error::Status { .. } => "run this again later to go on where it stopped",
+            Error::Endpoint { .. } => "run this again to go on: no answer is asked for twice",
             Error::Hash { .. } => "the bad file was removed; run this again",
             Error::NoMatch { files, .. } => return Some(format!("it has {}", files.join(", "))),
             Error::Choose { .. } => "choose with --file, for example --file '*Q4_K_M.gguf'",
@@ -190,6 +194,9 @@ impl Error {
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Data(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
+            Error::Train(herd_train::TrainError::Writer { source }) => {
+                return source.downcast_ref::<Error>().and_then(Error::advice);
+            }
             Error::Train(error) => return error.hint(),
             Error::Run(error) => return error.hint().map(str::to_owned),
             Error::Average(error) => return error.hint().map(str::to_owned),

@@ -29,10 +29,12 @@ pub mod sft;
 pub mod spikes;
 pub mod state;
 pub mod step;
+pub mod synth;
 pub mod tensorboard;
 pub mod trainer;
 pub mod validate;
 mod words;
+pub mod writer;
 
 pub use config::RunConfig;
 pub use dpo::dpo;

@@ -19,11 +19,15 @@ mod script;
 mod summary;
 
 pub use answer::ends_with;
+pub(crate) use answer::{last_number, near};
 pub use config::{
     Against, BestConfig, Draw, LongPrompt, PairsConfig, RejectionConfig, SampleConfig, Share,
     Temperature, Unfinished,
 };
+pub(crate) use file::Rows;
 pub use file::SampleRow;
+pub(crate) use prompts::hash as hash_input;
+pub(crate) use score::field_text;
 pub use score::{Form, Judge, ScoreConfig};
 pub use summary::{Summary, Work, best_of};
 
@@ -132,7 +136,7 @@ pub fn sample(
 }
 
 /// `SAMPLES.ending` for `SAMPLES.jsonl`.
-fn beside(out: &Path, ending: &str) -> PathBuf {
+pub(crate) fn beside(out: &Path, ending: &str) -> PathBuf {
     out.with_extension(ending)
 }
 

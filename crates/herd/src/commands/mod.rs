@@ -27,11 +27,12 @@ mod reward;
 mod rm;
 mod round;
 mod runs;
-mod sample;
+pub mod sample;
 mod sandbox;
 pub mod score;
 mod sft;
 mod show;
+mod synth;
 mod tokenize;
 mod tokenizer;
 mod verify;
@@ -98,6 +99,8 @@ pub enum Command {
     Sample(sample::Flags),
     /// Go round: preferences, reward model, samples, fine-tuning, DPO, an average, and a gate
     Round(round::Flags),
+    /// Make rows to learn from: programs, solutions, answers, that checks let through
+    Synth(synth::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -145,6 +148,7 @@ impl Command {
             Command::Score(flags) => score::run(flags, console),
             Command::Sample(flags) => sample::run(flags, console),
             Command::Round(flags) => round::run(flags, console),
+            Command::Synth(flags) => synth::run(flags, console, offline),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Sandbox(flags) => sandbox::run(flags, console),

@@ -152,7 +152,7 @@ pub(super) fn read_groups(
 }
 
 /// A file that is written row by row under another name, and is there when it is whole.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     file: std::io::BufWriter<File>,
     part: PathBuf,
     path: PathBuf,
@@ -169,8 +169,13 @@ impl Rows {
     }
 
     pub fn write(&mut self, row: &serde_json::Value) -> Result<(), TrainError> {
+        self.write_line(format!("{row}\n").as_bytes())
+    }
+
+    /// A row that is text already, its line end included.
+    pub fn write_line(&mut self, line: &[u8]) -> Result<(), TrainError> {
         self.count += 1;
-        let written = writeln!(self.file, "{row}");
+        let written = self.file.write_all(line);
         written.map_err(|e| TrainError::io("write", &self.path, e))
     }
 

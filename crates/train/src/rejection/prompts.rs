@@ -100,7 +100,7 @@ fn files(inputs: &[PathBuf]) -> Result<Vec<InputFile>, TrainError> {
 }
 
 /// The hash of all input, file by file.
-pub(super) fn hash(inputs: &[PathBuf]) -> Result<Hash, TrainError> {
+pub(crate) fn hash(inputs: &[PathBuf]) -> Result<Hash, TrainError> {
     let mut all = String::new();
     for file in files(inputs)? {
         all.push_str(&Hash::of_file(&file.path)?.to_string());

@@ -1,7 +1,7 @@
 //! What answers are judged by: verifiers, which need no model, and reward models.
 
 use crate::error::TrainError;
-use crate::rejection::answer::{code_of, ends_with, last_number, same_answer};
+use crate::rejection::answer::{code_of, ends_with, last_number, near, same_answer};
 use crate::rejection::script::script;
 use crate::reward::RewardModel;
 use fancy_regex::Regex;
@@ -331,13 +331,8 @@ fn words(text: &str) -> usize {
     text.split_whitespace().count()
 }
 
-/// Equal but for the rounding of decimals.
-fn near(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
-}
-
 /// A text or number in a row; in lists a number is a place, from the end if it is negative.
-pub(super) fn field_text(row: &Value, field: &str) -> Option<String> {
+pub(crate) fn field_text(row: &Value, field: &str) -> Option<String> {
     match field.split('.').try_fold(row, inside)? {
         Value::String(text) => Some(text.clone()),
         number @ Value::Number(_) => Some(number.to_string()),
