@@ -16,7 +16,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use training::{EXTENSION, LORA, SAMPLE_SETTINGS, SETTINGS};
+use training::{EXTENSION, LORA, SAMPLE_SETTINGS, SETTINGS, SYNTH_SETTINGS};
 use training::{
     begin_in, chat_settings, done, expect_same, files, herd, pair_settings, pretrain,
     reward_settings, sample, stage,
@@ -127,8 +127,16 @@ fn verbs() -> Vec<Verb> {
         verb("dpo", false, Box::new(staged("dpo", "dpo.toml"))),
         verb("reward", false, Box::new(staged("reward", "reward.toml"))),
         verb("sample", false, Box::new(|root, out| sample(root, "sample.toml", out))),
+        verb("synth", false, Box::new(synth)),
         verb("extend-context", false, Box::new(staged("extend-context", "longer.toml"))),
     ]
+}
+
+fn synth(root: &Path, out: &str) -> Command {
+    let mut command = herd(root);
+    let out = format!("{out}/rows.jsonl");
+    command.args(["synth", "maths", "--config", "synth.toml", "--out", &out, "-t", "1"]);
+    command
 }
 
 /// The settings of the stages that begin at a checkpoint.
@@ -142,6 +150,7 @@ fn write_configs(root: &Path) {
     fs::write(root.join("reward.toml"), reward_settings("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("sft-lora.toml"), chat + LORA).unwrap();
     fs::write(root.join("sample.toml"), SAMPLE_SETTINGS).unwrap();
+    fs::write(root.join("synth.toml"), SYNTH_SETTINGS).unwrap();
 }
 
 impl Verb {

@@ -60,7 +60,7 @@ fn dialogues(text: &str) -> String {
             messages.push(say("user", "And then?".to_owned()));
             messages.push(say("assistant", rest.join(" ")));
         }
-        Some(serde_json::json!({ "messages": messages }).to_string())
+        Some(serde_json::json!({ "messages": messages, "number": 7 }).to_string())
     };
     text.split("\n## ").enumerate().filter_map(line).collect::<Vec<_>>().join("\n")
 }
@@ -136,6 +136,26 @@ pattern = "e"
 kind = "length"
 words = [1, 6]
 weight = 0.5
+"#;
+
+/// Settings of `herd synth maths` by the model of [`SETTINGS`]: the dialogues are its problems, their first answers hold numbers or not.
+pub const SYNTH_SETTINGS: &str = r#"
+input = ["chats.jsonl"]
+items_max = 12
+[writer]
+model = "base/checkpoints/step-12"
+[sample]
+max_tokens = 8
+context = 64
+parallel = 4
+[prompts]
+solve = "{{ problem }}"
+[chat]
+template = "llama3"
+[maths]
+answer = "number"
+k = [1, 3]
+verify = false
 "#;
 
 /// `herd sample` on one thread, into a folder.
