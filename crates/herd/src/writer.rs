@@ -19,7 +19,7 @@ use crate::console::Console;
 use crate::error::Error;
 use crate::machine::machine;
 use crate::store::Store;
-use endpoint::Endpoint;
+pub use endpoint::Endpoint;
 
 /// A writer, ready to be asked.
 pub enum Source {

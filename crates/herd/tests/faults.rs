@@ -16,7 +16,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use training::{EXTENSION, LORA, SAMPLE_SETTINGS, SETTINGS, SYNTH_SETTINGS};
+use training::{EXTENSION, LORA, SAMPLE_SETTINGS, SELECT_SETTINGS, SETTINGS, SYNTH_SETTINGS};
 use training::{
     begin_in, chat_settings, done, expect_same, files, herd, pair_settings, pretrain,
     reward_settings, sample, stage,
@@ -127,15 +127,17 @@ fn verbs() -> Vec<Verb> {
         verb("dpo", false, Box::new(staged("dpo", "dpo.toml"))),
         verb("reward", false, Box::new(staged("reward", "reward.toml"))),
         verb("sample", false, Box::new(|root, out| sample(root, "sample.toml", out))),
-        verb("synth", false, Box::new(synth)),
+        verb("synth", false, Box::new(|root, out| rows(root, &["synth", "maths"], out))),
+        verb("select", false, Box::new(|root, out| rows(root, &["select"], out))),
         verb("extend-context", false, Box::new(staged("extend-context", "longer.toml"))),
     ]
 }
 
-fn synth(root: &Path, out: &str) -> Command {
+/// A verb that writes rows, on one thread.
+fn rows(root: &Path, verb: &[&str], out: &str) -> Command {
     let mut command = herd(root);
-    let out = format!("{out}/rows.jsonl");
-    command.args(["synth", "maths", "--config", "synth.toml", "--out", &out, "-t", "1"]);
+    let (config, out) = (format!("{}.toml", verb[0]), format!("{out}/rows.jsonl"));
+    command.args(verb).args(["--config", &config, "--out", &out, "-t", "1"]);
     command
 }
 
@@ -151,6 +153,7 @@ fn write_configs(root: &Path) {
     fs::write(root.join("sft-lora.toml"), chat + LORA).unwrap();
     fs::write(root.join("sample.toml"), SAMPLE_SETTINGS).unwrap();
     fs::write(root.join("synth.toml"), SYNTH_SETTINGS).unwrap();
+    fs::write(root.join("select.toml"), SELECT_SETTINGS).unwrap();
 }
 
 impl Verb {

@@ -25,6 +25,7 @@ pub mod runs;
 mod sample;
 pub mod scaling;
 pub mod schedule;
+pub mod select;
 pub mod sft;
 pub mod spikes;
 pub mod state;

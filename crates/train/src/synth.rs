@@ -205,11 +205,7 @@ fn told(
 ) -> Result<String, TrainError> {
     let mut config = config.clone();
     config.sample.parallel = 1; // it changes no bit
-    config.writer = crate::writer::WriterConfig {
-        model: config.writer.model.clone(),
-        base_url: config.writer.base_url.clone(),
-        ..crate::writer::WriterConfig::base() // patience may change while a run is under way
-    };
+    config.writer = config.writer.lasting();
     let input = hash_input(input)?;
     let begun = format!("kind = {:?}\ninput = \"{input}\"\nwriter = {writer:?}\n", kind.name());
     Ok(format!("{}\n[begun]\n{begun}", config.write()))

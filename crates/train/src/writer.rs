@@ -6,10 +6,12 @@
 //! ```
 
 pub(crate) mod desk;
+mod embed;
 pub(crate) mod log;
 pub(crate) mod prompts;
 mod settings;
 
+pub use embed::embed;
 pub use settings::{AskConfig, WriterConfig};
 pub(crate) use settings::{between, within};
 

@@ -26,10 +26,12 @@ mod quickstart;
 mod reward;
 mod rm;
 mod round;
+mod rows;
 mod runs;
 pub mod sample;
 mod sandbox;
 pub mod score;
+mod select;
 mod sft;
 mod show;
 mod synth;
@@ -101,6 +103,8 @@ pub enum Command {
     Round(round::Flags),
     /// Make rows to learn from: programs, solutions, answers, that checks let through
     Synth(synth::Flags),
+    /// Keep the rows that are worth learning from, and say why the others are not
+    Select(select::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -148,6 +152,7 @@ impl Command {
             Command::Score(flags) => score::run(flags, console),
             Command::Sample(flags) => sample::run(flags, console),
             Command::Round(flags) => round::run(flags, console),
+            Command::Select(flags) => select::run(flags, console, offline),
             Command::Synth(flags) => synth::run(flags, console, offline),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),

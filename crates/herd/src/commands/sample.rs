@@ -174,7 +174,7 @@ fn rewards(
 }
 
 /// The hash of all tensors: their names, shapes and bytes.
-fn weights_hash(checkpoint: &Checkpoint) -> Result<Hash, Error> {
+pub fn weights_hash(checkpoint: &Checkpoint) -> Result<Hash, Error> {
     let archive = checkpoint.archive();
     let mut sha256 = Sha256::new();
     for info in archive.tensors() {

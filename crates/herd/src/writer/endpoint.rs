@@ -1,4 +1,5 @@
-//! An endpoint of OpenAI's kind: `POST BASE_URL/chat/completions`, many questions side by side, asked again where that may help.
+//! An endpoint of OpenAI's kind: `POST BASE_URL/chat/completions`, many questions side by side, asked again where that may help;
+//! and `POST BASE_URL/embeddings`.
 //!
 //! Each answer is a request of its own with a seed of its own: many servers take no notice of `n`.
 
@@ -19,7 +20,7 @@ pub struct Endpoint {
     /// The name of its model.
     pub model: String,
     agent: Agent,
-    url: String,
+    base_url: String,
     key: Option<String>,
     attempts: usize,
     pause: Duration,
@@ -56,7 +57,7 @@ impl Endpoint {
         Ok(Endpoint {
             model: config.model.display().to_string(),
             agent: agent.into(),
-            url: format!("{}/chat/completions", base_url.trim_end_matches('/')),
+            base_url: base_url.trim_end_matches('/').to_owned(),
             key: config.key_env.as_ref().map(key).transpose()?,
             attempts: config.attempts,
             pause: Duration::from_millis(config.pause_ms),
@@ -128,15 +129,52 @@ impl Endpoint {
         k: usize,
         over: &dyn Fn() -> bool,
     ) -> Result<Option<Said>, Error> {
+        let mut body = json!({
+            "model": self.model,
+            "messages": question.messages,
+            "temperature": question.temperature,
+            "top_p": question.top_p,
+            "max_tokens": question.max_tokens,
+            "seed": question.seed.wrapping_add(k as u64) & ((1 << 53) - 1),
+        });
+        if !question.stop.is_empty() {
+            body["stop"] = json!(question.stop);
+        }
+        let read = |status: u16, text: &str| match status {
+            200 => completion(text),
+            400 | 413 | 422 if is_too_long(text) => {
+                Some(Said { text: String::new(), end: SaidEnd::TooLong })
+            }
+            _ => None,
+        };
+        self.post("chat/completions", &body, &read, over)
+    }
+
+    /// The vector of a text; `None` if it was told to stop meanwhile. Errors: no attempt brought one.
+    pub fn embed(&self, text: &str, stop: &AtomicBool) -> Result<Option<Vec<f32>>, Error> {
+        let body = json!({ "model": self.model, "input": text });
+        let read = |status: u16, text: &str| if status == 200 { vector(text) } else { None };
+        self.post("embeddings", &body, &read, &|| stop.load(Ordering::Relaxed))
+    }
+
+    /// What `read` finds in the answer to a body, tried again where that may help.
+    fn post<T>(
+        &self,
+        path: &str,
+        body: &Value,
+        read: &dyn Fn(u16, &str) -> Option<T>,
+        over: &dyn Fn() -> bool,
+    ) -> Result<Option<T>, Error> {
+        let (url, body) = (format!("{}/{path}", self.base_url), body.to_string());
         let mut attempt = 0;
         loop {
-            let fault = match self.attempt(question, k) {
-                Ok(said) => return Ok(Some(said)),
+            let fault = match self.attempt(&url, &body, read) {
+                Ok(got) => return Ok(Some(got)),
                 Err(fault) => fault,
             };
             attempt += 1;
             if attempt >= self.attempts || !fault.passes {
-                return Err(Error::Endpoint { url: self.url.clone(), what: fault.what });
+                return Err(Error::Endpoint { url, what: fault.what });
             }
             let doubled = 1u32.checked_shl(attempt as u32 - 1).unwrap_or(u32::MAX);
             let mut left = self.pause.saturating_mul(doubled).min(PAUSE_MAX);
@@ -151,19 +189,13 @@ impl Endpoint {
         }
     }
 
-    fn attempt(&self, question: &Question, k: usize) -> Result<Said, Fault> {
-        let mut body = json!({
-            "model": self.model,
-            "messages": question.messages,
-            "temperature": question.temperature,
-            "top_p": question.top_p,
-            "max_tokens": question.max_tokens,
-            "seed": question.seed.wrapping_add(k as u64) & ((1 << 53) - 1),
-        });
-        if !question.stop.is_empty() {
-            body["stop"] = json!(question.stop);
-        }
-        let mut request = self.agent.post(&self.url).header("Content-Type", "application/json");
+    fn attempt<T>(
+        &self,
+        url: &str,
+        body: &str,
+        read: &dyn Fn(u16, &str) -> Option<T>,
+    ) -> Result<T, Fault> {
+        let mut request = self.agent.post(url).header("Content-Type", "application/json");
         if let Some(key) = &self.key {
             request = request.header("Authorization", format!("Bearer {key}"));
         }
@@ -173,29 +205,31 @@ impl Endpoint {
             }
             other => Fault { what: other.to_string(), passes: true },
         };
-        let response = request.send(body.to_string()).map_err(network)?;
+        let response = request.send(body).map_err(network)?;
         let status = response.status().as_u16();
         let mut body = response.into_body();
         let text = body.with_config().limit(self.bytes_max).lossy_utf8(true).read_to_string();
         let text = text.map_err(network)?;
-        match status {
-            200 => read(&text).ok_or_else(|| Fault {
-                what: format!("no answer: {}", excerpt(&text)),
-                passes: true,
-            }),
-            400 | 413 | 422 if is_too_long(&text) => {
-                Ok(Said { text: String::new(), end: SaidEnd::TooLong })
-            }
+        read(status, &text).ok_or_else(|| match status {
+            200 => Fault { what: format!("no answer: {}", excerpt(&text)), passes: true },
             _ => {
                 let passes = matches!(status, 408 | 409 | 425 | 429 | 500..);
-                Err(Fault { what: format!("status {status}: {}", excerpt(&text)), passes })
+                Fault { what: format!("status {status}: {}", excerpt(&text)), passes }
             }
-        }
+        })
     }
 }
 
+/// The vector in an answer; `None` if it is none, or a number in it is not finite.
+fn vector(text: &str) -> Option<Vec<f32>> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let numbers = value.get("data")?.as_array()?.first()?.get("embedding")?.as_array()?;
+    let number = |x: &Value| x.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
+    numbers.iter().map(number).collect()
+}
+
 /// The answer in a completion; `None` if it is none.
-fn read(text: &str) -> Option<Said> {
+fn completion(text: &str) -> Option<Said> {
     let value: Value = serde_json::from_str(text).ok()?;
     let choice = value.get("choices")?.as_array()?.first()?;
     let message = choice.get("message")?.as_object()?;
@@ -232,7 +266,7 @@ mod tests {
     #[test]
     fn completions_are_read_and_junk_is_none() {
         let whole = |message: &str, end: &str| {
-            read(&format!(r#"{{"choices":[{{"message":{message},"finish_reason":{end}}}]}}"#))
+            completion(&format!(r#"{{"choices":[{{"message":{message},"finish_reason":{end}}}]}}"#))
         };
         let said = |text: &str, end| Some(Said { text: text.to_owned(), end });
         assert_eq!(whole(r#"{"content":"a"}"#, r#""stop""#), said("a", SaidEnd::Stop));
@@ -241,10 +275,13 @@ mod tests {
         assert_eq!(whole(r#"{"content":null}"#, r#""tool_calls""#), said("", SaidEnd::Failed));
         assert_eq!(whole(r#"{"content":[1]}"#, r#""stop""#), None);
         for junk in ["", "{", "[]", r#"{"choices":[]}"#, r#"{"choices":[{"text":"a"}]}"#, "7"] {
-            assert_eq!(read(junk), None, "{junk}");
+            assert_eq!(completion(junk), None, "{junk}");
         }
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(read(&deep), None);
+        assert_eq!(completion(&deep), None);
+        let data = |x: &str| vector(&format!(r#"{{"data":[{{"embedding":{x}}}]}}"#));
+        assert_eq!(data("[1, -0.5]"), Some(vec![1.0, -0.5]));
+        assert_eq!((data("[1e300]"), data(r#"["1"]"#), vector("{}")), (None, None, None));
         assert_eq!(excerpt("a\n\u{1b}b  c"), "a \u{1b}b c"); // printing makes it visible
     }
 }

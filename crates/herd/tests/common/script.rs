@@ -61,6 +61,21 @@ impl Writer {
     }
 }
 
+/// An endpoint that gives a vector for a text.
+pub struct Vectors {
+    pub url: String,
+}
+
+impl Vectors {
+    pub fn new(vector: impl Fn(&str) -> Vec<f32> + Send + Sync + 'static) -> Vectors {
+        let writer = Writer::new(move |text: &str, _| {
+            let data = json!({ "data": [{ "embedding": vector(text) }] });
+            Reply::Raw(200, data.to_string())
+        });
+        Vectors { url: writer.url }
+    }
+}
+
 fn serve(
     mut stream: &TcpStream,
     log: &Mutex<Vec<(String, Value)>>,
@@ -86,8 +101,11 @@ fn serve(
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let mut body: Value = serde_json::from_slice(&body).unwrap();
-    let last = body["messages"].as_array().unwrap().last().unwrap()["content"].clone();
-    let seed = body["seed"].as_u64().unwrap();
+    let last = match body["messages"].as_array() {
+        Some(messages) => messages.last().unwrap()["content"].clone(),
+        None => body["input"].clone(), // a vector is wanted
+    };
+    let seed = body["seed"].as_u64().unwrap_or(0);
     body["key"] = key.into();
     log.lock().unwrap().push((first.split(' ').nth(1).unwrap().to_owned(), body));
     let completion = |text: &str, end: &str| {

@@ -158,6 +158,28 @@ k = [1, 3]
 verify = false
 "#;
 
+/// Settings of `herd select` over the dialogues: the model of [`SETTINGS`] judges and gives vectors.
+pub const SELECT_SETTINGS: &str = r#"
+input = ["chats.jsonl"]
+[writer]
+model = "base/checkpoints/step-12"
+[sample]
+max_tokens = 8
+context = 64
+parallel = 4
+[chat]
+template = "llama3"
+[prompts]
+general = "{{ dialogue[:40] }}"
+[clean]
+[quality]
+[dedup]
+model = "base/checkpoints/step-12"
+cosine_max = 0.8
+[phrases]
+find_share = 0.2
+"#;
+
 /// `herd sample` on one thread, into a folder.
 pub fn sample(folder: &Path, config: &str, out: &str) -> Command {
     let mut command = herd(folder);

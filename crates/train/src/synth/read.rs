@@ -20,7 +20,7 @@ pub(super) fn fences(text: &str) -> Vec<String> {
 }
 
 /// What stands behind `LABEL:` at the start of a line, up to the next of `labels`; marks around the label do not count.
-pub(super) fn labelled(text: &str, label: &str, labels: &[&str]) -> Option<String> {
+pub(crate) fn labelled(text: &str, label: &str, labels: &[&str]) -> Option<String> {
     let mut found: Option<Vec<&str>> = None;
     for line in text.lines() {
         let plain = line.trim_start_matches(['*', '#', ' ', '\t']);

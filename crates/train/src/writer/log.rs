@@ -102,16 +102,6 @@ impl Log {
         }
     }
 
-    /// Entries in it.
-    pub fn len(&self) -> usize {
-        self.places.len()
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
-    }
-
     /// What was got for this; `None` if it was not asked yet.
     pub fn get(&mut self, id: Id) -> Result<Option<Value>, TrainError> {
         let Some(&place) = self.places.get(&id) else { return Ok(None) };
@@ -190,13 +180,13 @@ mod tests {
         // A torn tail is cut off, and what stood before it is there.
         fs::write(&path, &whole[..whole.len() - 5]).unwrap();
         let mut log = Log::open(&path).unwrap();
-        assert_eq!(log.len(), 2);
+        assert_eq!(log.places.len(), 2);
         assert_eq!(log.get(ids[1]).unwrap(), Some(json!("a1\n")));
         assert_eq!(log.get(ids[2]).unwrap(), None);
         log.put(&json!({ "q": 2 }), json!("a2\n")).unwrap();
         log.settle(&[ids[2], ids[0], ids[2]]).unwrap();
         let mut log = Log::open(&path).unwrap();
-        assert_eq!((log.len(), log.get(ids[1]).unwrap()), (2, None));
+        assert_eq!((log.places.len(), log.get(ids[1]).unwrap()), (2, None));
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.find("a2").unwrap() < text.find("a0").unwrap());
     }

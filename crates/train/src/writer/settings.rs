@@ -44,7 +44,7 @@ pub struct AskConfig {
 
 impl WriterConfig {
     /// What a file need not say.
-    pub(crate) fn base() -> WriterConfig {
+    pub fn base() -> WriterConfig {
         WriterConfig {
             model: PathBuf::new(),
             base_url: None,
@@ -54,6 +54,12 @@ impl WriterConfig {
             seconds: 600,
             bytes_max: 16 << 20,
         }
+    }
+
+    /// What rows depend on: patience may change while a run is under way.
+    pub(crate) fn lasting(&self) -> WriterConfig {
+        let (model, base_url) = (self.model.clone(), self.base_url.clone());
+        WriterConfig { model, base_url, ..WriterConfig::base() }
     }
 
     /// What the log calls it, but for the hash of its weights.
