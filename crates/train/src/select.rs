@@ -43,7 +43,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub type Embed<'a> = dyn FnMut(&str) -> Result<Vec<f32>, TrainError> + 'a;
 
 /// What selecting needs from outside.
-pub struct Inputs<'a> {
+pub struct Inputs<'a, 'b> {
     /// The settings.
     pub config: &'a SelectConfig,
     /// The folder that their paths are relative to.
@@ -51,11 +51,11 @@ pub struct Inputs<'a> {
     /// The file of rows.
     pub out: &'a Path,
     /// Who tags and judges, and what names its weights.
-    pub writer: Option<(String, &'a mut Writer<'a>)>,
+    pub writer: Option<(String, &'a mut Writer<'b>)>,
     /// The reward model of the settings.
     pub reward: Option<(Hash, RewardModel)>,
     /// What gives vectors, and what names its weights.
-    pub embed: Option<(String, &'a mut Embed<'a>)>,
+    pub embed: Option<(String, &'a mut Embed<'b>)>,
     /// Set from outside to end.
     pub stop: &'a AtomicBool,
 }
@@ -110,7 +110,7 @@ impl Entry {
 /// Beside `ROWS.jsonl` lie `ROWS.dropped.jsonl` (the ledger), `ROWS.summary.json`, `ROWS.asked.jsonl` (the log) and `ROWS.config.toml`.
 /// Errors: the file was begun with other settings, is damaged or in use; input that cannot be read; the writer, a model
 /// or the disk fails.
-pub fn select(mut inputs: Inputs<'_>) -> Result<Option<Summary>, TrainError> {
+pub fn select(mut inputs: Inputs<'_, '_>) -> Result<Option<Summary>, TrainError> {
     let (config, out, stop) = (inputs.config, inputs.out, inputs.stop);
     let files: Vec<PathBuf> = config.input.iter().map(|path| inputs.base.join(path)).collect();
     keep_settings(&beside(out, "config.toml"), &told(&inputs, &files)?, out)?;
@@ -159,7 +159,7 @@ pub fn select(mut inputs: Inputs<'_>) -> Result<Option<Summary>, TrainError> {
 }
 
 /// The settings, and what rows depend on besides.
-fn told(inputs: &Inputs<'_>, files: &[PathBuf]) -> Result<String, TrainError> {
+fn told(inputs: &Inputs<'_, '_>, files: &[PathBuf]) -> Result<String, TrainError> {
     let mut config = inputs.config.clone();
     config.sample = AskConfig { parallel: 1, ..config.sample }; // it changes no bit
     if let Some(writer) = &mut config.writer {
@@ -180,7 +180,7 @@ fn entry(
     room: &Room<'_>,
     log: &mut Log,
     order: &mut Vec<Id>,
-    inputs: &mut Inputs<'_>,
+    inputs: &mut Inputs<'_, '_>,
     row: &Read,
 ) -> Result<Entry, TrainError> {
     let (id, marks) = (row.id.clone(), Marks::default());

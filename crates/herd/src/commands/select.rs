@@ -47,12 +47,11 @@ pub fn run(flags: &Flags, console: &Console, offline: bool) -> Result<Verdict, E
         Some(source) => source.answer(questions, &stop, tell),
         None => Ok(()), // nobody asks
     };
-    let writer: &mut Writer<'_> = &mut answer;
     let summary = select(Inputs {
         config: &config,
         base,
         out: &rows.out,
-        writer: hash.map(|hash| (hash, writer)),
+        writer: hash.map(|hash| (hash, &mut answer as &mut Writer<'_>)),
         reward,
         embed: vectors.as_mut().map(|(hash, embed)| (hash.clone(), &mut **embed)),
         stop: &stop,
