@@ -194,10 +194,7 @@ impl Error {
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Data(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
-            Error::Train(herd_train::TrainError::Writer { source }) => {
-                return source.downcast_ref::<Error>().and_then(Error::advice);
-            }
-            Error::Train(error) => return error.hint(),
+            Error::Train(error) => return of_train(error),
             Error::Run(error) => return error.hint().map(str::to_owned),
             Error::Average(error) => return error.hint().map(str::to_owned),
             Error::Sandbox(error) => return error.hint().map(str::to_owned),
@@ -237,5 +234,15 @@ impl Error {
             cause = error.source();
         }
         visible(&line.replace('\n', " "))
+    }
+}
+
+/// What to try after an error of training; a writer's may be one of this program.
+fn of_train(error: &herd_train::TrainError) -> Option<String> {
+    match error {
+        herd_train::TrainError::Writer { source } => {
+            source.downcast_ref::<Error>().and_then(Error::advice)
+        }
+        other => other.hint(),
     }
 }

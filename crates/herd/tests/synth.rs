@@ -134,6 +134,25 @@ fn programmer(prompt: &str, _seed: u64) -> Reply {
     })
 }
 
+/// What the rows of a programmer hold, and the log that they name.
+fn check_rows_and_log(folder: &Path, told: &Value) {
+    let made = rows(&folder.join("out/rows.jsonl"));
+    let wrong = made.iter().find(|row| row.to_string().contains("<wrong>")).unwrap();
+    let messages = wrong["messages"].as_array().unwrap();
+    let weights: Vec<&Value> = messages.iter().map(|message| &message["weight"]).collect();
+    assert_eq!(weights, [&Value::Null, &json!(0), &Value::Null, &Value::Null]);
+    assert!(messages[2]["content"].as_str().unwrap().contains("AssertionError"));
+    let provenance = &wrong["provenance"];
+    assert_eq!((&provenance["kind"], &provenance["row"]), (&json!("code"), &json!(11)));
+    assert_eq!(provenance["writer_hash"], "scripted");
+    // Every entry that a row names stands in the log, and no other does.
+    let log = rows(&folder.join("out/rows.asked.jsonl"));
+    for id in provenance["entries"].as_array().unwrap() {
+        assert!(log.iter().any(|entry| entry["id"] == *id));
+    }
+    assert_eq!(told["entries"].as_u64(), Some(log.len() as u64));
+}
+
 #[test]
 fn programs_are_kept_when_they_pass_tests_that_fail_without_them() {
     let ways = [
@@ -188,21 +207,7 @@ fn programs_are_kept_when_they_pass_tests_that_fail_without_them() {
         "undefined",
     ];
     assert_eq!(reasons, wanted, "{told}");
-    let made = rows(&folder.join("out/rows.jsonl"));
-    let wrong = made.iter().find(|row| row.to_string().contains("<wrong>")).unwrap();
-    let messages = wrong["messages"].as_array().unwrap();
-    let weights: Vec<&Value> = messages.iter().map(|message| &message["weight"]).collect();
-    assert_eq!(weights, [&Value::Null, &json!(0), &Value::Null, &Value::Null]);
-    assert!(messages[2]["content"].as_str().unwrap().contains("AssertionError"));
-    let provenance = &wrong["provenance"];
-    assert_eq!((&provenance["kind"], &provenance["row"]), (&json!("code"), &json!(11)));
-    assert_eq!(provenance["writer_hash"], "scripted");
-    // Every entry that a row names stands in the log, and no other does.
-    let log = rows(&folder.join("out/rows.asked.jsonl"));
-    for id in provenance["entries"].as_array().unwrap() {
-        assert!(log.iter().any(|entry| entry["id"] == *id));
-    }
-    assert_eq!(told["entries"].as_u64(), Some(log.len() as u64));
+    check_rows_and_log(folder, &told);
     // Again: nothing is asked, and the bytes are the same; another order of work changes none.
     let before = training::files(&folder.join("out"));
     writer.requests();
@@ -369,6 +374,149 @@ fn long_documents_are_asked_about_chunk_by_chunk_and_summarised_level_by_level()
     assert!(made.iter().any(|row| row["messages"][1]["content"] == "Rivers and mills."));
     // Two questions of one document from one chunk each say the same here: a row once.
     assert_eq!(told["steps"]["row"]["failed"]["duplicate"], 2, "{told}");
+}
+
+#[test]
+fn trajectories_make_their_calls_and_use_what_comes_back() {
+    let ways = ["one", "two", "eager", "mute", "broken", "silent", "deaf", "tireless", "badterm"];
+    let texts = ways.map(|way| format!("a snippet <{way}>"));
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let folder = begin_synth(&texts, "[tools]\ncalls = [1, 2]\n");
+    let folder = folder.path();
+    let writer = Writer::new(|prompt: &str, _| {
+        let is = |word: &str| prompt.contains(word);
+        let outputs = prompt.matches("Output:").count();
+        match prompt {
+            _ if is("Invent a question") => {
+                let word = prompt.split('<').nth(1).unwrap().split('>').next().unwrap();
+                says(format!("What is 6 times 7, <{word}>?"))
+            }
+            _ if is("<eager>") => says("Answer: 42"),
+            _ if is("<mute>") => says("Let me think."),
+            _ if is("<broken>") => says(python("print(1 / 0)")),
+            _ if is("<silent>") => says(python("a = 6 * 7")),
+            _ if is("<badterm>") => says("Calculator: six times seven"),
+            _ if is("<tireless>") => says("Calculator: 6 * 7"),
+            _ if is("<two>") && outputs == 0 => says("First:\nCalculator: 3 * 7"),
+            _ if is("<two>") && outputs == 1 => says(python("print(21 * 2)")),
+            _ if outputs == 0 => says(python("print(6 * 7)")),
+            _ if is("<deaf>") => says("Answer: It is 41."),
+            _ => says("Answer: It is 42."),
+        }
+    });
+    let told = summary(command(folder, "tools", &writer.url, "out", &[]));
+    assert_eq!(told["told"], json!({ "multi_step": 1, "single_step": 1 }), "{told}");
+    let wanted = pairs(&[
+        ("act", "too_few_calls"),
+        ("act", "no_call"),
+        ("call", "failed"),
+        ("call", "no_output"),
+        ("answer", "ignores_output"),
+        ("act", "too_many_calls"),
+        ("call", "failed"),
+    ]);
+    assert_eq!(fallen(folder, "out"), wanted);
+    let made = rows(&folder.join("out/rows.jsonl"));
+    let roles: Vec<&str> = made[1]["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["role"].as_str().unwrap())
+        .collect();
+    assert_eq!(roles, ["user", "assistant", "tool", "assistant", "tool", "assistant"]);
+    assert_eq!(made[1]["messages"][2]["content"], "21");
+    // Llama 3.1 has a form for all of it.
+    let trained = begin();
+    done(&mut pretrain(trained.path(), "base", &[]));
+    let mut preview = herd(trained.path());
+    preview.args([
+        "preview",
+        "-m",
+        "base/checkpoints/step-12",
+        "--chat-template",
+        "llama3.1",
+        "-i",
+    ]);
+    let told = String::from_utf8(
+        preview.arg(folder.join("out/rows.jsonl")).stdout(Stdio::piped()).output().unwrap().stdout,
+    );
+    assert!(told.unwrap().contains("ipython"));
+}
+
+#[test]
+fn explanations_are_kept_if_code_can_be_made_from_them_again() {
+    let ways = ["clear", "quoting", "vague", "codeless", "unmarked"];
+    let texts = ways.map(|way| format!("print(1) # <{way}>"));
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let folder = begin_synth(&texts, "[backtranslate]\nk = 2\n");
+    let folder = folder.path();
+    let writer = Writer::new(|prompt: &str, seed: u64| {
+        let is = |word: &str| prompt.contains(word);
+        match prompt {
+            _ if is("Explain what this code does, so") => {
+                let word = prompt.split('<').nth(1).unwrap().split('>').next().unwrap();
+                let quote = if word == "quoting" { "\n```\nprint(1)\n```" } else { "" };
+                says(format!("A <{word}> program that prints one.{quote}"))
+            }
+            _ if is("How faithful") && is("<unmarked>") => says("Very."),
+            _ if is("How faithful") && is("<vague>") => says("Score: 3"),
+            _ if is("How faithful") => says(if is("even") { "Score: 5" } else { "Score: 4" }),
+            _ if is("<codeless>") => says("print(1)"),
+            _ => {
+                let kind = if seed.is_multiple_of(2) { "even" } else { "odd" };
+                says(python(&format!("print(1) # {kind}")))
+            }
+        }
+    });
+    let told = summary(command(folder, "backtranslate", &writer.url, "out", &[]));
+    assert_eq!(told["told"], json!({ "explanations": 1, "generations": 1 }), "{told}");
+    let wanted = [
+        ("explain", "quotes_code"),
+        ("fidelity", "low"),
+        ("fidelity", "low"),
+        ("create", "no_code"),
+        ("create", "no_code"),
+        ("fidelity", "no_verdict"),
+        ("fidelity", "no_verdict"),
+    ];
+    assert_eq!(fallen(folder, "out"), pairs(&wanted));
+    let made = rows(&folder.join("out/rows.jsonl"));
+    assert_eq!((made.len(), &made[0]["fidelity"]), (2, &json!(5)));
+    assert!(made[1]["messages"][1]["content"].as_str().unwrap().contains("even"));
+}
+
+#[test]
+fn translations_are_kept_if_they_print_the_same() {
+    let ways = ["same", "other", "syntax", "dies", "codeless"];
+    let mut texts: Vec<String> = ways.map(|way| format!("print(6 * 7) # <{way}>")).to_vec();
+    texts.extend(["print(1 / 0)", "a = 1"].map(str::to_owned));
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let folder = begin_synth(&texts, "[translate]\nto = \"bash\"\n");
+    let folder = folder.path();
+    let writer = Writer::new(|prompt: &str, _| {
+        let is = |word: &str| prompt.contains(word);
+        let code = |code: &str| says(format!("```bash\n{code}\n```"));
+        match prompt {
+            _ if is("<other>") => code("echo 41"),
+            _ if is("<syntax>") => code("if then"),
+            _ if is("<dies>") => code("echo 42; exit 3"),
+            _ if is("<codeless>") => says("echo 42"),
+            _ => code("echo $((6 * 7))"),
+        }
+    });
+    let told = summary(command(folder, "translate-code", &writer.url, "out", &[]));
+    assert_eq!(told["rows"], 1, "{told}");
+    let wanted = [
+        ("run", "other_output"),
+        ("parse", "syntax"),
+        ("run", "failed"),
+        ("translate", "no_code"),
+        ("source", "failed"),
+        ("source", "silent"),
+    ];
+    assert_eq!(fallen(folder, "out"), pairs(&wanted));
+    let err = fails(command(folder, "translate-code", &writer.url, "x", &["translate.to=python"]));
+    assert!(err.contains("another language"), "{err}");
 }
 
 #[test]

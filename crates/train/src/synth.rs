@@ -10,6 +10,7 @@
 //! was killed goes on and ends with the same bytes.
 
 mod arithmetic;
+mod backtranslate;
 mod code;
 mod config;
 mod items;
@@ -17,12 +18,17 @@ mod long_qa;
 mod maths;
 mod probe;
 pub(crate) mod read;
+mod tools;
+mod translate_code;
 
+pub use backtranslate::BacktranslateConfig;
 pub use code::{CodeConfig, Keep};
 pub use config::SynthConfig;
 pub use long_qa::LongQaConfig;
 pub use maths::MathsConfig;
 pub use probe::ProbeConfig;
+pub use tools::ToolsConfig;
+pub use translate_code::{Language, TranslateConfig};
 
 use crate::error::TrainError;
 use crate::rejection::{Rows, beside, hash_input};
@@ -46,34 +52,54 @@ use std::time::Duration;
 pub enum Kind {
     /// Programs that pass tests.
     Code,
+    /// Programs in another language that print the same.
+    TranslateCode,
+    /// Explanations that code can be made from again.
+    Backtranslate,
     /// Solutions with the right answer.
     Maths,
     /// What the writer knows, and what it should not claim to.
     Probe,
     /// Questions about long documents, and their summaries.
     LongQa,
+    /// Calls of tools, and answers that use what came back.
+    Tools,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 4] = [Kind::Code, Kind::Maths, Kind::Probe, Kind::LongQa];
+    pub const ALL: [Kind; 7] = [
+        Kind::Code,
+        Kind::TranslateCode,
+        Kind::Backtranslate,
+        Kind::Maths,
+        Kind::Probe,
+        Kind::LongQa,
+        Kind::Tools,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Code => "code",
+            Kind::TranslateCode => "translate-code",
+            Kind::Backtranslate => "backtranslate",
             Kind::Maths => "maths",
             Kind::Probe => "probe",
             Kind::LongQa => "long-qa",
+            Kind::Tools => "tools",
         }
     }
 
     pub(crate) fn prompts(self) -> &'static [Default] {
         match self {
             Kind::Code => code::PROMPTS,
+            Kind::TranslateCode => translate_code::PROMPTS,
+            Kind::Backtranslate => backtranslate::PROMPTS,
             Kind::Maths => maths::PROMPTS,
             Kind::Probe => probe::PROMPTS,
             Kind::LongQa => long_qa::PROMPTS,
+            Kind::Tools => tools::PROMPTS,
         }
     }
 
@@ -81,7 +107,8 @@ impl Kind {
     fn asks(self) -> bool {
         match self {
             Kind::Maths => true,
-            Kind::Code | Kind::Probe | Kind::LongQa => false,
+            Kind::Code | Kind::TranslateCode | Kind::Backtranslate => false,
+            Kind::Probe | Kind::LongQa | Kind::Tools => false,
         }
     }
 }
@@ -148,7 +175,7 @@ struct Harvest {
 }
 
 /// What work on an item may look at besides.
-struct Tools<'a> {
+struct Shelf<'a> {
     config: &'a SynthConfig,
     tokenizer: Option<&'a Tokenizer>,
 }
@@ -166,10 +193,10 @@ pub fn synth(inputs: Inputs<'_>) -> Result<Option<Summary>, TrainError> {
     let name = format!("{} {writer_hash}", config.writer.name());
     let (sandbox, seed) = (sandbox(config)?, config.seed);
     let room = Room { prompts: &prompts, ask: &config.sample, seed, writer: &name, sandbox };
-    let tools = Tools { config, tokenizer };
+    let shelf = Shelf { config, tokenizer };
     let mut log = Log::open(&beside(out, "asked.jsonl"))?;
     let mut items = Items::open(kind, config, &files)?;
-    let work = |desk: &mut Desk<'_>, item: &Item| harvest(kind, desk, &tools, item).map(|_| ());
+    let work = |desk: &mut Desk<'_>, item: &Item| harvest(kind, desk, &shelf, item).map(|_| ());
     let mut keyed = items.by_ref().map(|item| item.map(|item| (item.key.clone(), item)));
     if !answer_all(&room, &mut log, &mut keyed, &work, writer, stop)? {
         return Ok(None);
@@ -179,7 +206,7 @@ pub fn synth(inputs: Inputs<'_>) -> Result<Option<Summary>, TrainError> {
     for item in items.by_ref() {
         let item = item?;
         let mut desk = Desk::new(&room, &mut log, &item.key);
-        let made = harvest(kind, &mut desk, &tools, &item);
+        let made = harvest(kind, &mut desk, &shelf, &item);
         let Desk { trace, steps, .. } = desk;
         writing.take(&item, made, trace, steps)?;
     }
@@ -187,12 +214,15 @@ pub fn synth(inputs: Inputs<'_>) -> Result<Option<Summary>, TrainError> {
     writing.finish(log, out).map(Some)
 }
 
-fn harvest(kind: Kind, desk: &mut Desk<'_>, tools: &Tools<'_>, item: &Item) -> Made<Harvest> {
+fn harvest(kind: Kind, desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<Harvest> {
     match kind {
-        Kind::Code => code::work(desk, tools, item),
-        Kind::Maths => maths::work(desk, tools, item),
-        Kind::Probe => probe::work(desk, tools, item),
-        Kind::LongQa => long_qa::work(desk, tools, item),
+        Kind::Code => code::work(desk, shelf, item),
+        Kind::TranslateCode => translate_code::work(desk, shelf, item),
+        Kind::Backtranslate => backtranslate::work(desk, shelf, item),
+        Kind::Maths => maths::work(desk, shelf, item),
+        Kind::Probe => probe::work(desk, shelf, item),
+        Kind::LongQa => long_qa::work(desk, shelf, item),
+        Kind::Tools => tools::work(desk, shelf, item),
     }
 }
 
@@ -213,8 +243,11 @@ fn told(
 
 /// Where programs run, of kinds that run any.
 fn sandbox(config: &SynthConfig) -> Result<Option<Sandbox>, TrainError> {
-    let Some(code) = &config.code else { return Ok(None) };
-    let cpu = Duration::from_secs_f64(code.seconds);
+    let code = config.code.as_ref().map(|code| code.seconds);
+    let others =
+        [config.translate.as_ref().map(|t| t.seconds), config.tools.as_ref().map(|t| t.seconds)];
+    let Some(seconds) = others.into_iter().fold(code, Option::or) else { return Ok(None) };
+    let cpu = Duration::from_secs_f64(seconds);
     // A busy machine changes no verdict: the wall clock only ends what sleeps. What is read back goes into a prompt.
     let limits = Limits { cpu, wall: 10 * cpu, output_bytes: 1 << 14, ..Limits::USUAL };
     Ok(Some(Sandbox::new(Helper::this_program()?, limits)?))

@@ -36,6 +36,13 @@ pub(super) fn check(text: &str) -> (usize, Option<Wrong>) {
     (count, wrong)
 }
 
+/// The value of a term; nothing if it is none.
+pub(super) fn value(text: &str) -> Option<f64> {
+    let text = plain(text);
+    let (value, end, _) = Reader::read(text.trim())?;
+    (end == text.trim().len()).then_some(value)
+}
+
 /// Signs as ASCII has them; marks of money, per cent and thousands left out.
 fn plain(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
@@ -228,13 +235,6 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The value of a term; nothing if it is none.
-    fn value(text: &str) -> Option<f64> {
-        let text = plain(text);
-        let (value, end, _) = Reader::read(text.trim())?;
-        (end == text.trim().len()).then_some(value)
-    }
 
     #[test]
     fn terms_have_the_value_that_school_gives_them() {

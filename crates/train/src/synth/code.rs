@@ -10,7 +10,7 @@
 use crate::error::TrainError;
 use crate::synth::items::{Item, snippet};
 use crate::synth::read::fences;
-use crate::synth::{Harvest, Tools, said, unlearnt};
+use crate::synth::{Harvest, Shelf, said, unlearnt};
 use crate::writer::desk::{Desk, Made, Ran, reject};
 use crate::writer::prompts::Default;
 use crate::writer::{between, within};
@@ -101,8 +101,8 @@ struct Failure {
     feedback: String,
 }
 
-pub(super) fn work(desk: &mut Desk<'_>, tools: &Tools<'_>, item: &Item) -> Made<Harvest> {
-    let config = tools.config.code.as_ref().expect("the settings of its kind");
+pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<Harvest> {
+    let config = shelf.config.code.as_ref().expect("the settings of its kind");
     let snippet = snippet(&item.text, config.snippet_bytes, desk.draw("snippet"));
     let problem = desk.say("problem", json!({ "snippet": snippet }))?;
     desk.passed("problem");

@@ -3,10 +3,13 @@
 use crate::config::{ChatConfig, lay, set};
 use crate::error::TrainError;
 use crate::synth::Kind;
+use crate::synth::backtranslate::BacktranslateConfig;
 use crate::synth::code::CodeConfig;
 use crate::synth::long_qa::LongQaConfig;
 use crate::synth::maths::MathsConfig;
 use crate::synth::probe::ProbeConfig;
+use crate::synth::tools::ToolsConfig;
+use crate::synth::translate_code::TranslateConfig;
 use crate::writer::prompts::{Prompts, texts};
 use crate::writer::{AskConfig, WriterConfig, between};
 use serde::{Deserialize, Serialize};
@@ -40,6 +43,12 @@ pub struct SynthConfig {
     /// Of `code`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<CodeConfig>,
+    /// Of `translate-code`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub translate: Option<TranslateConfig>,
+    /// Of `backtranslate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backtranslate: Option<BacktranslateConfig>,
     /// Of `maths`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maths: Option<MathsConfig>,
@@ -49,6 +58,9 @@ pub struct SynthConfig {
     /// Of `long-qa`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub long_qa: Option<LongQaConfig>,
+    /// Of `tools`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<ToolsConfig>,
 }
 
 /// Keys that a file may have and the defaults have not.
@@ -76,9 +88,12 @@ impl SynthConfig {
             chat: ChatConfig::default(),
             prompts: texts(kind.prompts()),
             code: (kind == Kind::Code).then(CodeConfig::base),
+            translate: (kind == Kind::TranslateCode).then(TranslateConfig::base),
+            backtranslate: (kind == Kind::Backtranslate).then(BacktranslateConfig::base),
             maths: (kind == Kind::Maths).then(MathsConfig::base),
             probe: (kind == Kind::Probe).then(ProbeConfig::base),
             long_qa: (kind == Kind::LongQa).then(LongQaConfig::base),
+            tools: (kind == Kind::Tools).then(ToolsConfig::base),
         }
     }
 
@@ -128,6 +143,9 @@ impl SynthConfig {
         self.sample.check()?;
         Prompts::new(&self.prompts, kind.prompts())?;
         self.code.as_ref().map_or(Ok(()), CodeConfig::check)?;
+        self.translate.as_ref().map_or(Ok(()), TranslateConfig::check)?;
+        self.backtranslate.as_ref().map_or(Ok(()), BacktranslateConfig::check)?;
+        self.tools.as_ref().map_or(Ok(()), ToolsConfig::check)?;
         self.maths.as_ref().map_or(Ok(()), MathsConfig::check)?;
         self.probe.as_ref().map_or(Ok(()), ProbeConfig::check)?;
         self.long_qa.as_ref().map_or(Ok(()), |config| config.check(&self.writer))

@@ -9,7 +9,7 @@
 use crate::error::TrainError;
 use crate::synth::items::Item;
 use crate::synth::read::{labelled, verdict};
-use crate::synth::{Harvest, Tools, fall, said};
+use crate::synth::{Harvest, Shelf, fall, said};
 use crate::writer::desk::{Ask, Desk, Made, fault, reject};
 use crate::writer::prompts::Default;
 use crate::writer::{WriterConfig, between};
@@ -114,9 +114,9 @@ impl LongQaConfig {
     }
 }
 
-pub(super) fn work(desk: &mut Desk<'_>, tools: &Tools<'_>, item: &Item) -> Made<Harvest> {
-    let config = tools.config.long_qa.as_ref().expect("the settings of its kind");
-    let words = tools.tokenizer.expect("a tokenizer is opened for this kind");
+pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<Harvest> {
+    let config = shelf.config.long_qa.as_ref().expect("the settings of its kind");
+    let words = shelf.tokenizer.expect("a tokenizer is opened for this kind");
     let document = item.text.trim();
     let (chunks, tokens) = chunks(words, document, config.chunk_tokens);
     let [least, most] = config.document_tokens;

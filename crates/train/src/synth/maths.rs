@@ -6,7 +6,7 @@ use crate::rejection::{field_text, last_number, near};
 use crate::synth::arithmetic::check;
 use crate::synth::items::Item;
 use crate::synth::read::verdict;
-use crate::synth::{Harvest, Tools, fall, said, unlearnt};
+use crate::synth::{Harvest, Shelf, fall, said, unlearnt};
 use crate::writer::between;
 use crate::writer::desk::{Ask, Desk, Made, fault, reject};
 use crate::writer::prompts::Default;
@@ -73,8 +73,8 @@ impl MathsConfig {
     }
 }
 
-pub(super) fn work(desk: &mut Desk<'_>, tools: &Tools<'_>, item: &Item) -> Made<Harvest> {
-    let config = tools.config.maths.as_ref().expect("the settings of its kind");
+pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<Harvest> {
+    let config = shelf.config.maths.as_ref().expect("the settings of its kind");
     let wanted = field_text(&item.value, &config.answer);
     let Some(wanted) = wanted.as_deref().and_then(last_number) else {
         return reject("problem", "no_number", item.value.clone());

@@ -9,7 +9,7 @@
 use crate::error::TrainError;
 use crate::synth::items::{Item, snippet};
 use crate::synth::read::verdict;
-use crate::synth::{Harvest, Tools, fall, said};
+use crate::synth::{Harvest, Shelf, fall, said};
 use crate::writer::desk::{Ask, Desk, Made, fault, reject};
 use crate::writer::prompts::Default;
 use crate::writer::{between, within};
@@ -88,8 +88,8 @@ struct Judged {
     informative: bool,
 }
 
-pub(super) fn work(desk: &mut Desk<'_>, tools: &Tools<'_>, item: &Item) -> Made<Harvest> {
-    let config = tools.config.probe.as_ref().expect("the settings of its kind");
+pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<Harvest> {
+    let config = shelf.config.probe.as_ref().expect("the settings of its kind");
     let snippet = snippet(&item.text, config.snippet_bytes, desk.draw("snippet"));
     let question = desk.say("question", json!({ "snippet": snippet }))?;
     if !question.contains('?') {
