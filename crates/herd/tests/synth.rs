@@ -437,10 +437,11 @@ fn trajectories_make_their_calls_and_use_what_comes_back() {
         "llama3.1",
         "-i",
     ]);
-    let told = String::from_utf8(
-        preview.arg(folder.join("out/rows.jsonl")).stdout(Stdio::piped()).output().unwrap().stdout,
-    );
-    assert!(told.unwrap().contains("ipython"));
+    let preview = preview.arg(folder.join("out/rows.jsonl")).stdout(Stdio::piped());
+    let output = preview.output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{err}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("<|eom_id|>"));
 }
 
 #[test]
