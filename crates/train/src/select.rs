@@ -277,9 +277,13 @@ fn write(
             None => {
                 summary.kept += 1;
                 let topic = entry.marks.topic.clone();
-                topic.map(|topic| *summary.topics.entry(topic).or_default() += 1);
+                if let Some(topic) = topic {
+                    *summary.topics.entry(topic).or_default() += 1;
+                }
                 let difficulty = entry.marks.difficulty.map(|mark| mark.to_string());
-                difficulty.map(|mark| *summary.difficulty.entry(mark).or_default() += 1);
+                if let Some(mark) = difficulty {
+                    *summary.difficulty.entry(mark).or_default() += 1;
+                }
                 told["quality"] = entry.quality.into();
                 let mut value = row.value;
                 value["selection"] = told;

@@ -61,7 +61,7 @@ impl BacktranslateConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), TrainError> {
-        between("backtranslate.snippet_bytes", self.snippet_bytes as u64, 1, 1 << 20)?;
+        between("backtranslate.snippet_bytes", self.snippet_bytes as u64, 16, 1 << 20)?;
         between("backtranslate.k", self.k as u64, 1, 1024)?;
         between("backtranslate.score_min", self.score_min.into(), 0, 5)?;
         if self.explanation || self.generation {

@@ -88,7 +88,7 @@ impl CodeConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), TrainError> {
-        between("code.snippet_bytes", self.snippet_bytes as u64, 1, 1 << 20)?;
+        between("code.snippet_bytes", self.snippet_bytes as u64, 16, 1 << 20)?;
         between("code.turns", self.turns as u64, 0, 100)?;
         between("code.feedback_bytes", self.feedback_bytes as u64, 0, 1 << 14)?;
         within("code.seconds", self.seconds, 0.01, 3600.0)

@@ -141,7 +141,8 @@ pub(super) fn snippet(text: &str, bytes: usize, draw: u64) -> &str {
     }
     let at = (draw % (text.len() - bytes + 1) as u64) as usize;
     let floor = |at: usize| (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    let (start, end) = (floor(at), floor(at + bytes));
+    let start = (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(at);
+    let end = floor(at + bytes).max(start);
     let cut = &text[start..end];
     // From the first line's end on, and to the last, where something stands between.
     let from = if start == 0 { 0 } else { cut.find('\n').map_or(0, |at| at + 1) };

@@ -68,7 +68,7 @@ impl ProbeConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), TrainError> {
-        between("probe.snippet_bytes", self.snippet_bytes as u64, 1, 1 << 20)?;
+        between("probe.snippet_bytes", self.snippet_bytes as u64, 16, 1 << 20)?;
         between("probe.k", self.k as u64, 1, 1024)?;
         within("probe.right_min", self.right_min, 0.0, 1.0)?;
         within("probe.refuse_max", self.refuse_max, 0.0, 1.0)?;

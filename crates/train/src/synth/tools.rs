@@ -57,7 +57,7 @@ impl ToolsConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), TrainError> {
-        between("tools.snippet_bytes", self.snippet_bytes as u64, 1, 1 << 20)?;
+        between("tools.snippet_bytes", self.snippet_bytes as u64, 16, 1 << 20)?;
         between("tools.output_bytes", self.output_bytes as u64, 1, 1 << 14)?;
         within("tools.seconds", self.seconds, 0.01, 3600.0)?;
         let [least, most] = self.calls;

@@ -105,7 +105,7 @@ mod tests {
         texts.insert("system".to_owned(), "Be brief.".to_owned());
         let prompts = Prompts::new(&texts, STEPS).unwrap();
         assert_eq!(prompts.system().unwrap().as_deref(), Some("Be brief."));
-        texts.insert("ask".to_owned(), "{{ snippet }}".to_owned());
+        texts.insert("ask".to_owned(), "{{ snipet }}".to_owned());
         let error = Prompts::new(&texts, STEPS).unwrap_err().to_string();
         assert!(error.contains("did you mean snippet?"), "{error}");
         texts.insert("ask".to_owned(), "{% for".to_owned());
