@@ -423,8 +423,9 @@ fn trajectories_make_their_calls_and_use_what_comes_back() {
         .iter()
         .map(|m| m["role"].as_str().unwrap())
         .collect();
-    assert_eq!(roles, ["user", "assistant", "tool", "assistant", "tool", "assistant"]);
-    assert_eq!(made[1]["messages"][2]["content"], "21");
+    assert_eq!(roles, ["system", "user", "assistant", "tool", "assistant", "tool", "assistant"]);
+    assert_eq!(made[1]["messages"][3]["content"], "21");
+    assert_eq!(made[0]["messages"][0]["content"], "Environment: ipython");
     // Llama 3.1 has a form for all of it.
     let trained = begin();
     done(&mut pretrain(trained.path(), "base", &[]));

@@ -141,7 +141,7 @@ pub(super) fn snippet(text: &str, bytes: usize, draw: u64) -> &str {
     }
     let at = (draw % (text.len() - bytes + 1) as u64) as usize;
     let floor = |at: usize| (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    let start = (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(at);
+    let start = (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
     let end = floor(at + bytes).max(start);
     let cut = &text[start..end];
     // From the first line's end on, and to the last, where something stands between.

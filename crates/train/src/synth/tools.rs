@@ -96,7 +96,7 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
             }
             Act::Term(term) => {
                 let output = value(&term).map(|value| value.to_string());
-                (format!("Calculator: {term}"), call("calculator", "expression", &term), output)
+                (format!("{TERM}{term}"), call("calculator", "expression", &term), output)
             }
         };
         let Some(output) = output else { return reject("call", "failed", what(&text)) };
@@ -119,7 +119,13 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
     desk.passed("answer");
     messages.push(said("assistant", &answer));
     let told = if history.len() > 1 { "multi_step" } else { "single_step" };
-    let row = json!({ "messages": messages, "tools": [calculator()], "builtin_tools": ["code_interpreter"] });
+    let counts = |step: &Value| step["call"].as_str().is_some_and(|call| call.starts_with(TERM));
+    let mut system = ENVIRONMENT.to_owned();
+    if history.iter().any(counts) {
+        system += &calculator();
+    }
+    messages.insert(0, said("system", &system));
+    let row = json!({ "messages": messages });
     Ok(Harvest { rows: vec![row], told: vec![told], ..Harvest::default() })
 }
 
@@ -159,11 +165,21 @@ fn call(name: &str, argument: &str, text: &str) -> Value {
     json!({ "role": "assistant", "content": null, "tool_calls": calls, "end": "message" })
 }
 
-fn calculator() -> Value {
+/// How a call of the calculator begins in the writer's words.
+const TERM: &str = "Calculator: ";
+
+/// What turns Llama 3.1's interpreter on. It stands in a message: Meta's own format has no other place.
+const ENVIRONMENT: &str = "Environment: ipython";
+
+/// What a system message says of the calculator besides.
+fn calculator() -> String {
     let expression = json!({ "type": "string", "description": "a term such as 3 * (4 + 5)" });
     let parameters = json!({ "type": "object", "properties": { "expression": expression }, "required": ["expression"] });
     let function = json!({ "name": "calculator", "description": "Works out a term.", "parameters": parameters });
-    json!({ "type": "function", "function": function })
+    let definition = json!({ "type": "function", "function": function });
+    format!(
+        "\n\nYou can call a function. Answer with `{{\"name\": NAME, \"parameters\": {{NAME: VALUE}}}}` alone to do so.\n\n{definition}"
+    )
 }
 
 fn cut(text: &str, bytes: usize) -> &str {
