@@ -91,7 +91,7 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         moments: 8 * params,
         activations: most(&|seq_len| activations(run, shape, seq_len)),
         scratch: most(&|seq_len| scratch(run, shape, seq_len, threads)),
-        rest: PROGRAM + HEAP + TOKEN * shape.vocab as u64 + batch(&sizes) + texts(run),
+        rest: program() + HEAP + TOKEN * shape.vocab as u64 + batch(&sizes) + texts(run),
         checkpoint,
         disk: checkpoint * (kept + forever),
     }
@@ -162,12 +162,28 @@ pub fn savings(run: &RunConfig, shape: &Config, threads: usize) -> Vec<(String, 
     savings
 }
 
-/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 11.2
-/// to 11.8 MB over the runs of `scripts/check-plan.py`, as are the next two.
-const PROGRAM: u64 = 11_550_000;
+/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 0.68 to 0.69 of what
+/// is mapped of the program, in builds of 16 to 22 MB.
+fn program() -> u64 {
+    const SHARE: f64 = 0.69;
+    let mapped = mapped().unwrap_or(20_000_000); // where nothing tells, as a build of x86-64
+    (SHARE * mapped as f64) as u64
+}
 
-/// What is left when all else is taken from what a run holds: 2.6 to 6 MB, free in the allocator or
-/// read from files.
+/// Bytes that are mapped of the file of this program.
+fn mapped() -> Option<u64> {
+    let program = std::env::current_exe().ok()?;
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let of_program = maps.lines().filter(|line| line.ends_with(&*program.to_string_lossy()));
+    let bytes = |line: &str| {
+        let (from, to) = line.split_whitespace().next()?.split_once('-')?;
+        u64::from_str_radix(to, 16).ok()?.checked_sub(u64::from_str_radix(from, 16).ok()?)
+    };
+    of_program.map(bytes).sum()
+}
+
+/// What is left when all else is taken from what a run holds: 2.6 to 6 MB over the runs of
+/// `scripts/check-plan.py`, free in the allocator or read from files.
 const HEAP: u64 = 3_700_000;
 
 /// Freed after the run's own input was tokenized and kept by the allocator: 3 to 9 MB, by chance of
