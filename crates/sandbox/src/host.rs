@@ -13,7 +13,7 @@ use crate::wire::{Kind, Report, Request, decode_file};
 const SLACK: Duration = Duration::from_secs(10);
 /// What looking whether the walls stand may take at least.
 const PROBE: Duration = Duration::from_secs(10);
-/// What bytes pass the pipes at least in a millisecond; it was a hundred times as many.
+/// Bytes that pass the pipes in a millisecond at least; a machine at rest moves many times as many.
 const PACE: u64 = 20_000;
 /// What a frame holds beside files and names: a piece of a stream, a message.
 const FRAME_BYTES: u64 = 1 << 17;

@@ -16,7 +16,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{helper, kernel_forbids, marker, walls};
+use common::{kernel_forbids, marker, walls};
 use herd_sandbox::{Ended, Found, Helper, Limits, Outcome, Program, Sandbox, SandboxError, Wall};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::stat::Mode;
@@ -117,21 +117,18 @@ fn what_listens_in_a_shown_folder_is_out_of_reach() {
     let place = |name: &str| folder.path().join(name);
     let streams = UnixListener::bind(place("streams")).unwrap();
     let datagrams = UnixDatagram::bind(place("datagrams")).unwrap();
-    nix::unistd::mkfifo(&place("pipe"), Mode::empty()).unwrap();
-    let pipe = fs::File::options().read(true).write(true);
-    fs::set_permissions(place("pipe"), fs::Permissions::from_mode(0o600)).unwrap();
-    let _open = pipe.open(place("pipe")).unwrap(); // or nobody could write to it
+    nix::unistd::mkfifo(&place("pipe"), Mode::S_IRWXU).unwrap();
     for name in ["", "streams", "datagrams", "pipe"] {
         fs::set_permissions(place(name), fs::Permissions::from_mode(0o777)).unwrap();
     }
     let code = format!(
-        "use Socket; my $f = '{0}'; my $n = pack('S a*', PF_UNIX, \"$f/datagrams\");
+        "use Socket; my ($s, $d, $e, $g); my $f = '{0}'; my $n = pack('S a*', PF_UNIX, \"$f/datagrams\");
          print -p \"$f/pipe\" ? 'seen ' : 'hidden ';
-         socket(my $s, PF_UNIX, SOCK_STREAM, 0) and
+         socket($s, PF_UNIX, SOCK_STREAM, 0) and
              connect($s, pack('S a*', PF_UNIX, \"$f/streams\")) and print 'stream ';
-         socketpair(my $a, my $b, PF_UNIX, SOCK_DGRAM, 0) and send($a, 'x', 0, $n) and print 'pair ';
-         socket(my $d, PF_UNIX, SOCK_DGRAM, 0) and send($d, 'x', 0, $n) and print 'datagram ';
-         socketpair(my $e, my $g, PF_UNIX, SOCK_STREAM, 0) or print 'no pair ';
+         socketpair($a, $b, PF_UNIX, SOCK_DGRAM, 0) and send($a, 'x', 0, $n) and print 'pair ';
+         socket($d, PF_UNIX, SOCK_DGRAM, 0) and send($d, 'x', 0, $n) and print 'datagram ';
+         socketpair($e, $g, PF_UNIX, SOCK_STREAM, 0) or print 'no pair ';
          send($e, 'x', 0, $n) and print 'stray ';
          open(my $p, '+<', \"$f/pipe\") and print 'pipe'",
         folder.path().display()

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{living, marker, wait_until_living, walls};
-use herd_sandbox::{Ended, Found, Limits, Outcome, Program};
+use herd_sandbox::{Ended, Limits, Outcome, Program};
 
 /// Room enough that only what a test tries is in its way.
 fn roomy() -> Limits {
@@ -104,8 +104,8 @@ fn memory_counts_when_the_first_thread_has_ended() {
     let limits = Limits { memory_bytes: 128 << 20, ..roomy() };
     // Each child's first thread ends alone, by `exit`; its second holds the memory.
     let code = format!(
-        "use threads; for (1 .. 4) {{ if (!fork) {{
-             threads->create(sub {{ my $x = 'x' x (60 << 20); sleep 1000 }});
+        "use threads; for (1 .. 6) {{ if (!fork) {{
+             threads->create(sub {{ my $x = 'x' x $_[0]; sleep 1000 }}, 40 << 20);
              syscall({}, 0) }} }} sleep 1000",
         libc::SYS_exit
     );

@@ -6,8 +6,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{helper, living, marker, wait_until_living, walls};
-use herd_sandbox::{Ended, Found, Limits, Program, Python, Sandbox, SandboxError, Session};
+use common::{living, marker, wait_until_living, walls};
+use herd_sandbox::{Ended, Found, Limits, Program, Python, SandboxError, Session};
 
 /// A session; none where walls or Python are missing.
 fn session(limits: Limits) -> Option<Session> {
