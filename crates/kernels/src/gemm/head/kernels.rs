@@ -258,6 +258,12 @@ unsafe fn weigh<L: Entry>(
             row.logit = desk.logits[t * LOGITS + target - from];
         }
     }
+    if let Some(listed) = &pass.listed {
+        for t in 0..tokens {
+            // SAFETY: the tokens of this piece are in no other.
+            unsafe { listed.take(piece.tokens.start + t, from..to, &mut desk.logits[t * LOGITS..]) };
+        }
+    }
     desk.sums.fill(0.0);
     for g in groups.clone().step_by(2) {
         let (first, both) = (g - groups.start, g + 1 < groups.end);
