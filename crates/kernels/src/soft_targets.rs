@@ -63,7 +63,10 @@ impl<'a> Soft<'a> {
         let k = self.listed();
         assert_eq!(self.ids.len(), k * tokens, "soft targets: {k} ids of {tokens} rows");
         for (t, ids) in self.ids.chunks_exact(k.max(1)).enumerate() {
-            assert!(ids.is_sorted_by(|a, b| a < b), "soft targets: the ids of row {t} do not ascend");
+            assert!(
+                ids.is_sorted_by(|a, b| a < b),
+                "soft targets: the ids of row {t} do not ascend"
+            );
             let last = ids.last().copied().unwrap_or(0) as usize;
             assert!(last < vocab, "soft targets: id {last} of row {t}, vocabulary {vocab}");
         }

@@ -20,8 +20,7 @@ const WEIGHTS: [f32; 7] = [1.0, 1.0, 0.0, 1.0, 1.0, 0.5, 1.0];
 const SCALE: f32 = 0.25;
 /// In some rows the target is listed, in some not.
 const LISTED: [u32; 14] = [0, 4, 1, 2, 0, 5, 3, 4, 2, 5, 0, 1, 4, 5];
-const PROBS: [f32; 14] =
-    [0.5, 0.2, 0.6, 0.1, 0.3, 0.3, 0.8, 0.1, 0.2, 0.2, 0.4, 0.4, 0.05, 0.9];
+const PROBS: [f32; 14] = [0.5, 0.2, 0.6, 0.1, 0.3, 0.3, 0.8, 0.1, 0.2, 0.2, 0.4, 0.4, 0.05, 0.9];
 
 /// The share of the teacher, its temperature, and whether what it does not list is one more.
 #[derive(Clone, Copy, Debug)]

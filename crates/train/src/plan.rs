@@ -6,11 +6,15 @@
 
 use crate::adapter;
 use crate::config::{LoraConfig, Precision, RunConfig};
+use crate::distill::DistillConfig;
 use crate::schedule::{self, Size};
+use crate::teacher;
+use herd_data::{Check, Corpus};
 use herd_model::names::{Part, all_parts};
 use herd_model::{Checkpoint, Config, Head};
 use herd_tensor::ops::linears_back_bytes;
 use herd_tensor::{Format, Weight};
+use std::path::PathBuf;
 
 /// Bytes by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct Plan {
     pub scratch: u64,
     /// The batch, the tokenizer, the program.
     pub rest: u64,
+    /// The teacher of `distill` and what it takes: beside all else where it is live, else what it takes more, before.
+    pub teacher: u64,
     /// A checkpoint on the disk.
     pub checkpoint: u64,
     /// All that the run keeps on the disk at once, the shards left out.
@@ -45,10 +51,11 @@ impl Plan {
             + self.activations
             + self.scratch
             + self.rest
+            + self.teacher
     }
 
     /// The parts of the peak and their names.
-    pub fn parts(&self) -> [(&'static str, u64); 7] {
+    pub fn parts(&self) -> [(&'static str, u64); 8] {
         [
             ("masters", self.masters),
             ("weights", self.weights),
@@ -57,6 +64,7 @@ impl Plan {
             ("activations", self.activations),
             ("scratch", self.scratch),
             ("rest", self.rest),
+            ("teacher", self.teacher),
         ]
     }
 }
@@ -84,7 +92,7 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
     };
     // A reference beside the policy is as large, but has no gradient.
     let models = if run.dpo.as_ref().is_some_and(|dpo| dpo.live) { 2 } else { 1 };
-    Plan {
+    let plan = Plan {
         masters: models * 4 * params,
         weights: models * weights,
         gradients: 4 * (params + looked_up),
@@ -92,10 +100,64 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         activations: most(&|seq_len| activations(run, shape, seq_len)),
         scratch: most(&|seq_len| scratch(run, shape, seq_len, threads)),
         rest: PROGRAM + HEAP + TOKEN * shape.vocab as u64 + batch(&sizes) + texts(run),
+        teacher: 0,
         checkpoint,
         disk: checkpoint * (kept + forever),
+    };
+    match &run.distill {
+        Some(distill) => taught(run, distill, shape, threads, plan),
+        None => plan,
     }
 }
+
+/// The same with a teacher: what it takes in memory, and of the disk what it says of every target.
+fn taught(
+    run: &RunConfig,
+    distill: &DistillConfig,
+    shape: &Config,
+    threads: usize,
+    plan: Plan,
+) -> Plan {
+    // One that cannot be opened is refused by those who load it.
+    let Ok(checkpoint) = Checkpoint::open(&distill.teacher) else { return plan };
+    let of = &checkpoint.config;
+    let stored = |part| checkpoint.format(part).unwrap_or(format(run));
+    let weights: u64 =
+        all_parts(of).into_iter().map(|part| part_bytes(of, part, stored(part))).sum();
+    let seq_len = sizes(run).iter().map(|size| size.seq_len).max().unwrap_or_default();
+    let tokens = micro_tokens(run, seq_len);
+    let mut play = Play { buffers: Vec::new(), shape: of, tokens, head: Top::Fused, copies: None };
+    play.read();
+    let buffers: u64 = play.buffers.iter().map(|(len, _)| 4 * *len as u64).sum();
+    let takes = weights + buffers + scratch(run, of, seq_len, threads);
+    let lists = 2 * (8 * distill.k * sizes(run).iter().map(|s| s.tokens).max().unwrap_or(0)) as u64;
+    if distill.live {
+        return Plan { teacher: takes + lists, ..plan };
+    }
+    // Before the student is there; its buffers stay for that.
+    let Plan { masters, weights: own, gradients, moments, activations, scratch, .. } = plan;
+    let later = masters + own + gradients + moments + activations + scratch;
+    let disk = plan.disk + teacher::file_bytes(targets(run), distill.k, shape.vocab);
+    Plan {
+        teacher: takes.saturating_sub(later).max(buffers.saturating_sub(activations)) + lists,
+        disk,
+        ..plan
+    }
+}
+
+/// Targets that a teacher is asked of: those of the shards, or about one for four bytes of the input.
+fn targets(run: &RunConfig) -> u64 {
+    let shards = run.data.shards.as_ref().and_then(|path| Corpus::open(path, Check::Headers).ok());
+    if let Some(corpus) = shards {
+        let sides = corpus.sources().iter().flat_map(|s| [&s.train, &s.validation]);
+        return sides.map(|side| side.counts().tokens).sum();
+    }
+    let bytes = |path: &PathBuf| std::fs::metadata(path).map_or(0, |file| file.len());
+    run.data.input.iter().map(bytes).sum::<u64>() / BYTES_A_TOKEN
+}
+
+/// Bytes of text a token, about; files that are packed hold more, dialogues learn fewer.
+const BYTES_A_TOKEN: u64 = 4;
 
 /// Trained numbers, bytes of weights as products read them, and numbers of an embedding that is the
 /// head as well: it has sums for both uses.
@@ -205,9 +267,11 @@ fn micro_tokens(run: &RunConfig, seq_len: usize) -> usize {
 /// taken, since a second one finds other buffers free than the first.
 pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
     let tokens = micro_tokens(run, seq_len);
-    let head = match (&run.reward, head_bytes(run, shape, tokens, 1)) {
+    let fused = head_bytes(run, shape, tokens, 1).is_some();
+    let head = match (&run.reward, &run.distill) {
         (Some(_), _) => Top::Scores,
-        (None, Some(_)) => Top::Fused,
+        (None, Some(distill)) => Top::Taught { fused, cooled: distill.temperature != 1.0 },
+        (None, None) if fused => Top::Fused,
         (None, None) => Top::Logits { again: run.dpo.is_some() },
     };
     played(run, shape, seq_len, head, copies(run, tokens))
@@ -342,6 +406,8 @@ enum Top {
     Logits { again: bool },
     /// A number a row.
     Scores,
+    /// Some rows of its input, for what a teacher says, and their gradient where both are at a temperature.
+    Taught { fused: bool, cooled: bool },
 }
 
 /// What a block keeps for its gradient.
@@ -421,6 +487,21 @@ impl Play<'_> {
         let normed = self.take(d);
         let (mut dy, last) = match self.head {
             Top::Fused => (self.take(d), normed),
+            Top::Taught { fused, cooled } => {
+                let dy = self.take(d);
+                let rows = seq_len.min(HEAD_ROWS);
+                let x = self.take_len(rows * d);
+                if !fused {
+                    self.logits(rows);
+                }
+                let more = if cooled { Some(self.take_len(rows * d)) } else { None };
+                if cooled && !fused {
+                    self.logits(rows);
+                }
+                self.give([x]);
+                more.into_iter().for_each(|more| self.give([more]));
+                (dy, normed)
+            }
             Top::Logits { again } => {
                 self.logits(if again { self.tokens } else { 0 });
                 let dy = self.take(d);
@@ -449,6 +530,23 @@ impl Play<'_> {
             self.backward(block, dy);
         }
         self.give([dy, last]);
+    }
+
+    /// One micro-batch that is read and not learnt from, and the logits of some of its rows.
+    fn read(&mut self) {
+        let mut x = self.take(self.shape.width);
+        for _ in 0..self.shape.layers {
+            let y = self.forward_paused();
+            self.give([x]);
+            x = y;
+        }
+        let normed = self.take(self.shape.width);
+        self.give([x]);
+        let asked = self.take(self.shape.width);
+        self.give([normed]);
+        let some = self.take_len(self.tokens.min(HEAD_ROWS) * self.shape.width);
+        self.logits(self.tokens);
+        self.give([asked, some]);
     }
 
     /// Logits of so many rows, some at a time.
@@ -567,6 +665,7 @@ impl Play<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::distill;
     use crate::dpo::{self, DpoConfig};
     use crate::reward::{self, Prompt, RewardConfig};
     use crate::{Micro, Sums, accumulate, presets};
@@ -622,11 +721,15 @@ mod tests {
         ] {
             let objectives =
                 [(None, None), (Some(DpoConfig::LLAMA), None), (None, Some(RewardConfig::LLAMA))];
-            for (dpo, reward) in objectives {
+            let taught = |temperature| DistillConfig { temperature, k: 4, ..DistillConfig::USUAL };
+            let plain = objectives.into_iter().map(|(dpo, reward)| (dpo, reward, None));
+            let objectives = plain.chain([1.0, 2.0].map(|t| (None, None, Some(taught(t)))));
+            for (dpo, reward, distill) in objectives {
                 let mut run = presets::tiny();
                 let n = rows * seq_len;
                 (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (n, seq_len, n);
                 (run.precision.recompute, run.dpo, run.reward) = (recompute, dpo, reward);
+                run.distill = distill;
                 let head = if run.reward.is_some() { Head::Score } else { Head::Language };
                 let shape = Config { head, ..shape.clone() };
                 for format in [Format::BF16, Format::F32] {
@@ -682,6 +785,11 @@ mod tests {
             seq_len,
         };
         for _ in 0..3 {
+            if let Some(config) = &run.distill {
+                let (said, sums) = (distill::silence(n, config.k), &mut distill::Sums::default());
+                distill::accumulate(&model, &tape, &micro, said, config, 1.0, sums);
+                continue;
+            }
             match (&run.dpo, &run.reward) {
                 (None, None) => accumulate(&model, &tape, &micro, 1.0, &mut Sums::default()),
                 (_, Some(config)) => {

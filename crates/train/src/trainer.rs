@@ -1,6 +1,7 @@
 //! A run under way: its model, its data, its folder, and the parts of a step that all stages share.
 
 use crate::config::{Long, Packing, Precision, RunConfig, SpikePolicy};
+use crate::distill::{Distill, Learnt};
 use crate::dpo::{Dpo, Preferences};
 use crate::error::TrainError;
 use crate::extend_context::Verdict;
@@ -43,6 +44,13 @@ pub enum Event<'a> {
     },
     /// The reference of `dpo` has read some of all prompts.
     Reference {
+        /// So many.
+        done: u64,
+        /// Of so many.
+        all: u64,
+    },
+    /// The teacher of `distill` has read some of all targets.
+    Teacher {
         /// So many.
         done: u64,
         /// Of so many.
@@ -106,6 +114,8 @@ pub(crate) enum Objective {
     Pairs(Dpo),
     /// The same, by their rewards.
     Rewards(RewardConfig),
+    /// Tokens that follow, and what a teacher says of them.
+    Taught(Box<Distill>),
 }
 
 /// What is known of a batch once the gradient of its loss is summed.
@@ -117,6 +127,8 @@ pub struct Gradient {
     pub norm: f64,
     /// What was met of pairs.
     pub preferences: Option<Preferences>,
+    /// The parts of what a teacher's loss is made of.
+    pub taught: Option<Learnt>,
 }
 
 /// Batches that are read before they are asked for.
@@ -142,10 +154,12 @@ impl<'a> Trainer<'a> {
             refuse_long(&corpus, words.ends, config.batch.seq_len)?;
         }
         let ask = Ask { config: &config, words: &words, corpus: &corpus, device, out, stop };
-        let objective = match (&config.reward, Dpo::open(&ask, watch)?) {
-            (Some(reward), _) => Objective::Rewards(reward.clone()),
-            (None, Some(dpo)) => Objective::Pairs(dpo),
-            (None, None) => Objective::Tokens,
+        let objective = match (&config.reward, Dpo::open(&ask, watch)?, Distill::open(&ask, watch)?)
+        {
+            (Some(reward), ..) => Objective::Rewards(reward.clone()),
+            (None, Some(dpo), _) => Objective::Pairs(dpo),
+            (None, None, Some(distill)) => Objective::Taught(Box::new(distill)),
+            (None, None, None) => Objective::Tokens,
         };
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
@@ -220,6 +234,9 @@ impl<'a> Trainer<'a> {
         if batch.as_ref().is_some_and(|batch| batch.weight_t.iter().all(|w| *w == 0.0)) {
             return Err(TrainError::NothingLearnt { step: self.progress.step + 1 });
         }
+        if let (Objective::Taught(distill), Some(batch)) = (&mut self.objective, &batch) {
+            distill.prepare(batch)?;
+        }
         (self.watch)(Event::Batch);
         Ok(batch)
     }
@@ -228,19 +245,27 @@ impl<'a> Trainer<'a> {
     pub fn gradient(&mut self, batch: &Batch) -> Gradient {
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
         let packed = Packed::of(batch, self.config.data.document_mask);
-        let (loss, preferences) = match &self.objective {
-            Objective::Tokens => (self.token_gradient(batch, &packed, rows).loss(), None),
+        let (mut preferences, mut taught) = (None, None);
+        let loss = match &self.objective {
+            Objective::Tokens => self.token_gradient(batch, &packed, rows).loss(),
             Objective::Pairs(dpo) => {
                 let sums = dpo.gradient(self, batch, &packed, rows);
-                (sums.loss(), Some(sums.preferences()))
+                preferences = Some(sums.preferences());
+                sums.loss()
             }
             Objective::Rewards(reward) => {
                 let sums = reward.gradient(self, batch, &packed, rows);
-                (sums.loss(), Some(sums.preferences()))
+                preferences = Some(sums.preferences());
+                sums.loss()
+            }
+            Objective::Taught(distill) => {
+                let sums = distill.gradient(self, batch, &packed, rows);
+                taught = Some(sums.learnt());
+                sums.loss(&distill.config)
             }
         };
         let norm = self.optimizer.grad_norm(&self.model);
-        Gradient { loss, norm, preferences }
+        Gradient { loss, norm, preferences, taught }
     }
 
     /// The same of the tokens that follow, `rows` rows at a time.
@@ -320,14 +345,14 @@ impl<'a> Trainer<'a> {
     /// Makes the step at the learning rate of the schedule. Panics if the gradient is no number.
     pub fn update(&mut self, gradient: &Gradient, batch: &Batch) -> Result<(), TrainError> {
         let step = self.progress.step + 1;
-        let Gradient { loss, norm: grad_norm, preferences } = *gradient;
+        let Gradient { loss, norm: grad_norm, preferences, taught } = *gradient;
         let lr = schedule::lr(&self.config.optim, step);
         self.optimizer.step(&self.model, lr, grad_norm);
         self.progress.step = step;
         self.progress.tokens += (batch.rows * batch.seq_len) as u64;
         self.progress.cursor = self.loader.cursor().clone();
         let (tokens, seq_len) = (self.progress.tokens, batch.seq_len);
-        let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences };
+        let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught };
         self.write(&Line::Step(line))
     }
 
@@ -530,7 +555,8 @@ pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
     let mut config = config.clone();
     let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty());
     let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
-    for path in config.model.init.as_mut().into_iter().chain(reference) {
+    let teacher = config.distill.as_mut().map(|distill| &mut distill.teacher);
+    for path in config.model.init.as_mut().into_iter().chain(reference).chain(teacher) {
         let inside = beside.and_then(|beside| path.strip_prefix(beside).ok());
         if let Some(inside) = inside.map(|inside| Path::new("..").join(inside)) {
             *path = inside;

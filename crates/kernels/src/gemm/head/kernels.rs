@@ -261,7 +261,9 @@ unsafe fn weigh<L: Entry>(
     if let Some(listed) = &pass.listed {
         for t in 0..tokens {
             // SAFETY: the tokens of this piece are in no other.
-            unsafe { listed.take(piece.tokens.start + t, from..to, &mut desk.logits[t * LOGITS..]) };
+            unsafe {
+                listed.take(piece.tokens.start + t, from..to, &mut desk.logits[t * LOGITS..])
+            };
         }
     }
     desk.sums.fill(0.0);

@@ -27,7 +27,8 @@ impl<'a> Listed<'a> {
         let ids = &self.ids[t * self.k..(t + 1) * self.k];
         let from = ids.partition_point(|id| (*id as usize) < outputs.start);
         for (j, id) in ids.iter().enumerate().skip(from) {
-            let Some(at) = (*id as usize).checked_sub(outputs.start).filter(|at| *at < outputs.len())
+            let Some(at) =
+                (*id as usize).checked_sub(outputs.start).filter(|at| *at < outputs.len())
             else {
                 return;
             };
