@@ -55,8 +55,8 @@ pub struct DistillConfig {
     /// Keep the teacher in memory beside the student, rather than let it read all before the first step; changes no bit.
     pub live: bool,
     /// Of `samples`: how the teacher answers, as `[sample]` of `herd sample`.
-    #[serde(default, skip_serializing_if = "Table::is_empty")]
-    pub sample: Table,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Table>,
     /// Of `samples`: what its answers are judged by, as `[[score]]` there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub score: Vec<Value>,
@@ -103,7 +103,7 @@ impl DistillConfig {
         k: 64,
         rest: Rest::Bucket,
         live: false,
-        sample: Table::new(),
+        sample: None,
         score: Vec::new(),
     };
 
@@ -180,7 +180,7 @@ fn resolved(mut config: RunConfig) -> Result<RunConfig, TrainError> {
     }
     if distill.from == From::Logits {
         for (key, given) in [
-            ("distill.sample", !distill.sample.is_empty()),
+            ("distill.sample", distill.sample.is_some()),
             ("distill.score", !distill.score.is_empty()),
         ] {
             if given {

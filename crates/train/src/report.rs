@@ -116,8 +116,8 @@ fn window(points: usize) -> usize {
 fn is_noisy(metric: Metric) -> bool {
     match metric {
         Metric::Loss | Metric::GradNorm | Metric::TokS => true,
-        Metric::Margin | Metric::Accuracy => true,
-        Metric::ValidationMargin | Metric::ValidationAccuracy => false,
+        Metric::Margin | Metric::Accuracy | Metric::Kl => true,
+        Metric::ValidationMargin | Metric::ValidationAccuracy | Metric::ValidationKl => false,
         Metric::Mfu | Metric::StepS | Metric::DataWaitS => true,
         Metric::ValidationLoss | Metric::Bpb | Metric::Lr => false,
         Metric::PeakBytes | Metric::Tokens | Metric::SeqLen => false,

@@ -15,10 +15,7 @@ use crate::step::{Packed, Sums, accumulate};
 use crate::words::{Chat, Words};
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::disk::RealDisk;
-use herd_data::{
-    Batch, Check, Corpus, Documents, Ends, Hash, Ledger, Loader, LoaderConfig, MixSource, Mixture,
-    Phase, Policy, Ramp, Validation,
-};
+use herd_data::{Batch, Check, Corpus, Documents, Ends, Hash, Ledger, Loader, Validation};
 use herd_model::llama::{Llama, Training};
 use herd_model::names::Part;
 use herd_model::{Checkpoint, Config, Head, RopeScaling};
@@ -27,6 +24,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+mod rows;
+
+use rows::loader_config;
 
 /// What a run tells while it goes on. The caller has the clock.
 #[derive(Clone, Debug)]
@@ -755,63 +756,4 @@ fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize) -> Result<(), TrainE
     let name = &corpus.sources()[number].name;
     let path = corpus.file_of(number, &row).unwrap_or(name).into();
     Err(TrainError::Long { path, row: row.row, tokens, places, others: long - 1 })
-}
-
-fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderConfig {
-    let mixture = |mix: &std::collections::BTreeMap<String, f64>| match mix.is_empty() {
-        true => {
-            let mut natural = Mixture::natural(corpus);
-            for source in &mut natural.sources {
-                source.epochs_max = Some(config.data.epochs_max);
-            }
-            natural
-        }
-        false => Mixture {
-            sources: mix
-                .iter()
-                .map(|(name, weight)| MixSource {
-                    name: name.clone(),
-                    weight: *weight,
-                    epochs_max: Some(config.data.epochs_max),
-                })
-                .collect(),
-        },
-    };
-    let first = Phase { from_tokens: 0, mixture: mixture(&config.data.mix) };
-    let changes = config
-        .data
-        .changes
-        .iter()
-        .map(|change| Phase { from_tokens: change.from_tokens, mixture: mixture(&change.mix) });
-    LoaderConfig {
-        phases: std::iter::once(first).chain(changes).collect(),
-        ramps: ramps(config),
-        policy: match config.data.packing {
-            Packing::Cut => Policy::Cut,
-            Packing::Whole => Policy::Whole(config.data.long.documents()),
-        },
-        ends: words.ends,
-    }
-}
-
-/// The sizes of batches by step, where the config has them by tokens.
-fn ramps(config: &RunConfig) -> Vec<Ramp> {
-    let rows = |tokens: usize, seq_len: usize| tokens / seq_len;
-    let batch = &config.batch;
-    let first =
-        Ramp { from_step: 0, seq_len: batch.seq_len, rows: rows(batch.tokens, batch.seq_len) };
-    let mut ramps = vec![first];
-    let (mut step, mut done, mut tokens) = (0, 0u64, batch.tokens as u64);
-    for ramp in &batch.ramp {
-        let steps = ramp.from_tokens.saturating_sub(done).div_ceil(tokens);
-        (step, done) = (step + steps, done + steps * tokens);
-        tokens = ramp.tokens as u64;
-        let next =
-            Ramp { from_step: step, seq_len: ramp.seq_len, rows: rows(ramp.tokens, ramp.seq_len) };
-        match ramps.last_mut() {
-            Some(last) if last.from_step == step => *last = next,
-            _ => ramps.push(next),
-        }
-    }
-    ramps
 }

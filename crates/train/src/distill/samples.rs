@@ -34,7 +34,7 @@ pub fn settings(config: &RunConfig) -> Result<Taught, TrainError> {
     let mut sample = Table::new();
     sample.insert("k".to_owned(), k.into());
     sample.insert("policies".to_owned(), vec![Value::from(text(&distill.teacher)?)].into());
-    sample.extend(distill.sample.clone());
+    sample.extend(distill.sample.clone().unwrap_or_default());
     let input: Vec<Value> = config
         .data
         .input
