@@ -597,7 +597,7 @@ impl Play<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distill;
+    use crate::distill::{self, DistillConfig};
     use crate::dpo::{self, DpoConfig};
     use crate::reward::{self, Prompt, RewardConfig};
     use crate::{Micro, Sums, accumulate, presets};
