@@ -435,7 +435,7 @@ impl Play<'_> {
         }
         let normed = self.take(d);
         let (mut dy, last) = match self.head {
-            Top::Fused => (self.take(d), normed),
+            Top::Fused => (self.take(d), Some(normed)),
             Top::Taught { fused, cooled } => {
                 let dy = self.take(d);
                 let rows = seq_len.min(HEAD_ROWS);
@@ -449,19 +449,20 @@ impl Play<'_> {
                 }
                 self.give([x]);
                 more.into_iter().for_each(|more| self.give([more]));
-                (dy, normed)
+                self.give([normed]);
+                (dy, None)
             }
             Top::Logits { again } => {
                 self.logits(if again { self.tokens } else { 0 });
                 let dy = self.take(d);
                 self.logits(seq_len);
-                (dy, normed)
+                (dy, Some(normed))
             }
             Top::Scores => {
                 let (scores, dscores) = (self.take(1), self.take(1));
                 let dy = self.take(d);
                 self.give([dscores, normed]);
-                (dy, scores)
+                (dy, Some(scores))
             }
         };
         let dx = self.take(d);
@@ -478,7 +479,8 @@ impl Play<'_> {
             };
             self.backward(block, dy);
         }
-        self.give([dy, last]);
+        self.give([dy]);
+        last.into_iter().for_each(|last| self.give([last]));
     }
 
     /// Logits of so many rows, some at a time.
