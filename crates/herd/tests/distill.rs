@@ -129,7 +129,10 @@ fn settings_and_teachers_that_teach_nothing_are_named() {
         assert!(err.contains(told), "{set}: {err}");
     }
     // Another vocabulary, and another of the same size.
-    let train = "tokenizer train -i chats.jsonl --vocab-size 400 --specials 16 -o other";
+    let text = fs::read_to_string(folder.join("chats.jsonl")).unwrap();
+    let text = serde_json::json!({ "text": text }).to_string();
+    fs::write(folder.join("other.jsonl"), text).unwrap();
+    let train = "tokenizer train -i other.jsonl --vocab-size 400 --specials 16 -o other";
     done(herd(folder).args(train.split(' ')));
     let train = "tokenizer train -i docs.jsonl --vocab-size 380 --specials 16 -o fewer";
     done(herd(folder).args(train.split(' ')));
@@ -170,7 +173,7 @@ fn the_plan_knows_the_teacher_and_its_file() {
     let file = fs::metadata(folder.join("run/teacher.bin")).unwrap().len();
     let more = kept["disk_bytes"].as_u64().unwrap() - live["disk_bytes"].as_u64().unwrap();
     // Tokens are told by the bytes of the input; of shards they are known.
-    assert!(more > file / 2 && more < 2 * file, "{more} planned, {file} taken");
+    assert!(more > file / 4 && more < 4 * file, "{more} planned, {file} taken");
     let shards = ["data.input=[]", "data.shards=run/data"];
     let [kept, live] = [&shards[..], &[shards[0], shards[1], "distill.live=true"]]
         .map(|set| plan("text.toml", set)["disk_bytes"].as_u64().unwrap());
@@ -183,7 +186,7 @@ fn a_teacher_answers_and_its_student_learns_what_it_said() {
     let folder = folder.path();
     let set = [
         "distill.from=samples",
-        "distill.sample={ max_tokens = 12, context = 96, unfinished = \"keep\", k = 2 }",
+        "distill.sample={ max_tokens = 12, context = 64, unfinished = \"keep\", k = 2 }",
         "distill.score=[{ kind = \"length\", words = [1, 6] }]",
         "optim.steps=4",
     ];

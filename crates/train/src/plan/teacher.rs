@@ -48,12 +48,18 @@ fn targets(run: &RunConfig) -> u64 {
         let sides = corpus.sources().iter().flat_map(|s| [&s.train, &s.validation]);
         return sides.map(|side| side.counts().tokens).sum();
     }
-    let bytes = |path: &PathBuf| std::fs::metadata(path).map_or(0, |file| file.len());
+    let bytes = |path: &PathBuf| {
+        let packed = path.extension().is_some_and(|kind| kind == "zst" || kind == "gz");
+        let len = std::fs::metadata(path).map_or(0, |file| file.len());
+        if packed { PACKED * len } else { len }
+    };
     run.data.input.iter().map(bytes).sum::<u64>() / BYTES_A_TOKEN
 }
 
-/// Bytes of text a token, about; files that are packed hold more, dialogues learn fewer.
+/// Bytes of text a token, about; of dialogues fewer are learnt.
 const BYTES_A_TOKEN: u64 = 4;
+/// Bytes of text in a byte of a file that is packed, about.
+const PACKED: u64 = 3;
 
 impl Play<'_> {
     /// One micro-batch that is read and not learnt from, and the logits of some of its rows.
