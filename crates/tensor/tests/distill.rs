@@ -2,6 +2,7 @@
 //! no cut of a batch changes a bit.
 
 #![allow(clippy::unwrap_used)] // helpers of tests too
+#![allow(clippy::single_range_in_vec_init)] // a batch that passes whole is one part
 
 #[path = "common/twin.rs"]
 mod twin;
