@@ -119,6 +119,22 @@ pub(crate) enum Objective {
     Taught(Box<Distill>),
 }
 
+impl Objective {
+    /// That of a run.
+    ///
+    /// Errors: what it is measured by cannot be opened or made.
+    fn open(ask: &Ask<'_>, watch: &mut dyn FnMut(Event<'_>)) -> Result<Objective, TrainError> {
+        if let Some(reward) = &ask.config.reward {
+            return Ok(Objective::Rewards(reward.clone()));
+        }
+        if let Some(dpo) = Dpo::open(ask, watch)? {
+            return Ok(Objective::Pairs(dpo));
+        }
+        let distill = Distill::open(ask, watch)?;
+        Ok(distill.map_or(Objective::Tokens, |distill| Objective::Taught(Box::new(distill))))
+    }
+}
+
 /// What is known of a batch once the gradient of its loss is summed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gradient {
@@ -155,13 +171,7 @@ impl<'a> Trainer<'a> {
             refuse_long(&corpus, words.ends, config.batch.seq_len)?;
         }
         let ask = Ask { config: &config, words: &words, corpus: &corpus, device, out, stop };
-        let objective = match (&config.reward, Dpo::open(&ask, watch)?, Distill::open(&ask, watch)?)
-        {
-            (Some(reward), ..) => Objective::Rewards(reward.clone()),
-            (None, Some(dpo), _) => Objective::Pairs(dpo),
-            (None, None, Some(distill)) => Objective::Taught(Box::new(distill)),
-            (None, None, None) => Objective::Tokens,
-        };
+        let objective = Objective::open(&ask, watch)?;
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
