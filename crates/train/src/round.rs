@@ -111,9 +111,8 @@ mod tests {
         assert!(passes(&gain(1.0, 0.9, -0.5, 0.3), -0.2));
     }
 
-    #[test]
-    fn one_held_prompt_decides_nothing() {
-        let row = |policy: &str, row: u64, total: impl Into<Option<f64>>| SampleRow {
+    fn sample(policy: &str, row: u64, total: Option<f64>) -> SampleRow {
+        SampleRow {
             prompt: String::new(),
             file: "held".into(),
             row,
@@ -131,10 +130,15 @@ mod tests {
             logps: vec![0.0],
             finish: "stop".into(),
             scores: BTreeMap::new(),
-            total: total.into(),
+            total,
             rejected: None,
             chosen: false,
-        };
+        }
+    }
+
+    #[test]
+    fn one_held_prompt_decides_nothing() {
+        let row = |policy: &str, row: u64, total: f64| sample(policy, row, Some(total));
         let mut rows = vec![row("old", 1, 0.0), row("new", 1, 1.0)];
         let error = compared(&rows, "old", "new").unwrap_err().to_string();
         assert!(error.contains("1 prompts"), "{error}");
@@ -142,7 +146,7 @@ mod tests {
         let (gain, hashes) = compared(&rows, "old", "new").unwrap();
         assert_eq!((gain.before, gain.after, gain.of), (0.25, 1.0, 2));
         // Who says nothing where rewards are below zero gains nothing.
-        rows.extend([row("old", 3, -2.0), row("new", 3, None)]);
+        rows.extend([row("old", 3, -2.0), sample("new", 3, None)]);
         let (gain, _) = compared(&rows, "old", "new").unwrap();
         assert_eq!((gain.before, gain.after), (-0.5, 0.0));
         rows.truncate(4);
