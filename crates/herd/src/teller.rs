@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use herd_kernels::probe;
 use herd_tensor::Device;
 use herd_train::config::Precision;
+use herd_train::distill::Learnt;
 use herd_train::dpo::Preferences;
 use herd_train::metrics::{Line, StepLine};
 use herd_train::runs::Speed;
@@ -116,10 +117,14 @@ impl<'a> Teller<'a> {
             Event::Reference { done, all } => {
                 self.say(&format!("the reference has read {done} of {all} prompts"));
             }
+            Event::Teacher { done, all } => {
+                self.say(&format!("the teacher has read {done} of {all} tokens"));
+            }
             Event::Batch => self.waited_s = self.step_begun.elapsed().as_secs_f64(),
             Event::Line(Line::Step(step)) => self.tell_step(step),
-            Event::Line(Line::Validation { step, loss, bpb, preferences, .. }) => {
-                self.tell_validation(*step, *loss, *bpb, preferences.as_ref());
+            Event::Line(Line::Validation { step, loss, bpb, preferences, taught, .. }) => {
+                let parts = taught.as_ref();
+                self.tell_validation((*step, *loss, *bpb), preferences.as_ref(), parts);
             }
             Event::Line(Line::Average { of, loss, bpb, .. }) => {
                 let n = of.len();
@@ -160,10 +165,9 @@ impl<'a> Teller<'a> {
 
     fn tell_validation(
         &mut self,
-        step: u64,
-        loss: f64,
-        bpb: Option<f64>,
+        (step, loss, bpb): (u64, f64, Option<f64>),
         pairs: Option<&Preferences>,
+        taught: Option<&Learnt>,
     ) {
         self.bpb = bpb;
         self.record(step, &[("validation/loss", loss)]);
@@ -176,6 +180,10 @@ impl<'a> Teller<'a> {
             self.record_pairs(step, "validation", pairs);
             let (right, margin) = (100.0 * pairs.accuracy, pairs.margin);
             told.push_str(&format!(", {right:.1} % of pairs right, margin {margin:.4}"));
+        }
+        if let Some(Learnt { ce, kl }) = taught {
+            self.record(step, &[("validation/ce", *ce), ("validation/kl", *kl)]);
+            told.push_str(&format!(", divergence {kl:.4}"));
         }
         self.say(&told);
     }
@@ -210,6 +218,9 @@ impl<'a> Teller<'a> {
         self.record(step.step, &scalars);
         if let Some(pairs) = &step.preferences {
             self.record_pairs(step.step, "train", pairs);
+        }
+        if let Some(Learnt { ce, kl }) = step.taught {
+            self.record(step.step, &[("train/ce", ce), ("train/kl", kl)]);
         }
         let line = live::StepLine {
             step: step.step,

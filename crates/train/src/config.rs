@@ -1,5 +1,6 @@
 //! What a run is: one file of settings, strict, with every number in the open.
 
+use crate::distill::DistillConfig;
 use crate::dpo::DpoConfig;
 use crate::error::TrainError;
 use crate::presets;
@@ -53,6 +54,9 @@ pub struct RunConfig {
     /// Of `reward`: its loss, and which pairs it learns from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardConfig>,
+    /// Of `distill`: its teacher and its loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill: Option<DistillConfig>,
 }
 
 /// How dialogues are read and rendered.
@@ -402,7 +406,7 @@ pub struct NeedleConfig {
 }
 
 /// Keys that a file may have and a preset need not.
-const OPTIONAL: [&str; 11] = [
+const OPTIONAL: [&str; 13] = [
     "model.init",
     "model.init_rope_theta",
     "model.lora",
@@ -414,6 +418,8 @@ const OPTIONAL: [&str; 11] = [
     "chat.shape",
     "chat.date",
     "dpo.reference",
+    "distill.sample",
+    "distill.score",
 ];
 
 /// Tokens a step at most, so that a slip of the pen takes no terabytes.
@@ -491,6 +497,7 @@ impl RunConfig {
         }
         self.model.init.iter_mut().for_each(at);
         self.dpo.iter_mut().filter_map(|dpo| dpo.reference.as_mut()).for_each(at);
+        self.distill.iter_mut().for_each(|distill| distill.relative_to(folder));
         self.data.shards.iter_mut().for_each(at);
         self.data.input.iter_mut().for_each(at);
         self

@@ -1,6 +1,7 @@
 //! `metrics.jsonl`: what a run computed, a line an event, and nothing of clocks: a run that was
 //! killed and taken up again writes the same bytes as one that was not.
 
+use crate::distill::Learnt;
 use crate::dpo::Preferences;
 use crate::error::TrainError;
 use crate::spikes::Leapt;
@@ -30,6 +31,9 @@ pub enum Line {
         /// Of `dpo` and `reward`: what was met of pairs. Then the loss is theirs, and bits are the best answers'.
         #[serde(flatten, skip_serializing_if = "Option::is_none")]
         preferences: Option<Preferences>,
+        /// Of `distill`: the parts of the loss; bits are those of the cross-entropy.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        taught: Option<Learnt>,
     },
     /// The mean of checkpoints was measured on held-out text.
     Average {
@@ -98,6 +102,9 @@ pub struct StepLine {
     /// Of `dpo` and `reward`: what was met of the pairs of its batch.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub preferences: Option<Preferences>,
+    /// Of `distill`: the parts of the loss.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub taught: Option<Learnt>,
 }
 
 /// Held-out text of one source.

@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use self::chart::{Chart, Curve, Scale, Stroke};
+use crate::distill::Learnt;
 use crate::dpo::Preferences;
 use crate::paired::share;
 use crate::runs::{Metric, Run, RunError, Sample, Validation, smoothed};
@@ -115,8 +116,8 @@ fn window(points: usize) -> usize {
 fn is_noisy(metric: Metric) -> bool {
     match metric {
         Metric::Loss | Metric::GradNorm | Metric::TokS => true,
-        Metric::Margin | Metric::Accuracy => true,
-        Metric::ValidationMargin | Metric::ValidationAccuracy => false,
+        Metric::Margin | Metric::Accuracy | Metric::Kl => true,
+        Metric::ValidationMargin | Metric::ValidationAccuracy | Metric::ValidationKl => false,
         Metric::Mfu | Metric::StepS | Metric::DataWaitS => true,
         Metric::ValidationLoss | Metric::Bpb | Metric::Lr => false,
         Metric::PeakBytes | Metric::Tokens | Metric::SeqLen => false,
@@ -141,6 +142,8 @@ fn title(metric: Metric) -> &'static str {
         Metric::Accuracy => "share of pairs that are right",
         Metric::ValidationMargin => "validation, margin of rewards",
         Metric::ValidationAccuracy => "validation, share of pairs that are right",
+        Metric::Kl => "divergence from the teacher, nats a token",
+        Metric::ValidationKl => "validation, divergence from the teacher",
     }
 }
 
@@ -150,6 +153,7 @@ fn figures(run: &Run) -> Vec<(String, String)> {
         Metric::Bpb,
         Metric::ValidationMargin,
         Metric::ValidationAccuracy,
+        Metric::ValidationKl,
         Metric::Lr,
         Metric::GradNorm,
         Metric::TokS,
@@ -187,6 +191,13 @@ fn table(page: &mut String, run: &Run) {
             format!("{:.1} % right{likely}, margin {:.4}", 100.0 * pairs.accuracy, pairs.margin)
         };
         row("held-out pairs, first and last", format!("{}; {}", told(first), told(last)));
+    }
+    let taught = |v: Option<&Validation>| v.and_then(|v| v.taught);
+    if let (Some(first), Some(last)) =
+        (taught(run.validations.first()), taught(run.validations.last()))
+    {
+        let told = |of: Learnt| format!("cross-entropy {:.4}, divergence {:.4}", of.ce, of.kl);
+        row("held out, first and last", format!("{}; {}", told(first), told(last)));
     }
     if let Some(average) = &run.average {
         row("mean of checkpoints", score(average));
@@ -383,8 +394,8 @@ mod tests {
         for step in 1..=100u64 {
             let loss = 2.0 + 8.0 * (-(step as f64) / 20.0).exp();
             let (tokens, grad_norm, lr, seq_len) = (step * 4096, 10.0 / step as f64, 1e-3, 256);
-            let preferences = None;
-            let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences };
+            let (preferences, taught) = (None, None);
+            let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught };
             metrics += &text(Line::Step(line));
             let (tok_s, mfu, step_s, data_wait_s) = (5000.0, 0.25, 0.8, 0.01);
             let (peak_bytes, eta_s) = (300 << 20, 80.0);
@@ -393,7 +404,8 @@ mod tests {
             if step % 50 == 0 {
                 let by_source = [("books".to_owned(), Measured { loss, bpb: loss / 2.0 })].into();
                 let bpb = loss / 2.0;
-                let line = Line::Validation { step, loss, bpb: Some(bpb), by_source, preferences };
+                let line =
+                    Line::Validation { step, loss, bpb: Some(bpb), by_source, preferences, taught };
                 metrics += &text(line);
                 let (prompt, wrote) = ("Once".to_owned(), format!(" ```upon\u{1b}[2J {step}"));
                 metrics += &text(Line::Sample { step, prompt, text: wrote });

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use herd_tensor::files::FileError;
 
+use crate::distill::Learnt;
 use crate::dpo::Preferences;
 use crate::metrics::{Line, Measured, StepLine};
 use crate::spikes::Leapt;
@@ -118,6 +119,8 @@ pub struct Validation {
     pub by_source: BTreeMap<String, Measured>,
     /// Of `dpo` and `reward`: what was met of pairs.
     pub preferences: Option<Preferences>,
+    /// Of `distill`: the parts of the loss.
+    pub taught: Option<Learnt>,
 }
 
 /// A text that the model wrote.
@@ -215,13 +218,14 @@ impl Run {
                 }
                 self.steps.push(step);
             }
-            Line::Validation { step, loss, bpb, by_source, preferences } => {
+            Line::Validation { step, loss, bpb, by_source, preferences, taught } => {
                 let bpb = bpb.unwrap_or(f64::NAN);
-                self.validations.push(Validation { step, loss, bpb, by_source, preferences });
+                let line = Validation { step, loss, bpb, by_source, preferences, taught };
+                self.validations.push(line);
             }
             Line::Average { step, of: _, loss, bpb, by_source } => {
-                let preferences = None;
-                self.average = Some(Validation { step, loss, bpb, by_source, preferences });
+                let (preferences, taught) = (None, None);
+                self.average = Some(Validation { step, loss, bpb, by_source, preferences, taught });
             }
             Line::Sample { step, prompt, text } => self.samples.push(Sample { step, prompt, text }),
             Line::Spike { step, what, loss, expected, rows, action } => {
@@ -278,6 +282,8 @@ impl Run {
             Metric::ValidationAccuracy => {
                 validations(|v| v.preferences.map_or(f64::NAN, |pairs| pairs.accuracy))
             }
+            Metric::Kl => steps(|s| s.taught.map_or(f64::NAN, |taught| taught.kl)),
+            Metric::ValidationKl => validations(|v| v.taught.map_or(f64::NAN, |taught| taught.kl)),
             Metric::ValidationLoss => validations(|v| v.loss),
             Metric::Bpb => validations(|v| v.bpb),
             Metric::TokS => speed(|s| s.tok_s),
@@ -311,11 +317,13 @@ pub enum Metric {
     Accuracy,
     ValidationMargin,
     ValidationAccuracy,
+    Kl,
+    ValidationKl,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 16] = [
+    pub const ALL: [Metric; 18] = [
         Metric::Loss,
         Metric::ValidationLoss,
         Metric::Bpb,
@@ -332,6 +340,8 @@ impl Metric {
         Metric::Accuracy,
         Metric::ValidationMargin,
         Metric::ValidationAccuracy,
+        Metric::Kl,
+        Metric::ValidationKl,
     ];
 
     /// Its name, that of the field.
@@ -353,6 +363,8 @@ impl Metric {
             Metric::Accuracy => "accuracy",
             Metric::ValidationMargin => "validation_margin",
             Metric::ValidationAccuracy => "validation_accuracy",
+            Metric::Kl => "kl",
+            Metric::ValidationKl => "validation_kl",
         }
     }
 
@@ -446,7 +458,16 @@ mod tests {
 
     fn step(step: u64, loss: f64) -> Line {
         let (tokens, grad_norm, lr, seq_len) = (step * 10, 1.0, 1e-3, 8);
-        Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences: None })
+        Line::Step(StepLine {
+            step,
+            tokens,
+            loss,
+            grad_norm,
+            lr,
+            seq_len,
+            preferences: None,
+            taught: None,
+        })
     }
 
     fn spike(step: u64, action: &str) -> Line {

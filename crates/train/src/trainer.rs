@@ -1,6 +1,7 @@
 //! A run under way: its model, its data, its folder, and the parts of a step that all stages share.
 
 use crate::config::{Long, Packing, Precision, RunConfig, SpikePolicy};
+use crate::distill::{Distill, Learnt};
 use crate::dpo::{Dpo, Preferences};
 use crate::error::TrainError;
 use crate::extend_context::Verdict;
@@ -14,10 +15,7 @@ use crate::step::{Packed, Sums, accumulate};
 use crate::words::{Chat, Words};
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::disk::RealDisk;
-use herd_data::{
-    Batch, Check, Corpus, Documents, Ends, Hash, Ledger, Loader, LoaderConfig, MixSource, Mixture,
-    Phase, Policy, Ramp, Validation,
-};
+use herd_data::{Batch, Check, Corpus, Documents, Ends, Hash, Ledger, Loader, Validation};
 use herd_model::llama::{Llama, Training};
 use herd_model::names::Part;
 use herd_model::{Checkpoint, Config, Head, RopeScaling};
@@ -26,6 +24,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+mod rows;
+
+use rows::loader_config;
 
 /// What a run tells while it goes on. The caller has the clock.
 #[derive(Clone, Debug)]
@@ -43,6 +45,13 @@ pub enum Event<'a> {
     },
     /// The reference of `dpo` has read some of all prompts.
     Reference {
+        /// So many.
+        done: u64,
+        /// Of so many.
+        all: u64,
+    },
+    /// The teacher of `distill` has read some of all targets.
+    Teacher {
         /// So many.
         done: u64,
         /// Of so many.
@@ -106,6 +115,24 @@ pub(crate) enum Objective {
     Pairs(Dpo),
     /// The same, by their rewards.
     Rewards(RewardConfig),
+    /// Tokens that follow, and what a teacher says of them.
+    Taught(Box<Distill>),
+}
+
+impl Objective {
+    /// That of a run.
+    ///
+    /// Errors: what it is measured by cannot be opened or made.
+    fn open(ask: &Ask<'_>, watch: &mut dyn FnMut(Event<'_>)) -> Result<Objective, TrainError> {
+        if let Some(reward) = &ask.config.reward {
+            return Ok(Objective::Rewards(reward.clone()));
+        }
+        if let Some(dpo) = Dpo::open(ask, watch)? {
+            return Ok(Objective::Pairs(dpo));
+        }
+        let distill = Distill::open(ask, watch)?;
+        Ok(distill.map_or(Objective::Tokens, |distill| Objective::Taught(Box::new(distill))))
+    }
 }
 
 /// What is known of a batch once the gradient of its loss is summed.
@@ -117,6 +144,8 @@ pub struct Gradient {
     pub norm: f64,
     /// What was met of pairs.
     pub preferences: Option<Preferences>,
+    /// The parts of what a teacher's loss is made of.
+    pub taught: Option<Learnt>,
 }
 
 /// Batches that are read before they are asked for.
@@ -142,11 +171,7 @@ impl<'a> Trainer<'a> {
             refuse_long(&corpus, words.ends, config.batch.seq_len)?;
         }
         let ask = Ask { config: &config, words: &words, corpus: &corpus, device, out, stop };
-        let objective = match (&config.reward, Dpo::open(&ask, watch)?) {
-            (Some(reward), _) => Objective::Rewards(reward.clone()),
-            (None, Some(dpo)) => Objective::Pairs(dpo),
-            (None, None) => Objective::Tokens,
-        };
+        let objective = Objective::open(&ask, watch)?;
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
@@ -220,6 +245,9 @@ impl<'a> Trainer<'a> {
         if batch.as_ref().is_some_and(|batch| batch.weight_t.iter().all(|w| *w == 0.0)) {
             return Err(TrainError::NothingLearnt { step: self.progress.step + 1 });
         }
+        if let (Objective::Taught(distill), Some(batch)) = (&mut self.objective, &batch) {
+            distill.prepare(batch)?;
+        }
         (self.watch)(Event::Batch);
         Ok(batch)
     }
@@ -228,19 +256,27 @@ impl<'a> Trainer<'a> {
     pub fn gradient(&mut self, batch: &Batch) -> Gradient {
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
         let packed = Packed::of(batch, self.config.data.document_mask);
-        let (loss, preferences) = match &self.objective {
-            Objective::Tokens => (self.token_gradient(batch, &packed, rows).loss(), None),
+        let (mut preferences, mut taught) = (None, None);
+        let loss = match &self.objective {
+            Objective::Tokens => self.token_gradient(batch, &packed, rows).loss(),
             Objective::Pairs(dpo) => {
                 let sums = dpo.gradient(self, batch, &packed, rows);
-                (sums.loss(), Some(sums.preferences()))
+                preferences = Some(sums.preferences());
+                sums.loss()
             }
             Objective::Rewards(reward) => {
                 let sums = reward.gradient(self, batch, &packed, rows);
-                (sums.loss(), Some(sums.preferences()))
+                preferences = Some(sums.preferences());
+                sums.loss()
+            }
+            Objective::Taught(distill) => {
+                let sums = distill.gradient(self, batch, &packed, rows);
+                taught = Some(sums.learnt());
+                sums.loss(&distill.config)
             }
         };
         let norm = self.optimizer.grad_norm(&self.model);
-        Gradient { loss, norm, preferences }
+        Gradient { loss, norm, preferences, taught }
     }
 
     /// The same of the tokens that follow, `rows` rows at a time.
@@ -320,14 +356,14 @@ impl<'a> Trainer<'a> {
     /// Makes the step at the learning rate of the schedule. Panics if the gradient is no number.
     pub fn update(&mut self, gradient: &Gradient, batch: &Batch) -> Result<(), TrainError> {
         let step = self.progress.step + 1;
-        let Gradient { loss, norm: grad_norm, preferences } = *gradient;
+        let Gradient { loss, norm: grad_norm, preferences, taught } = *gradient;
         let lr = schedule::lr(&self.config.optim, step);
         self.optimizer.step(&self.model, lr, grad_norm);
         self.progress.step = step;
         self.progress.tokens += (batch.rows * batch.seq_len) as u64;
         self.progress.cursor = self.loader.cursor().clone();
         let (tokens, seq_len) = (self.progress.tokens, batch.seq_len);
-        let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences };
+        let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught };
         self.write(&Line::Step(line))
     }
 
@@ -530,7 +566,8 @@ pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
     let mut config = config.clone();
     let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty());
     let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
-    for path in config.model.init.as_mut().into_iter().chain(reference) {
+    let teacher = config.distill.as_mut().map(|distill| &mut distill.teacher);
+    for path in config.model.init.as_mut().into_iter().chain(reference).chain(teacher) {
         let inside = beside.and_then(|beside| path.strip_prefix(beside).ok());
         if let Some(inside) = inside.map(|inside| Path::new("..").join(inside)) {
             *path = inside;
@@ -729,63 +766,4 @@ fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize) -> Result<(), TrainE
     let name = &corpus.sources()[number].name;
     let path = corpus.file_of(number, &row).unwrap_or(name).into();
     Err(TrainError::Long { path, row: row.row, tokens, places, others: long - 1 })
-}
-
-fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderConfig {
-    let mixture = |mix: &std::collections::BTreeMap<String, f64>| match mix.is_empty() {
-        true => {
-            let mut natural = Mixture::natural(corpus);
-            for source in &mut natural.sources {
-                source.epochs_max = Some(config.data.epochs_max);
-            }
-            natural
-        }
-        false => Mixture {
-            sources: mix
-                .iter()
-                .map(|(name, weight)| MixSource {
-                    name: name.clone(),
-                    weight: *weight,
-                    epochs_max: Some(config.data.epochs_max),
-                })
-                .collect(),
-        },
-    };
-    let first = Phase { from_tokens: 0, mixture: mixture(&config.data.mix) };
-    let changes = config
-        .data
-        .changes
-        .iter()
-        .map(|change| Phase { from_tokens: change.from_tokens, mixture: mixture(&change.mix) });
-    LoaderConfig {
-        phases: std::iter::once(first).chain(changes).collect(),
-        ramps: ramps(config),
-        policy: match config.data.packing {
-            Packing::Cut => Policy::Cut,
-            Packing::Whole => Policy::Whole(config.data.long.documents()),
-        },
-        ends: words.ends,
-    }
-}
-
-/// The sizes of batches by step, where the config has them by tokens.
-fn ramps(config: &RunConfig) -> Vec<Ramp> {
-    let rows = |tokens: usize, seq_len: usize| tokens / seq_len;
-    let batch = &config.batch;
-    let first =
-        Ramp { from_step: 0, seq_len: batch.seq_len, rows: rows(batch.tokens, batch.seq_len) };
-    let mut ramps = vec![first];
-    let (mut step, mut done, mut tokens) = (0, 0u64, batch.tokens as u64);
-    for ramp in &batch.ramp {
-        let steps = ramp.from_tokens.saturating_sub(done).div_ceil(tokens);
-        (step, done) = (step + steps, done + steps * tokens);
-        tokens = ramp.tokens as u64;
-        let next =
-            Ramp { from_step: step, seq_len: ramp.seq_len, rows: rows(ramp.tokens, ramp.seq_len) };
-        match ramps.last_mut() {
-            Some(last) if last.from_step == step => *last = next,
-            _ => ramps.push(next),
-        }
-    }
-    ramps
 }

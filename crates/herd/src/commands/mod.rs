@@ -10,6 +10,7 @@ mod completions;
 mod convert;
 mod data;
 mod detokenize;
+mod distill;
 mod doctor;
 mod dpo;
 mod extend_context;
@@ -93,6 +94,8 @@ pub enum Command {
     Sft(sft::Flags),
     /// Teach a model which of the answers to a prompt is better
     Dpo(dpo::Flags),
+    /// Teach a model what a larger one says
+    Distill(distill::Flags),
     /// Teach a model to say by a number how good an answer is
     Reward(reward::Flags),
     /// Say what a reward model makes of answers
@@ -148,6 +151,7 @@ impl Command {
             Command::Average(flags) => average::run(flags, console),
             Command::Sft(flags) => sft::run(flags, console),
             Command::Dpo(flags) => dpo::run(flags, console),
+            Command::Distill(flags) => distill::run(flags, console),
             Command::Reward(flags) => reward::run(flags, console),
             Command::Score(flags) => score::run(flags, console),
             Command::Sample(flags) => sample::run(flags, console),

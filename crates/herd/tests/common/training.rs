@@ -99,6 +99,17 @@ pub fn pair_settings(init: &str) -> String {
         + "[dpo]\n"
 }
 
+/// Settings of a run over texts that is taught by `teacher`.
+pub fn text_taught(teacher: &str) -> String {
+    format!("{SETTINGS}[distill]\nlearn = \"text\"\nteacher = {teacher:?}\nk = 8\n")
+}
+
+/// The same over dialogues, from `init`.
+pub fn answers_taught(init: &str, teacher: &str) -> String {
+    let loss = "k = 8\ntemperature = 2.0\nrest = \"drop\"\n";
+    format!("{}[distill]\nteacher = {teacher:?}\n{loss}", chat_settings(init))
+}
+
 /// The same of a run that teaches a reward model.
 pub fn reward_settings(init: &str) -> String {
     let text = pair_settings(init).replace("[dpo]\n", "");

@@ -240,6 +240,10 @@ impl RejectionConfig {
             let value = format!("{} of {}", s.max_tokens, s.context);
             return Err(TrainError::no("sample.max_tokens", value, "less than sample.context"));
         }
+        if s.share == Share::Split && s.k < s.policies.len() {
+            let expected = format!("at least the {} policies that share it", s.policies.len());
+            return Err(TrainError::no("sample.k", s.k, &expected));
+        }
         let (low, high) = match s.temperature {
             Temperature::Fixed(t) => (t, t),
             Temperature::Between([low, high]) => (low, high),
@@ -300,6 +304,7 @@ mod tests {
             ("sample.temperature = -1", "sample.temperature"),
             ("sample.top_p = 2", "sample.top_p"),
             ("sample.max_tokens = 2048", "sample.max_tokens"),
+            ("sample.k = 1\nsample.policies = [\"m\", \"n\"]", "policies that share"),
             ("sample.shares = \"each\"", "sample.shares"),
             ("sample.share = \"none\"", "none"),
             ("pairs.gap_min = -1", "pairs.gap_min"),

@@ -8,7 +8,7 @@ use herd_data::dialogue::{Shape, question};
 use herd_data::read::{InputFile, Sources, objects};
 use herd_data::{DataError, Hash};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// A question, and where it stands.
@@ -92,6 +92,18 @@ impl Prompts {
     pub fn drop(&mut self, reason: &str) {
         *self.dropped.entry(reason.to_owned()).or_default() += 1;
     }
+}
+
+/// The ids of the questions of some files.
+///
+/// Errors: those of reading them.
+pub fn asked(inputs: &[PathBuf], chat: &ChatConfig) -> Result<BTreeSet<String>, TrainError> {
+    let mut prompts = Prompts::open(inputs, chat, &[])?;
+    let mut ids = BTreeSet::new();
+    while let Some(prompt) = prompts.next()? {
+        ids.insert(prompt.id);
+    }
+    Ok(ids)
 }
 
 fn files(inputs: &[PathBuf]) -> Result<Vec<InputFile>, TrainError> {

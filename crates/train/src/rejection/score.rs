@@ -6,6 +6,7 @@ use crate::rejection::script::script;
 use crate::reward::RewardModel;
 use fancy_regex::Regex;
 use herd_codec::chat::{Dialogue, Message, Role};
+use herd_data::Hash;
 use herd_sandbox::{Helper, Limits, Python, Sandbox};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -305,8 +306,15 @@ impl Scorer {
             }
             Scorer::Code { field, sandbox } => {
                 let tests = field_text(asked.row, field).unwrap_or_default();
+                if tests.trim().is_empty() {
+                    return Ok(false);
+                }
+                // Who ends before the tests have run does not say so.
                 let program = format!("{}\n\n{tests}\n", code_of(answer));
-                sandbox.python(&program, b"", Python::Bare)?.succeeded()
+                let passed = Hash::of(program.as_bytes()).to_string();
+                let program = format!("{program}print(\"\\n{passed}\")\n");
+                let outcome = sandbox.python(&program, b"", Python::Bare)?;
+                outcome.succeeded() && outcome.stdout.text().trim_end().ends_with(&passed)
             }
             // A pattern that gives up has found nothing.
             Scorer::Regex(pattern) => pattern.is_match(answer).unwrap_or(false),
