@@ -200,7 +200,7 @@ fn the_callers_environment_is_not_there() {
 fn variables_wait_for_the_walls() {
     let Some(sandbox) = walls(roomy()) else { return };
     // Whatever is loaded with this says that it cannot be: the program, and no stage before it.
-    let environment = &[("LD_PRELOAD", "/work/none.so"), ("HOME", "/tmp")];
+    let environment = &[("LD_PRELOAD", "./none.so"), ("HOME", "/tmp")];
     let command = &["perl", "-e", "print $ENV{HOME}"];
     let program = Program { command, environment, ..Program::default() };
     let outcome = sandbox.run(&program).unwrap();

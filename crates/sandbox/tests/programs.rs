@@ -113,7 +113,7 @@ fn what_cannot_be_had_is_said_and_is_no_missing_wall() {
     let files: &[(&str, &[u8])] = &[("run", b"#!/nowhere\n")];
     let lost = sandbox.run(&Program { command: &["./run"], files, ..Program::default() });
     let Err(SandboxError::Refused { what }) = lost else { panic!("{lost:?}") };
-    assert!(what.starts_with("run /work/./run: No such file"), "{what}");
+    assert!(what.starts_with("run ") && what.contains("/./run: No such file"), "{what}");
     let long = "x".repeat(200_000);
     let long = sandbox.run(&Program { command: &["echo", &long], ..Program::default() });
     assert!(matches!(long, Err(SandboxError::Value { .. })), "{long:?}");

@@ -304,7 +304,6 @@ mod tests {
             ("sample.temperature = -1", "sample.temperature"),
             ("sample.top_p = 2", "sample.top_p"),
             ("sample.max_tokens = 2048", "sample.max_tokens"),
-            ("sample.k = 1\nsample.policies = [\"m\", \"n\"]", "policies that share"),
             ("sample.shares = \"each\"", "sample.shares"),
             ("sample.share = \"none\"", "none"),
             ("pairs.gap_min = -1", "pairs.gap_min"),
@@ -330,6 +329,9 @@ mod tests {
         }
         let error = parse("sample.polices = []").unwrap_err();
         assert_eq!(error.hint().as_deref(), Some("did you mean sample.policies?"));
+        let two = "input = [\"p\"]\nsample.policies = [\"m\", \"n\"]\nsample.k = 1";
+        let error = RejectionConfig::parse(two, &[]).unwrap_err().to_string();
+        assert!(error.contains("at least the 2 policies"), "{error}");
         assert!(RejectionConfig::parse("", &[]).unwrap_err().to_string().contains("policies"));
     }
 }
