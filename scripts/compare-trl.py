@@ -8,7 +8,7 @@ usage: scripts/compare-trl.py --herd target/release/herd -m FOLDER --dialogues R
 
 FOLDER is a Hugging Face folder of a language model, ROWS.jsonl has rows of `messages`, PAIRS.jsonl rows of `prompt`, `chosen` and `rejected`,
 each a list of messages; rows longer than --seq-len are left out for both sides. herd packs rows behind a document mask, TRL pads each to the longest
-of its batch and takes rows of like length together; a step of either has about --tokens tokens that are no padding, and only these are counted. Of DPO
+of its batch and, but for DPO, takes rows of like length together; a step of either has about --tokens tokens that are no padding, and only these are counted. Of DPO
 the log-probabilities of the reference are made beforehand on both sides, and not timed. Settings of TRL: bf16 (weights, gradients and moments), autocast (weights in f32).
 herd keeps f32 masters and moments. Adapters have rank 8 on all seven products. Every setting runs in a process of its own; within a round
 they take turns, the next round in reverse. A figure is the median of its rounds, each the median of its steps after the first two.
@@ -84,7 +84,7 @@ def trl_main(args, verb, rows, precision):
     common = dict(
         output_dir=tempfile.mkdtemp(), max_steps=args.steps, per_device_train_batch_size=max(1, round(args.tokens / mean)), learning_rate=LR,
         lr_scheduler_type="constant", max_grad_norm=1.0, use_cpu=True, bf16=precision == "autocast", report_to=[], save_strategy="no",
-        disable_tqdm=True, logging_strategy="no", gradient_checkpointing=False, max_length=args.seq_len, train_sampling_strategy="group_by_length",
+        disable_tqdm=True, logging_strategy="no", gradient_checkpointing=False, max_length=args.seq_len,
         optim="adamw_torch", seed=1,
     )
     adapter = None
@@ -96,7 +96,7 @@ def trl_main(args, verb, rows, precision):
         kind, config = DPOTrainer, DPOConfig(beta=0.1, precompute_ref_log_probs=adapter is None, **common)
     else:
         from trl import SFTConfig, SFTTrainer
-        kind, config = SFTTrainer, SFTConfig(**common)
+        kind, config = SFTTrainer, SFTConfig(train_sampling_strategy="group_by_length", **common)
 
     class Counting(kind):
         def compute_loss(self, model, inputs, *rest, **more):
