@@ -161,11 +161,12 @@ fn rewards(
     config: &RejectionConfig,
     base: &Path,
     device: &Device,
-) -> Result<Vec<(Hash, RewardModel)>, Error> {
+) -> Result<Vec<(Hash, Arc<RewardModel>)>, Error> {
     let open = |path: PathBuf| {
         let hash = weights_hash(&Checkpoint::open_any(&path)?)?;
         let ChatConfig { template, date, .. } = &config.chat;
-        Ok((hash, score::open(&path, template.as_deref(), date.as_deref(), device)?))
+        let model = score::open(&path, template.as_deref(), date.as_deref(), device)?;
+        Ok((hash, Arc::new(model)))
     };
     reward_paths(config, base).map(open).collect()
 }
