@@ -3,6 +3,8 @@
 
 use crate::dpo::Preferences;
 use crate::error::TrainError;
+use crate::policy::Moved;
+use crate::rollout::{Evaluation, Generation};
 use crate::spikes::Leapt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,6 +46,10 @@ pub enum Line {
         /// The same for each.
         by_source: BTreeMap<String, Measured>,
     },
+    /// The policy gave answers to learn from.
+    Rollouts(Generation),
+    /// Held-out prompts were answered and judged.
+    Evaluation(Evaluation),
     /// The model wrote something.
     Sample {
         /// Steps done.
@@ -98,6 +104,9 @@ pub struct StepLine {
     /// Of `dpo` and `reward`: what was met of the pairs of its batch.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub preferences: Option<Preferences>,
+    /// Of stages that learn from answers of their own: what was met of their tokens.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
 }
 
 /// Held-out text of one source.
@@ -109,7 +118,7 @@ pub struct Measured {
     pub bpb: f64,
 }
 
-/// The file under way.
+/// A file of lines under way.
 pub(crate) struct Metrics {
     file: File,
     path: PathBuf,
@@ -144,7 +153,7 @@ impl Metrics {
     }
 
     /// Adds a line.
-    pub fn write(&mut self, line: &Line) -> Result<(), TrainError> {
+    pub fn write(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
         let mut text = serde_json::to_vec(line).expect("a line serialises");
         text.push(b'\n');
         self.file.write_all(&text).map_err(|e| TrainError::io("write", &self.path, e))?;

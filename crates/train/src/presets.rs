@@ -118,6 +118,9 @@ pub fn tiny() -> RunConfig {
         chat: None,
         dpo: None,
         reward: None,
+        rollout: None,
+        grpo: None,
+        score: None,
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 use self::chart::{Chart, Curve, Scale, Stroke};
 use crate::dpo::Preferences;
 use crate::paired::share;
+use crate::rollout::Evaluation;
 use crate::runs::{Metric, Run, RunError, Sample, Validation, smoothed};
 use crate::spikes::Leapt;
 
@@ -87,6 +88,7 @@ pub fn charts(runs: &[(&str, &Run)], metric: Metric) -> Chart {
             _ if noisy => Stroke::Faint,
             Metric::ValidationLoss | Metric::Bpb => Stroke::Dotted,
             Metric::ValidationMargin | Metric::ValidationAccuracy => Stroke::Dotted,
+            Metric::EvalReward => Stroke::Dotted,
             _ => Stroke::Solid,
         };
         if noisy {
@@ -117,6 +119,8 @@ fn is_noisy(metric: Metric) -> bool {
         Metric::Loss | Metric::GradNorm | Metric::TokS => true,
         Metric::Margin | Metric::Accuracy => true,
         Metric::ValidationMargin | Metric::ValidationAccuracy => false,
+        Metric::Reward | Metric::Kl | Metric::AnswerTokens => true,
+        Metric::EvalReward => false,
         Metric::Mfu | Metric::StepS | Metric::DataWaitS => true,
         Metric::ValidationLoss | Metric::Bpb | Metric::Lr => false,
         Metric::PeakBytes | Metric::Tokens | Metric::SeqLen => false,
@@ -141,11 +145,19 @@ fn title(metric: Metric) -> &'static str {
         Metric::Accuracy => "share of pairs that are right",
         Metric::ValidationMargin => "validation, margin of rewards",
         Metric::ValidationAccuracy => "validation, share of pairs that are right",
+        Metric::Reward => "mean reward",
+        Metric::EvalReward => "mean reward of held-out prompts",
+        Metric::Kl => "divergence from the first policy, nats a token",
+        Metric::AnswerTokens => "tokens an answer",
     }
 }
 
 fn figures(run: &Run) -> Vec<(String, String)> {
     let shown = [
+        Metric::Reward,
+        Metric::EvalReward,
+        Metric::AnswerTokens,
+        Metric::Kl,
         Metric::Loss,
         Metric::Bpb,
         Metric::ValidationMargin,
@@ -187,6 +199,19 @@ fn table(page: &mut String, run: &Run) {
             format!("{:.1} % right{likely}, margin {:.4}", 100.0 * pairs.accuracy, pairs.margin)
         };
         row("held-out pairs, first and last", format!("{}; {}", told(first), told(last)));
+    }
+    if let (Some(first), Some(last)) = (run.generations.first(), run.generations.last()) {
+        row("mean reward, first and last", format!("{:.4}; {:.4}", first.reward, last.reward));
+        row("tokens an answer", format!("{:.1}; {:.1}", first.mean_length, last.mean_length));
+    }
+    if let (Some(first), Some(last)) = (run.evaluations.first(), run.evaluations.last()) {
+        let told = |met: &Evaluation| match (met.low, met.high) {
+            (Some(low), Some(high)) => {
+                format!("{:.4} (95 %: {low:.4} to {high:.4})", met.eval_reward)
+            }
+            _ => format!("{:.4}", met.eval_reward),
+        };
+        row("that of held-out prompts", format!("{}; {}", told(first), told(last)));
     }
     if let Some(average) = &run.average {
         row("mean of checkpoints", score(average));
@@ -383,8 +408,8 @@ mod tests {
         for step in 1..=100u64 {
             let loss = 2.0 + 8.0 * (-(step as f64) / 20.0).exp();
             let (tokens, grad_norm, lr, seq_len) = (step * 4096, 10.0 / step as f64, 1e-3, 256);
-            let preferences = None;
-            let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences };
+            let (preferences, moved) = (None, None);
+            let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, moved };
             metrics += &text(Line::Step(line));
             let (tok_s, mfu, step_s, data_wait_s) = (5000.0, 0.25, 0.8, 0.01);
             let (peak_bytes, eta_s) = (300 << 20, 80.0);

@@ -24,6 +24,7 @@ use herd_tensor::files::FileError;
 
 use crate::dpo::Preferences;
 use crate::metrics::{Line, Measured, StepLine};
+use crate::rollout::{Evaluation, Generation};
 use crate::spikes::Leapt;
 
 pub use diff::{Diff, Setting, Split, TensorSplit, diff};
@@ -91,6 +92,10 @@ pub struct Run {
     pub validations: Vec<Validation>,
     /// The mean of checkpoints, measured at the end of annealing.
     pub average: Option<Validation>,
+    /// What the answers were worth that it learnt from.
+    pub generations: Vec<Generation>,
+    /// What those to held-out prompts were.
+    pub evaluations: Vec<Evaluation>,
     /// All samples.
     pub samples: Vec<Sample>,
     /// All spikes.
@@ -191,6 +196,8 @@ impl Run {
             steps: Vec::new(),
             validations: Vec::new(),
             average: None,
+            generations: Vec::new(),
+            evaluations: Vec::new(),
             samples: Vec::new(),
             spikes: Vec::new(),
             failures: Vec::new(),
@@ -223,11 +230,15 @@ impl Run {
                 let preferences = None;
                 self.average = Some(Validation { step, loss, bpb, by_source, preferences });
             }
+            Line::Rollouts(met) => self.generations.push(met),
+            Line::Evaluation(met) => self.evaluations.push(met),
             Line::Sample { step, prompt, text } => self.samples.push(Sample { step, prompt, text }),
             Line::Spike { step, what, loss, expected, rows, action } => {
                 if let Some(to) = rewound_to(&action) {
                     self.steps.retain(|step| step.step <= to);
                     self.validations.retain(|validation| validation.step <= to);
+                    self.generations.retain(|met| met.step < to);
+                    self.evaluations.retain(|met| met.step <= to);
                 }
                 self.spikes.push(Spike { step, what, loss, expected, rows, action });
             }
@@ -257,6 +268,9 @@ impl Run {
         let validations = |y: fn(&Validation) -> f64| -> Vec<(f64, f64)> {
             self.validations.iter().map(|v| (v.step as f64, y(v))).collect()
         };
+        let generations = |y: fn(&Generation) -> f64| -> Vec<(f64, f64)> {
+            self.generations.iter().map(|met| (met.step as f64, y(met))).collect()
+        };
         let speed = |y: fn(&Speed) -> f64| -> Vec<(f64, f64)> {
             let mut points: Vec<_> = self.speed.iter().map(|s| (s.step, y(s))).collect();
             points.sort_by_key(|(step, _)| *step); // stable: of a step done again, the last stands
@@ -278,6 +292,12 @@ impl Run {
             Metric::ValidationAccuracy => {
                 validations(|v| v.preferences.map_or(f64::NAN, |pairs| pairs.accuracy))
             }
+            Metric::Reward => generations(|met| met.reward),
+            Metric::AnswerTokens => generations(|met| met.mean_length),
+            Metric::EvalReward => {
+                self.evaluations.iter().map(|met| (met.step as f64, met.eval_reward)).collect()
+            }
+            Metric::Kl => steps(|s| s.moved.and_then(|moved| moved.kl).unwrap_or(f64::NAN)),
             Metric::ValidationLoss => validations(|v| v.loss),
             Metric::Bpb => validations(|v| v.bpb),
             Metric::TokS => speed(|s| s.tok_s),
@@ -311,11 +331,15 @@ pub enum Metric {
     Accuracy,
     ValidationMargin,
     ValidationAccuracy,
+    Reward,
+    EvalReward,
+    Kl,
+    AnswerTokens,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 16] = [
+    pub const ALL: [Metric; 20] = [
         Metric::Loss,
         Metric::ValidationLoss,
         Metric::Bpb,
@@ -332,6 +356,10 @@ impl Metric {
         Metric::Accuracy,
         Metric::ValidationMargin,
         Metric::ValidationAccuracy,
+        Metric::Reward,
+        Metric::EvalReward,
+        Metric::Kl,
+        Metric::AnswerTokens,
     ];
 
     /// Its name, that of the field.
@@ -353,6 +381,10 @@ impl Metric {
             Metric::Accuracy => "accuracy",
             Metric::ValidationMargin => "validation_margin",
             Metric::ValidationAccuracy => "validation_accuracy",
+            Metric::Reward => "reward",
+            Metric::EvalReward => "eval_reward",
+            Metric::Kl => "kl",
+            Metric::AnswerTokens => "answer_tokens",
         }
     }
 
@@ -446,7 +478,7 @@ mod tests {
 
     fn step(step: u64, loss: f64) -> Line {
         let (tokens, grad_norm, lr, seq_len) = (step * 10, 1.0, 1e-3, 8);
-        Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences: None })
+        Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences: None, moved: None })
     }
 
     fn spike(step: u64, action: &str) -> Line {

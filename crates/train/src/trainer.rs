@@ -7,15 +7,17 @@ use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::reference::Ask;
-use crate::reward::{FirstHead, RewardConfig};
-use crate::spikes::{Spike, Watch};
+use crate::policy::Moved;
+use crate::reward::{FirstHead, RewardConfig, RewardModel};
+use crate::rollout::{Opening, Player, Rollouts};
+use crate::spikes::Spike;
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Packed, Sums, accumulate};
 use crate::words::{Chat, Words};
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::disk::RealDisk;
 use herd_data::{
-    Batch, Check, Corpus, Documents, Ends, Hash, Ledger, Loader, LoaderConfig, MixSource, Mixture,
+    Batch, Check, Corpus, Cursor, Documents, Ends, Hash, Ledger, Loader, LoaderConfig, MixSource, Mixture,
     Phase, Policy, Ramp, Validation,
 };
 use herd_model::llama::{Llama, Training};
@@ -68,8 +70,10 @@ pub struct Inputs<'a> {
     pub words: Words,
     /// The run's folder.
     pub out: &'a Path,
-    /// The folder of shards.
+    /// The folder of shards; stages over prompts read none.
     pub shards: &'a Path,
+    /// The reward models of the settings' judges, in their order, each with the hash of its weights.
+    pub rewards: Vec<(Hash, Arc<RewardModel>)>,
     /// Where it runs.
     pub device: &'a Device,
     /// Set from outside to end the run after the step at hand, with a checkpoint.
@@ -83,10 +87,10 @@ pub struct Trainer<'a> {
     pub(crate) model: Arc<Llama>,
     pub(crate) tape: Arc<Tape>,
     pub(crate) words: Words,
-    pub(crate) corpus: Arc<Corpus>,
     pub(crate) objective: Objective,
     optimizer: Optimizer,
-    loader: Loader,
+    /// Shards and their batches, of stages that read them.
+    shards: Option<(Arc<Corpus>, Loader)>,
     progress: Progress,
     metrics: Metrics,
     provenance: Provenance,
@@ -106,6 +110,8 @@ pub(crate) enum Objective {
     Pairs(Dpo),
     /// The same, by their rewards.
     Rewards(RewardConfig),
+    /// Its own answers to prompts, by what they are worth.
+    Rollouts(Box<Rollouts>),
 }
 
 /// What is known of a batch once the gradient of its loss is summed.
@@ -117,6 +123,8 @@ pub struct Gradient {
     pub norm: f64,
     /// What was met of pairs.
     pub preferences: Option<Preferences>,
+    /// What was met of the tokens of a policy's answers.
+    pub moved: Option<Moved>,
 }
 
 /// Batches that are read before they are asked for.
@@ -131,49 +139,60 @@ impl<'a> Trainer<'a> {
         inputs: Inputs<'a>,
         watch: &'a mut dyn FnMut(Event<'_>),
     ) -> Result<Trainer<'a>, TrainError> {
-        let Inputs { stage, config, words, out, shards, device, stop } = inputs;
+        let Inputs { stage, config, words, out, shards, rewards, device, stop } = inputs;
         fs::create_dir_all(out).map_err(|e| TrainError::io("make", out, e))?;
         let lock = take_lock(out)?;
         keep_config(&config, out)?;
-        let corpus = Arc::new(Corpus::open(shards, Check::Contents)?);
-        corpus.expect_tokenizer(Hash::of_tokenizer(&words.tokenizer))?;
-        corpus.expect_lessons(words.chat.as_ref().map(Chat::lessons).as_ref())?;
-        if config.data.packing == Packing::Whole && config.data.long == Long::Refuse {
-            refuse_long(&corpus, words.ends, config.batch.seq_len)?;
-        }
-        let ask = Ask { config: &config, words: &words, corpus: &corpus, device, out, stop };
-        let objective = match (&config.reward, Dpo::open(&ask, watch)?) {
-            (Some(reward), _) => Objective::Rewards(reward.clone()),
-            (None, Some(dpo)) => Objective::Pairs(dpo),
-            (None, None) => Objective::Tokens,
+        let corpus = match config.rollout {
+            None => Some(Arc::new(open_corpus(&config, &words, shards)?)),
+            Some(_) => None,
+        };
+        let dpo = match &corpus {
+            Some(corpus) => {
+                Dpo::open(&Ask { config: &config, words: &words, corpus, device, out, stop }, watch)?
+            }
+            None => None,
         };
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
-        let loader_config = loader_config(&config, &corpus, &words);
-        let mut loader = Loader::new(Arc::clone(&corpus), loader_config.clone(), config.seed)?;
         let checkpoints = out.join("checkpoints");
         fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io("make", &checkpoints, e))?;
         let saved = state::steps(&checkpoints)?.pop();
-        let progress = match saved {
+        let mut progress = match saved {
             Some(step) => {
                 let path = state::step_folder(&checkpoints, step);
-                let progress = state::load(&path, &model, &mut optimizer)?;
-                let cursor = progress.cursor.clone();
-                loader = Loader::at(Arc::clone(&corpus), loader_config, config.seed, cursor)?;
-                progress
+                state::load(&path, &model, &mut optimizer)?
             }
-            None => Progress {
-                step: 0,
-                tokens: 0,
-                rewinds: 0,
-                metrics_bytes: 0,
-                watch: Watch::NEW,
-                cursor: loader.cursor().clone(),
-            },
+            None => Progress::NEW,
+        };
+        let shards = corpus.map(|corpus| {
+            let (form, seed) = (loader_config(&config, &corpus, &words), config.seed);
+            let loader = match progress.cursor.clone() {
+                None => Loader::new(Arc::clone(&corpus), form, seed)?,
+                Some(cursor) => Loader::at(Arc::clone(&corpus), form, seed, cursor)?,
+            };
+            Ok::<_, TrainError>((corpus, loader))
+        });
+        let shards = shards.transpose()?;
+        progress.cursor = shards.as_ref().map(|(_, loader)| loader.cursor().clone());
+        let opening = Opening { config: &config, words: &words, device, out, rewards: &rewards };
+        let objective = match (&config.reward, dpo) {
+            _ if config.rollout.is_some() => {
+                let rollouts = Rollouts::open(&opening, progress.rollouts.as_ref())?;
+                Objective::Rollouts(Box::new(rollouts))
+            }
+            (Some(reward), _) => Objective::Rewards(reward.clone()),
+            (None, Some(dpo)) => Objective::Pairs(dpo),
+            (None, None) => Objective::Tokens,
+        };
+        let data = match (&shards, &objective) {
+            (_, Objective::Rollouts(rollouts)) => rollouts.hash(),
+            (Some((corpus, _)), _) => corpus.hash(),
+            (None, _) => unreachable!("all other stages read shards"),
         };
         let metrics = Metrics::open(&out.join("metrics.jsonl"), progress.metrics_bytes)?;
-        let provenance = provenance(stage, progress.step, &config, out, &corpus, device);
+        let provenance = provenance(stage, progress.step, &config, out, data, device);
         let Progress { step, tokens, .. } = progress;
         watch(Event::Begin { step, tokens, shape: model.config(), config: &config });
         Ok(Trainer {
@@ -181,10 +200,9 @@ impl<'a> Trainer<'a> {
             model: Arc::new(model),
             tape,
             words,
-            corpus,
             objective,
             optimizer,
-            loader: loader.ahead(AHEAD),
+            shards: shards.map(|(corpus, loader)| (corpus, loader.ahead(AHEAD))),
             progress,
             metrics,
             provenance,
@@ -202,9 +220,23 @@ impl<'a> Trainer<'a> {
         self.progress.step
     }
 
-    /// What packing did with the documents so far.
-    pub fn ledger(&self) -> &Ledger {
-        self.progress.cursor.ledger()
+    /// What packing did with the documents so far, where it reads shards.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        self.progress.cursor.as_ref().map(Cursor::ledger)
+    }
+
+    /// Rows of prompts that are left out, by the reason, where it answers such.
+    pub fn dropped_prompts(&self) -> Option<&std::collections::BTreeMap<String, u64>> {
+        match &self.objective {
+            Objective::Rollouts(rollouts) => Some(rollouts.dropped()),
+            Objective::Tokens | Objective::Pairs(_) | Objective::Rewards(_) => None,
+        }
+    }
+
+    /// The shards that it reads. Panics in stages over prompts.
+    pub(crate) fn corpus(&self) -> &Arc<Corpus> {
+        let (corpus, _) = self.shards.as_ref().expect("a stage over prompts asks for no shards");
+        corpus
     }
 
     /// Whether steps are left to do and nobody asked to stop.
@@ -216,7 +248,11 @@ impl<'a> Trainer<'a> {
     ///
     /// Errors: a shard cannot be read, or no token of the batch counts.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, TrainError> {
-        let batch = self.loader.next_batch()?;
+        let batch = match (&mut self.objective, &mut self.shards) {
+            (Objective::Rollouts(_), _) => return self.answers(),
+            (_, Some((_, loader))) => loader.next_batch()?,
+            (_, None) => unreachable!("all other stages read shards"),
+        };
         if batch.as_ref().is_some_and(|batch| batch.weight_t.iter().all(|w| *w == 0.0)) {
             return Err(TrainError::NothingLearnt { step: self.progress.step + 1 });
         }
@@ -224,23 +260,46 @@ impl<'a> Trainer<'a> {
         Ok(batch)
     }
 
+    /// The answers of the next step; a line tells of those that are new.
+    fn answers(&mut self) -> Result<Option<Batch>, TrainError> {
+        let Trainer { objective, config, words, model, tape, progress, .. } = self;
+        let Objective::Rollouts(rollouts) = objective else { return Ok(None) };
+        let player = Player { config, words, model, tape, step: progress.step };
+        let Some((batch, met)) = rollouts.batch(player)? else { return Ok(None) };
+        if let Some(met) = met {
+            self.write(&Line::Rollouts(met))?;
+        }
+        (self.watch)(Event::Batch);
+        Ok(Some(batch))
+    }
+
+    /// The policy as it is.
+    pub(crate) fn player(&self) -> Player<'_> {
+        let Trainer { config, words, model, tape, progress, .. } = self;
+        Player { config, words, model, tape, step: progress.step }
+    }
+
     /// Sums the gradient of a batch into the model's parameters.
     pub fn gradient(&mut self, batch: &Batch) -> Gradient {
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
         let packed = Packed::of(batch, self.config.data.document_mask);
-        let (loss, preferences) = match &self.objective {
-            Objective::Tokens => (self.token_gradient(batch, &packed, rows).loss(), None),
+        let (loss, preferences, moved) = match &self.objective {
+            Objective::Tokens => (self.token_gradient(batch, &packed, rows).loss(), None, None),
             Objective::Pairs(dpo) => {
                 let sums = dpo.gradient(self, batch, &packed, rows);
-                (sums.loss(), Some(sums.preferences()))
+                (sums.loss(), Some(sums.preferences()), None)
             }
             Objective::Rewards(reward) => {
                 let sums = reward.gradient(self, batch, &packed, rows);
-                (sums.loss(), Some(sums.preferences()))
+                (sums.loss(), Some(sums.preferences()), None)
+            }
+            Objective::Rollouts(rollouts) => {
+                let (loss, moved) = rollouts.gradient(self, batch, &packed, rows);
+                (loss, None, Some(moved))
             }
         };
         let norm = self.optimizer.grad_norm(&self.model);
-        Gradient { loss, norm, preferences }
+        Gradient { loss, norm, preferences, moved }
     }
 
     /// The same of the tokens that follow, `rows` rows at a time.
@@ -257,7 +316,13 @@ impl<'a> Trainer<'a> {
 
     /// Whether the loss leapt, or a number is none. A loss that did neither joins the running mean.
     pub fn judge(&mut self, gradient: &Gradient) -> Option<Spike> {
-        self.progress.watch.judge(gradient.loss, gradient.norm, &self.config.spikes)
+        let Gradient { loss, norm, .. } = *gradient;
+        match &self.objective {
+            Objective::Rollouts(_) => self.progress.watch.judge_numbers(loss, norm),
+            Objective::Tokens | Objective::Pairs(_) | Objective::Rewards(_) => {
+                self.progress.watch.judge(loss, norm, &self.config.spikes)
+            }
+        }
     }
 
     /// Answers a spike by the policy: writes it down, or goes back to the last checkpoint and
@@ -284,8 +349,13 @@ impl<'a> Trainer<'a> {
                 format!("rewound to {}", self.progress.step)
             }
         };
-        let rows = batch.origins(&self.corpus)?;
-        let rows = rows.iter().map(|(source, row)| format!("{source} {row:?}")).collect();
+        let rows = match &self.objective {
+            Objective::Rollouts(rollouts) => rollouts.origins(batch),
+            Objective::Tokens | Objective::Pairs(_) | Objective::Rewards(_) => {
+                let rows = batch.origins(self.corpus())?;
+                rows.iter().map(|(source, row)| format!("{source} {row:?}")).collect()
+            }
+        };
         let loss = Some(spike.loss).filter(|loss| loss.is_finite());
         let (what, expected) = (spike.what, spike.expected);
         self.write(&Line::Spike { step, what, loss, expected, rows, action })?;
@@ -308,26 +378,30 @@ impl<'a> Trainer<'a> {
                 first_masters(&self.config, &self.model)?;
                 self.optimizer = Optimizer::new(&self.model, self.optimizer.config);
                 let Progress { cursor, .. } = self.progress.clone();
-                let (watch, metrics_bytes) = (Watch::NEW, 0);
-                self.progress =
-                    Progress { step: 0, tokens: 0, rewinds, metrics_bytes, watch, cursor };
+                self.progress = Progress { cursor, ..Progress::NEW };
             }
         }
         self.progress.rewinds = rewinds;
+        if let Objective::Rollouts(rollouts) = &mut self.objective {
+            rollouts.forget();
+        }
         Ok(())
     }
 
     /// Makes the step at the learning rate of the schedule. Panics if the gradient is no number.
     pub fn update(&mut self, gradient: &Gradient, batch: &Batch) -> Result<(), TrainError> {
         let step = self.progress.step + 1;
-        let Gradient { loss, norm: grad_norm, preferences } = *gradient;
+        let Gradient { loss, norm: grad_norm, preferences, moved } = *gradient;
         let lr = schedule::lr(&self.config.optim, step);
         self.optimizer.step(&self.model, lr, grad_norm);
         self.progress.step = step;
         self.progress.tokens += (batch.rows * batch.seq_len) as u64;
-        self.progress.cursor = self.loader.cursor().clone();
+        self.progress.cursor = self.shards.as_ref().map(|(_, loader)| loader.cursor().clone());
+        if let Objective::Rollouts(rollouts) = &self.objective {
+            self.progress.rollouts = Some(rollouts.place());
+        }
         let (tokens, seq_len) = (self.progress.tokens, batch.seq_len);
-        let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences };
+        let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, moved };
         self.write(&Line::Step(line))
     }
 
@@ -338,6 +412,15 @@ impl<'a> Trainer<'a> {
         }
         let step = self.progress.step;
         let line = guarded(step, "validation", || validate::line(self));
+        line.map_or(Ok(()), |line| self.write(&line))
+    }
+
+    /// Measures what is held out before the first step of a run that has done none.
+    pub(crate) fn validate_first(&mut self) -> Result<(), TrainError> {
+        if self.progress.step > 0 {
+            return Ok(());
+        }
+        let line = guarded(0, "validation", || validate::line(self));
         line.map_or(Ok(()), |line| self.write(&line))
     }
 
@@ -371,13 +454,13 @@ impl<'a> Trainer<'a> {
 
     /// The batches of the run from its first step on.
     pub(crate) fn first_loader(&self) -> Result<Loader, TrainError> {
-        let config = loader_config(&self.config, &self.corpus, &self.words);
-        Ok(Loader::new(Arc::clone(&self.corpus), config, self.config.seed)?)
+        let config = loader_config(&self.config, self.corpus(), &self.words);
+        Ok(Loader::new(Arc::clone(self.corpus()), config, self.config.seed)?)
     }
 
     /// The held-out text, as each measurement reads it.
     pub(crate) fn held_out(&self) -> Result<Validation, TrainError> {
-        validate::held_out(&self.config, &self.corpus, self.words.ends)
+        validate::held_out(&self.config, self.corpus(), self.words.ends)
     }
 
     /// The run's folder.
@@ -391,6 +474,9 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::NotFinite { step, what, value });
         }
         self.metrics.sync()?;
+        if let Objective::Rollouts(rollouts) = &mut self.objective {
+            rollouts.keep()?;
+        }
         self.progress.metrics_bytes = self.metrics.bytes();
         let step = self.progress.step;
         let path = state::step_folder(&self.checkpoints, step);
@@ -441,7 +527,7 @@ fn provenance(
     step: u64,
     config: &RunConfig,
     out: &Path,
-    corpus: &Corpus,
+    data: Hash,
     device: &Device,
 ) -> Provenance {
     let config = told(config, out);
@@ -449,11 +535,22 @@ fn provenance(
         stage: stage.to_owned(),
         step,
         parent: config.model.init.as_ref().map(|path| path.display().to_string()),
-        data: corpus.hash().to_string(),
+        data: data.to_string(),
         config: config.write(),
         class: device.class().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// The shards of a run, which must be of its tokenizer and lessons.
+fn open_corpus(config: &RunConfig, words: &Words, shards: &Path) -> Result<Corpus, TrainError> {
+    let corpus = Corpus::open(shards, Check::Contents)?;
+    corpus.expect_tokenizer(Hash::of_tokenizer(&words.tokenizer))?;
+    corpus.expect_lessons(words.chat.as_ref().map(Chat::lessons).as_ref())?;
+    if config.data.packing == Packing::Whole && config.data.long == Long::Refuse {
+        refuse_long(&corpus, words.ends, config.batch.seq_len)?;
+    }
+    Ok(corpus)
 }
 
 struct SampleDue {
@@ -529,13 +626,15 @@ pub fn keep_settings(path: &Path, text: &str, begun: &Path) -> Result<(), TrainE
 pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
     let mut config = config.clone();
     let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
-    for path in config.model.init.as_mut().into_iter().chain(reference) {
+    let retell = |path: &mut PathBuf| {
         let inside = beside.and_then(|beside| path.strip_prefix(beside).ok());
         if let Some(inside) = inside.map(|inside| Path::new("..").join(inside)) {
             *path = inside;
         }
-    }
+    };
+    config.judges().for_each(retell);
+    let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
+    config.model.init.as_mut().into_iter().chain(reference).for_each(retell);
     config
 }
 

@@ -13,6 +13,7 @@ mod detokenize;
 mod doctor;
 mod dpo;
 mod extend_context;
+mod grpo;
 mod inspect;
 mod logits;
 mod ls;
@@ -27,7 +28,7 @@ mod reward;
 mod rm;
 mod round;
 mod runs;
-mod sample;
+pub mod sample;
 mod sandbox;
 pub mod score;
 mod sft;
@@ -90,6 +91,8 @@ pub enum Command {
     Sft(sft::Flags),
     /// Teach a model which of the answers to a prompt is better
     Dpo(dpo::Flags),
+    /// Let a model answer prompts, and teach it what its better answers did
+    Grpo(grpo::Flags),
     /// Teach a model to say by a number how good an answer is
     Reward(reward::Flags),
     /// Say what a reward model makes of answers
@@ -141,6 +144,7 @@ impl Command {
             Command::Average(flags) => average::run(flags, console),
             Command::Sft(flags) => sft::run(flags, console),
             Command::Dpo(flags) => dpo::run(flags, console),
+            Command::Grpo(flags) => grpo::run(flags, console),
             Command::Reward(flags) => reward::run(flags, console),
             Command::Score(flags) => score::run(flags, console),
             Command::Sample(flags) => sample::run(flags, console),

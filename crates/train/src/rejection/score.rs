@@ -116,6 +116,26 @@ impl Judge {
         }
     }
 
+    /// The checkpoint of a reward model.
+    pub fn model(&self) -> Option<&PathBuf> {
+        match self {
+            Judge::Reward { model } => Some(model),
+            Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } => None,
+            Judge::Code { .. } | Judge::Regex { .. } | Judge::Format(_) => None,
+            Judge::Length { .. } => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn model_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Judge::Reward { model } => Some(model),
+            Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } => None,
+            Judge::Code { .. } | Judge::Regex { .. } | Judge::Format(_) => None,
+            Judge::Length { .. } => None,
+        }
+    }
+
     /// The field that a row must have for it.
     pub fn field(&self) -> Option<&str> {
         match self {
