@@ -18,8 +18,8 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use training::{EXTENSION, LORA, SAMPLE_SETTINGS, SETTINGS};
 use training::{
-    begin_in, chat_settings, done, expect_same, files, herd, pair_settings, pretrain,
-    reward_settings, sample, stage,
+    begin_in, chat_settings, done, expect_same, files, grpo_settings, herd, pair_settings,
+    pretrain, reward_settings, sample, stage,
 };
 
 /// The exit code of a power cut.
@@ -126,6 +126,7 @@ fn verbs() -> Vec<Verb> {
         verb("sft with LoRA", false, Box::new(staged("sft", "sft-lora.toml"))),
         verb("dpo", false, Box::new(staged("dpo", "dpo.toml"))),
         verb("reward", false, Box::new(staged("reward", "reward.toml"))),
+        verb("grpo", false, Box::new(staged("grpo", "grpo.toml"))),
         verb("sample", false, Box::new(|root, out| sample(root, "sample.toml", out))),
         verb("extend-context", false, Box::new(staged("extend-context", "longer.toml"))),
     ]
@@ -140,6 +141,7 @@ fn write_configs(root: &Path) {
     fs::write(root.join("sft.toml"), &chat).unwrap();
     fs::write(root.join("dpo.toml"), pair_settings("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("reward.toml"), reward_settings("base/checkpoints/step-12")).unwrap();
+    fs::write(root.join("grpo.toml"), grpo_settings("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("sft-lora.toml"), chat + LORA).unwrap();
     fs::write(root.join("sample.toml"), SAMPLE_SETTINGS).unwrap();
 }

@@ -91,7 +91,8 @@ impl GrpoConfig {
     /// Of each answer what one of its tokens counts. `answers` are tokens and whether it ended by itself.
     pub fn shares(&self, answers: &[(usize, bool)], max_tokens: usize) -> Vec<f64> {
         let counts = |ended: bool| ended || !self.mask_truncated_completions;
-        let tokens: usize = answers.iter().map(|(n, ended)| if counts(*ended) { *n } else { 0 }).sum();
+        let tokens: usize =
+            answers.iter().map(|(n, ended)| if counts(*ended) { *n } else { 0 }).sum();
         let all = answers.len() as f64;
         let share = |(n, ended): &(usize, bool)| match (counts(*ended), self.loss_type) {
             (false, _) => 0.0,
@@ -165,7 +166,11 @@ fn check(config: &RunConfig) -> Result<(), TrainError> {
     let RolloutConfig { prompts, .. } = *config.rollout.as_ref().expect("`read` gave it");
     if grpo.steps_per_generation == 0 || !prompts.is_multiple_of(grpo.steps_per_generation) {
         let expected = format!("a divisor of rollout.prompts, {prompts}");
-        return Err(TrainError::no("grpo.steps_per_generation", grpo.steps_per_generation, &expected));
+        return Err(TrainError::no(
+            "grpo.steps_per_generation",
+            grpo.steps_per_generation,
+            &expected,
+        ));
     }
     Ok(())
 }

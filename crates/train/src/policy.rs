@@ -103,7 +103,14 @@ impl Sums {
 }
 
 /// What a token loses, and by how much that rises with its log-probability.
-fn lose(loss: &Loss, logp: f64, old: f64, reference: f64, advantage: f64, sums: &mut Sums) -> [f64; 2] {
+fn lose(
+    loss: &Loss,
+    logp: f64,
+    old: f64,
+    reference: f64,
+    advantage: f64,
+    sums: &mut Sums,
+) -> [f64; 2] {
     let Loss { low, high, beta } = *loss;
     let ratio = (logp - old).exp();
     let (free, clipped) = (ratio * advantage, ratio.clamp(1.0 - low, 1.0 + high) * advantage);
@@ -175,12 +182,13 @@ mod tests {
     fn slopes_are_central_differences_of_the_loss() {
         for advantage in [-1.5, 0.0, 2.0] {
             for logp in [-2.0, -1.1, -0.9, -0.2] {
-                let of = |logp: f64| {
-                    lose(&LOSS, logp, -1.0, -1.3, advantage, &mut Sums::default())
-                };
+                let of = |logp: f64| lose(&LOSS, logp, -1.0, -1.3, advantage, &mut Sums::default());
                 let difference = (of(logp + 1e-5)[0] - of(logp - 1e-5)[0]) / 2e-5;
                 let [_, slope] = of(logp);
-                assert!((slope - difference).abs() < 1e-8, "{advantage} {logp}: {slope} {difference}");
+                assert!(
+                    (slope - difference).abs() < 1e-8,
+                    "{advantage} {logp}: {slope} {difference}"
+                );
             }
         }
     }

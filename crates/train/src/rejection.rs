@@ -334,13 +334,7 @@ impl Run<'_> {
         Ok(rows)
     }
 
-    fn row(
-        &self,
-        question: &Question,
-        i: usize,
-        take: &Take,
-        scores: Scores,
-    ) -> SampleRow {
+    fn row(&self, question: &Question, i: usize, take: &Take, scores: Scores) -> SampleRow {
         let (config, policy) = (self.config, &self.desks[take.policy].policy);
         let said = &take.said;
         let total = total(&config.score, &scores);

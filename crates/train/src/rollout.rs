@@ -504,6 +504,14 @@ fn seed(config: &RunConfig, what: &str, place: u64) -> u64 {
     Hash::of(format!("{} {what} {place}", config.seed).as_bytes()).word()
 }
 
+/// How the engine divides its memory for so many answers; its cache is of f32, as the trainer's.
+pub(crate) fn limits(config: &RunConfig, answers: usize) -> Limits {
+    let parallel = config.rollout.as_ref().map_or(1, |rollout| rollout.parallel.min(answers));
+    let context = config.batch.seq_len + 1;
+    // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
+    Limits { context, parallel, batch: 512, page_len: 16, kv: KvFormat::F32 }
+}
+
 /// `each` answers to each prompt.
 fn say(
     player: Player<'_>,
@@ -513,13 +521,7 @@ fn say(
     let Player { config, words, model, .. } = player;
     let fails = |error: String| TrainError::Sample { error };
     let rollout = config.rollout.as_ref().expect("it has answers");
-    let limits = Limits {
-        context: config.batch.seq_len + 1,
-        parallel: rollout.parallel.min(asked.len() * each),
-        batch: 512,
-        page_len: 16,
-        kv: KvFormat::F32,
-    };
+    let limits = limits(config, asked.len() * each);
     let mut engine = Engine::new(Arc::clone(model), Some(Arc::clone(&words.tokenizer)), limits);
     let (temperature, top_p) = (rollout.temperature as f32, rollout.top_p as f32);
     let mut places = HashMap::new();

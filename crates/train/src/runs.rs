@@ -478,7 +478,16 @@ mod tests {
 
     fn step(step: u64, loss: f64) -> Line {
         let (tokens, grad_norm, lr, seq_len) = (step * 10, 1.0, 1e-3, 8);
-        Line::Step(StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences: None, moved: None })
+        Line::Step(StepLine {
+            step,
+            tokens,
+            loss,
+            grad_norm,
+            lr,
+            seq_len,
+            preferences: None,
+            moved: None,
+        })
     }
 
     fn spike(step: u64, action: &str) -> Line {

@@ -6,8 +6,8 @@ use crate::error::TrainError;
 use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
-use crate::reference::Ask;
 use crate::policy::Moved;
+use crate::reference::Ask;
 use crate::reward::{FirstHead, RewardConfig, RewardModel};
 use crate::rollout::{Opening, Player, Rollouts};
 use crate::spikes::Spike;
@@ -17,8 +17,8 @@ use crate::words::{Chat, Words};
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::disk::RealDisk;
 use herd_data::{
-    Batch, Check, Corpus, Cursor, Documents, Ends, Hash, Ledger, Loader, LoaderConfig, MixSource, Mixture,
-    Phase, Policy, Ramp, Validation,
+    Batch, Check, Corpus, Cursor, Documents, Ends, Hash, Ledger, Loader, LoaderConfig, MixSource,
+    Mixture, Phase, Policy, Ramp, Validation,
 };
 use herd_model::llama::{Llama, Training};
 use herd_model::names::Part;
@@ -148,9 +148,10 @@ impl<'a> Trainer<'a> {
             Some(_) => None,
         };
         let dpo = match &corpus {
-            Some(corpus) => {
-                Dpo::open(&Ask { config: &config, words: &words, corpus, device, out, stop }, watch)?
-            }
+            Some(corpus) => Dpo::open(
+                &Ask { config: &config, words: &words, corpus, device, out, stop },
+                watch,
+            )?,
             None => None,
         };
         let tape = Arc::new(Tape::default());

@@ -86,7 +86,9 @@ fn settings(file: &Path, set: &[(String, String)]) -> Result<RunConfig, TrainErr
         read => return read,
     };
     match *error {
-        TrainError::Key { key, .. } if ["chat", "dpo", "grpo", "reward"].contains(&key.as_str()) => {
+        TrainError::Key { key, .. }
+            if ["chat", "dpo", "grpo", "reward"].contains(&key.as_str()) =>
+        {
             herd_train::dpo::read_either(file, set)
         }
         other => Err(TrainError::InFile { path: file.into(), source: Box::new(other) }),

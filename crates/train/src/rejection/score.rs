@@ -229,9 +229,8 @@ impl Judges {
         rewards: impl IntoIterator<Item = Arc<RewardModel>>,
     ) -> Result<Judges, TrainError> {
         let mut rewards = rewards.into_iter();
-        let open = |score: &ScoreConfig| {
-            Ok((score.clone(), Scorer::open(&score.judge, &mut rewards)?))
-        };
+        let open =
+            |score: &ScoreConfig| Ok((score.clone(), Scorer::open(&score.judge, &mut rewards)?));
         Ok(Judges { judges: config.iter().map(open).collect::<Result<_, TrainError>>()? })
     }
 
