@@ -1,6 +1,6 @@
 //! A run under way: its model, its data, its folder, and the parts of a step that all stages share.
 
-use crate::config::{Long, Packing, Precision, RunConfig, SpikePolicy};
+use crate::config::{Precision, RunConfig, SpikePolicy};
 use crate::dpo::{Dpo, Preferences};
 use crate::error::TrainError;
 use crate::extend_context::Verdict;
@@ -10,16 +10,15 @@ use crate::policy::Moved;
 use crate::reference::Ask;
 use crate::reward::{FirstHead, RewardConfig, RewardModel};
 use crate::rollout::{Opening, Player, Rollouts};
+pub use crate::settings::keep_settings;
+pub(crate) use crate::settings::{keep_config, replace, take_lock, told};
+use crate::shards::{loader_config, open_corpus};
 use crate::spikes::Spike;
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Packed, Sums, accumulate};
-use crate::words::{Chat, Words};
+use crate::words::Words;
 use crate::{adapter, init, sample, schedule, validate};
-use herd_data::disk::RealDisk;
-use herd_data::{
-    Batch, Check, Corpus, Cursor, Documents, Ends, Hash, Ledger, Loader, LoaderConfig, MixSource,
-    Mixture, Phase, Policy, Ramp, Validation,
-};
+use herd_data::{Batch, Corpus, Cursor, Hash, Ledger, Loader, Validation};
 use herd_model::llama::{Llama, Training};
 use herd_model::names::Part;
 use herd_model::{Checkpoint, Config, Head, RopeScaling};
@@ -147,13 +146,9 @@ impl<'a> Trainer<'a> {
             None => Some(Arc::new(open_corpus(&config, &words, shards)?)),
             Some(_) => None,
         };
-        let dpo = match &corpus {
-            Some(corpus) => Dpo::open(
-                &Ask { config: &config, words: &words, corpus, device, out, stop },
-                watch,
-            )?,
-            None => None,
-        };
+        let ask = |corpus| Ask { config: &config, words: &words, corpus, device, out, stop };
+        let dpo =
+            corpus.as_ref().map(|corpus| Dpo::open(&ask(corpus), watch)).transpose()?.flatten();
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
@@ -178,15 +173,7 @@ impl<'a> Trainer<'a> {
         let shards = shards.transpose()?;
         progress.cursor = shards.as_ref().map(|(_, loader)| loader.cursor().clone());
         let opening = Opening { config: &config, words: &words, device, out, rewards: &rewards };
-        let objective = match (&config.reward, dpo) {
-            _ if config.rollout.is_some() => {
-                let rollouts = Rollouts::open(&opening, progress.rollouts.as_ref())?;
-                Objective::Rollouts(Box::new(rollouts))
-            }
-            (Some(reward), _) => Objective::Rewards(reward.clone()),
-            (None, Some(dpo)) => Objective::Pairs(dpo),
-            (None, None) => Objective::Tokens,
-        };
+        let objective = objective(&opening, dpo, &progress)?;
         let data = match (&shards, &objective) {
             (_, Objective::Rollouts(rollouts)) => rollouts.hash(),
             (Some((corpus, _)), _) => corpus.hash(),
@@ -543,15 +530,21 @@ fn provenance(
     }
 }
 
-/// The shards of a run, which must be of its tokenizer and lessons.
-fn open_corpus(config: &RunConfig, words: &Words, shards: &Path) -> Result<Corpus, TrainError> {
-    let corpus = Corpus::open(shards, Check::Contents)?;
-    corpus.expect_tokenizer(Hash::of_tokenizer(&words.tokenizer))?;
-    corpus.expect_lessons(words.chat.as_ref().map(Chat::lessons).as_ref())?;
-    if config.data.packing == Packing::Whole && config.data.long == Long::Refuse {
-        refuse_long(&corpus, words.ends, config.batch.seq_len)?;
-    }
-    Ok(corpus)
+/// What a run learns from, taken up where `progress` has it.
+fn objective(
+    opening: &Opening<'_>,
+    dpo: Option<Dpo>,
+    progress: &Progress,
+) -> Result<Objective, TrainError> {
+    Ok(match (&opening.config.reward, dpo) {
+        _ if opening.config.rollout.is_some() => {
+            let rollouts = Rollouts::open(opening, progress.rollouts.as_ref())?;
+            Objective::Rollouts(Box::new(rollouts))
+        }
+        (Some(reward), _) => Objective::Rewards(reward.clone()),
+        (None, Some(dpo)) => Objective::Pairs(dpo),
+        (None, None) => Objective::Tokens,
+    })
 }
 
 struct SampleDue {
@@ -581,95 +574,6 @@ pub(crate) fn guarded(
             failure(text.unwrap_or_else(|| "a panic without words".into()))
         }
     }
-}
-
-/// One run in a folder at a time.
-pub(crate) fn take_lock(out: &Path) -> Result<File, TrainError> {
-    let path = out.join(".lock");
-    let file = File::create(&path).map_err(|e| TrainError::io("make", &path, e))?;
-    match file.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => Err(TrainError::Busy { folder: out.to_owned() }),
-        Err(fs::TryLockError::Error(_)) | Ok(()) => Ok(file), // some file systems have no locks
-    }
-}
-
-/// Writes the resolved config into a new folder; in an old one it must be the same.
-pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
-    keep_settings(&out.join("config.toml"), &told(config, out).write(), out)
-}
-
-/// Writes settings beside what is made by them, `begun`; if they are there, they must be the same.
-///
-/// Errors: they differ (the first key that does is named); the disk.
-pub fn keep_settings(path: &Path, text: &str, begun: &Path) -> Result<(), TrainError> {
-    let was = match fs::read_to_string(path) {
-        Ok(was) => was,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return replace(path, text.as_bytes());
-        }
-        Err(e) => return Err(TrainError::io("read", path, e)),
-    };
-    if was == text {
-        return Ok(());
-    }
-    let (was, is) = (flat(&was), flat(text));
-    let key = was.keys().chain(is.keys()).find(|key| was.get(*key) != is.get(*key));
-    let key = key.cloned().unwrap_or_else(|| "its text".into());
-    let of = |table: &std::collections::BTreeMap<String, String>| {
-        table.get(&key).cloned().unwrap_or_else(|| "nothing".into())
-    };
-    let (was, is) = (of(&was), of(&is));
-    Err(TrainError::OtherConfig { folder: begun.to_owned(), key, was, is })
-}
-
-/// The settings as files tell of them: a checkpoint that lies beside the run's folder by its way
-/// from there, so that folders that move together keep their bytes.
-pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
-    let mut config = config.clone();
-    let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let retell = |path: &mut PathBuf| {
-        let inside = beside.and_then(|beside| path.strip_prefix(beside).ok());
-        if let Some(inside) = inside.map(|inside| Path::new("..").join(inside)) {
-            *path = inside;
-        }
-    };
-    config.judges().for_each(retell);
-    let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
-    config.model.init.as_mut().into_iter().chain(reference).for_each(retell);
-    config
-}
-
-/// A TOML text as dotted keys and their values.
-fn flat(text: &str) -> std::collections::BTreeMap<String, String> {
-    fn walk(
-        prefix: &str,
-        value: toml::Value,
-        out: &mut std::collections::BTreeMap<String, String>,
-    ) {
-        match value {
-            toml::Value::Table(table) => {
-                for (key, value) in table {
-                    let dot = if prefix.is_empty() { "" } else { "." };
-                    walk(&format!("{prefix}{dot}{key}"), value, out);
-                }
-            }
-            other => {
-                out.insert(prefix.to_owned(), other.to_string());
-            }
-        }
-    }
-    let mut out = std::collections::BTreeMap::new();
-    let table = text.parse::<toml::Table>().unwrap_or_default();
-    walk("", toml::Value::Table(table), &mut out);
-    out
-}
-
-/// Puts a small file in its place, on the disk, whole or not at all.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    Ok(herd_data::disk::replace(&RealDisk, folder, &name, &[bytes])?)
 }
 
 fn format(config: &RunConfig) -> Format {
@@ -805,87 +709,4 @@ fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
         named.param.set_master(&numbers);
     }
     Ok(())
-}
-
-/// Errors: a document, to train on or held out, is longer than a row.
-fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize) -> Result<(), TrainError> {
-    // A row of n places is made of n + 1 tokens.
-    let places = seq_len + 1;
-    let len = |side: &Documents, document: u64| side.tokens(document) + ends.count() as usize;
-    let (mut first, mut long) = (None, 0);
-    for (number, source) in corpus.sources().iter().enumerate() {
-        for side in [&source.train, &source.validation] {
-            for document in 0..side.counts().documents {
-                let tokens = len(side, document);
-                if tokens > places {
-                    long += 1;
-                    first.get_or_insert((number, side, document, tokens));
-                }
-            }
-        }
-    }
-    let Some((number, side, document, tokens)) = first else { return Ok(()) };
-    let (row, _) = side.row(document)?;
-    let name = &corpus.sources()[number].name;
-    let path = corpus.file_of(number, &row).unwrap_or(name).into();
-    Err(TrainError::Long { path, row: row.row, tokens, places, others: long - 1 })
-}
-
-fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderConfig {
-    let mixture = |mix: &std::collections::BTreeMap<String, f64>| match mix.is_empty() {
-        true => {
-            let mut natural = Mixture::natural(corpus);
-            for source in &mut natural.sources {
-                source.epochs_max = Some(config.data.epochs_max);
-            }
-            natural
-        }
-        false => Mixture {
-            sources: mix
-                .iter()
-                .map(|(name, weight)| MixSource {
-                    name: name.clone(),
-                    weight: *weight,
-                    epochs_max: Some(config.data.epochs_max),
-                })
-                .collect(),
-        },
-    };
-    let first = Phase { from_tokens: 0, mixture: mixture(&config.data.mix) };
-    let changes = config
-        .data
-        .changes
-        .iter()
-        .map(|change| Phase { from_tokens: change.from_tokens, mixture: mixture(&change.mix) });
-    LoaderConfig {
-        phases: std::iter::once(first).chain(changes).collect(),
-        ramps: ramps(config),
-        policy: match config.data.packing {
-            Packing::Cut => Policy::Cut,
-            Packing::Whole => Policy::Whole(config.data.long.documents()),
-        },
-        ends: words.ends,
-    }
-}
-
-/// The sizes of batches by step, where the config has them by tokens.
-fn ramps(config: &RunConfig) -> Vec<Ramp> {
-    let rows = |tokens: usize, seq_len: usize| tokens / seq_len;
-    let batch = &config.batch;
-    let first =
-        Ramp { from_step: 0, seq_len: batch.seq_len, rows: rows(batch.tokens, batch.seq_len) };
-    let mut ramps = vec![first];
-    let (mut step, mut done, mut tokens) = (0, 0u64, batch.tokens as u64);
-    for ramp in &batch.ramp {
-        let steps = ramp.from_tokens.saturating_sub(done).div_ceil(tokens);
-        (step, done) = (step + steps, done + steps * tokens);
-        tokens = ramp.tokens as u64;
-        let next =
-            Ramp { from_step: step, seq_len: ramp.seq_len, rows: rows(ramp.tokens, ramp.seq_len) };
-        match ramps.last_mut() {
-            Some(last) if last.from_step == step => *last = next,
-            _ => ramps.push(next),
-        }
-    }
-    ramps
 }
