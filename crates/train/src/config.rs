@@ -516,14 +516,17 @@ impl RunConfig {
         self
     }
 
+    /// Tokens of a step as the settings have them; where it learns from answers, these say how many it takes.
+    fn tokens_said(&self) -> usize {
+        if self.rollout.is_some() { self.batch.seq_len } else { self.batch.tokens }
+    }
+
     /// Errors: a number is out of bounds, or two contradict each other.
     fn check(&self) -> Result<(), TrainError> {
         let no = |key: &'static str, value: String, expected: &'static str| {
             Err(TrainError::Value { key: key.into(), value, expected: expected.into() })
         };
-        // The answers of a step say how many tokens it takes.
-        let own = self.rollout.as_ref().map(|_| self.batch.seq_len);
-        let sizes = [(own.unwrap_or(self.batch.tokens), self.batch.seq_len)];
+        let sizes = [(self.tokens_said(), self.batch.seq_len)];
         let ramps = self.batch.ramp.iter().map(|r| (r.tokens, r.seq_len));
         for (tokens, seq_len) in sizes.into_iter().chain(ramps) {
             if seq_len == 0 || tokens == 0 || tokens > TOKENS_MAX || tokens % seq_len != 0 {

@@ -200,18 +200,8 @@ fn table(page: &mut String, run: &Run) {
         };
         row("held-out pairs, first and last", format!("{}; {}", told(first), told(last)));
     }
-    if let (Some(first), Some(last)) = (run.generations.first(), run.generations.last()) {
-        row("mean reward, first and last", format!("{:.4}; {:.4}", first.reward, last.reward));
-        row("tokens an answer", format!("{:.1}; {:.1}", first.mean_length, last.mean_length));
-    }
-    if let (Some(first), Some(last)) = (run.evaluations.first(), run.evaluations.last()) {
-        let told = |met: &Evaluation| match (met.low, met.high) {
-            (Some(low), Some(high)) => {
-                format!("{:.4} (95 %: {low:.4} to {high:.4})", met.eval_reward)
-            }
-            _ => format!("{:.4}", met.eval_reward),
-        };
-        row("that of held-out prompts", format!("{}; {}", told(first), told(last)));
+    for (name, text) in rewarded(run) {
+        row(name, text);
     }
     if let Some(average) = &run.average {
         row("mean of checkpoints", score(average));
@@ -241,6 +231,28 @@ fn table(page: &mut String, run: &Run) {
     for torn in &run.torn {
         row("torn", format!("line {} of {}, {} bytes", torn.line, torn.file, torn.bytes));
     }
+}
+
+/// What answers of the run's own were worth, first and last.
+fn rewarded(run: &Run) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let (Some(first), Some(last)) = (run.generations.first(), run.generations.last()) {
+        let text = format!("{:.4}; {:.4}", first.reward, last.reward);
+        rows.push(("mean reward, first and last", text));
+        let text = format!("{:.1}; {:.1}", first.mean_length, last.mean_length);
+        rows.push(("tokens an answer", text));
+    }
+    if let (Some(first), Some(last)) = (run.evaluations.first(), run.evaluations.last()) {
+        let told = |met: &Evaluation| match (met.low, met.high) {
+            (Some(low), Some(high)) => {
+                format!("{:.4} (95 %: {low:.4} to {high:.4})", met.eval_reward)
+            }
+            _ => format!("{:.4}", met.eval_reward),
+        };
+        let text = format!("{}; {}", told(first), told(last));
+        rows.push(("that of held-out prompts", text));
+    }
+    rows
 }
 
 fn score(validation: &Validation) -> String {
