@@ -20,7 +20,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What has to do with clocks.
-TIMED = {"stats.json", "speed.jsonl", "events", "report", "report.md", ".lock"}
+TIMED = {"stats.json", "speed.jsonl", "events", "report", "report.md", "report.html", "times.json", ".lock"}
+# Verbs that run others take long, so that they are killed more often on one way.
+LONG = {"round", "quickstart"}
 CUT = 137
 
 SETTINGS = """
@@ -94,8 +96,34 @@ kind = "length"
 words = [1, 6]
 weight = 0.5
 """
+STAGE = 'optim = { steps = 2, lr = 1e-3, warmup_steps = 0 }\nbatch = { tokens = 256, seq_len = 128, micro_tokens = 256 }\ndata.long = "drop"\n'
+ROUND = """
+tokenizer = "words"
+base = "base/checkpoints/step-12"
+policy = "base/checkpoints/step-12"
+prompts = ["few.jsonl"]
+held = ["few.jsonl"]
+dialogues = ["few.jsonl"]
+start = "policy"
+rounds = 2
+[chat]
+template = "llama3"
+[collect]
+max_tokens = 8
+context = 64
+unfinished = "keep"
+[[collect.score]]
+kind = "regex"
+pattern = "[aeiou].*[aeiou]"
+[gate]
+k = 2
+min_gain = -1.0
+[stages.sample.sample]
+k = 2
+""" + "".join(f"[stages.{stage}]\n{STAGE}" for stage in ("reward", "sft", "dpo"))
 CONFIGS = {
     "sample.toml": SAMPLE,
+    "round.toml": ROUND,
     "run.toml": SETTINGS.format(model=NEW, optim="warmup_steps = 3"),
     "lora.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LORA,
     "anneal.toml": SETTINGS.format(model=OLD, optim=""),
@@ -121,6 +149,8 @@ VERBS = {
     "dpo": ("dpo --config dpo.toml -t 1 --out OUT", False),
     "reward": ("reward --config reward.toml -t 1 --out OUT", False),
     "sample": ("sample --config sample.toml -t 1 --out OUT/samples.jsonl", False),
+    "round": ("round --config round.toml -t 1 --out OUT", False),
+    "quickstart": ("quickstart --size smoke -t 1 --out OUT", False),
     "average": (f"average {' '.join(MEAN)} -o OUT", True),
 }
 
@@ -162,6 +192,7 @@ class Bench:
         lines = [json.dumps({"text": part}) for part in text.split("\n## ")]
         (self.root / "docs.jsonl").write_text("\n".join(lines))
         (self.root / "chats.jsonl").write_text("\n".join(dialogues(text)))
+        (self.root / "few.jsonl").write_text("\n".join(list(dialogues(text))[:12]))
         (self.root / "pairs.jsonl").write_text("\n".join(comparisons(text)))
         for name, config in CONFIGS.items():
             (self.root / name).write_text(config)
@@ -221,7 +252,7 @@ class Bench:
         done = 0
         while done < kills:
             # Half of the runs are killed more than once.
-            for _ in range(self.random.choice([1, 1, 2, 3])):
+            for _ in range(self.random.choice([6, 9, 12] if verb in LONG else [1, 1, 2, 3])):
                 if VERBS[verb][1] and (self.root / "out").exists():
                     break
                 process = self.start(command, stderr=subprocess.DEVNULL)

@@ -250,7 +250,9 @@ impl Engine {
         step.chosen = events.len() - before;
         self.tell_nats(&x_td, &owners, &mut events[before..]);
         self.batch.owners = owners;
-        for (i, finish) in ended.into_iter().rev() {
+        // Owners are answering requests, then prompts; places stay true from the last on.
+        ended.sort_unstable_by_key(|&(i, _)| std::cmp::Reverse(i));
+        for (i, finish) in ended {
             let job = self.running.remove(i);
             self.end(job, finish, events);
         }

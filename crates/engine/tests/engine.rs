@@ -68,6 +68,18 @@ fn an_answer_ends_at_its_limit_or_with_the_context() {
 }
 
 #[test]
+fn requests_that_end_together_end_alone_whatever_their_places() {
+    // In one step the second chooses before the first, which is still a prompt: both end, the third goes on.
+    let (first, second, third) = (request(&[1, 2, 3], 1), request(&[1], 1), request(&[4, 5], 6));
+    let wanted = [&first, &second, &third]
+        .map(|one| ask(&mut Engine::new(model(), None, Limits::single(24)), one.clone()).ids);
+    let mut engine = Engine::new(model(), None, Limits { parallel: 3, ..Limits::single(24) });
+    let ids = [first, second, third].map(|one| engine.submit(one).unwrap());
+    let got: Vec<Vec<u32>> = finish(&mut engine, &ids).into_iter().map(|a| a.ids).collect();
+    assert_eq!(got, wanted);
+}
+
+#[test]
 fn a_stop_token_ends_the_answer_and_counts() {
     let mut engine = Engine::new(model(), Some(tokenizer()), Limits::single(64));
     let free = ask(&mut engine, request(&[1, 2, 3], 12));

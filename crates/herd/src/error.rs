@@ -59,6 +59,9 @@ pub enum Error {
     #[error("{url} gave {what}")]
     Answer { url: String, what: String },
 
+    #[error("the writer at {url} gave {what}")]
+    Endpoint { url: String, what: String },
+
     #[error("{file} has sha256 {got}, expected {expected}")]
     Hash { file: String, expected: String, got: String },
 
@@ -171,6 +174,7 @@ impl Error {
             }
             Error::Status { status: 404, .. } => "check the spelling of owner, name and revision",
             Error::Status { .. } => "run this again later to go on where it stopped",
+            Error::Endpoint { .. } => "run this again to go on: no answer is asked for twice",
             Error::Hash { .. } => "the bad file was removed; run this again",
             Error::NoMatch { files, .. } => return Some(format!("it has {}", files.join(", "))),
             Error::Choose { .. } => "choose with --file, for example --file '*Q4_K_M.gguf'",
@@ -190,7 +194,7 @@ impl Error {
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Data(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
-            Error::Train(error) => return error.hint(),
+            Error::Train(error) => return of_train(error),
             Error::Run(error) => return error.hint().map(str::to_owned),
             Error::Average(error) => return error.hint().map(str::to_owned),
             Error::Sandbox(error) => return error.hint().map(str::to_owned),
@@ -230,5 +234,15 @@ impl Error {
             cause = error.source();
         }
         visible(&line.replace('\n', " "))
+    }
+}
+
+/// What to try after an error of training; a writer's may be one of this program.
+fn of_train(error: &herd_train::TrainError) -> Option<String> {
+    match error {
+        herd_train::TrainError::Writer { source } => {
+            source.downcast_ref::<Error>().and_then(Error::advice)
+        }
+        other => other.hint(),
     }
 }

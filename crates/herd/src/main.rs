@@ -24,6 +24,7 @@ mod texts;
 mod training;
 mod verbs;
 mod vocabulary;
+mod writer;
 
 use std::io::{ErrorKind, Write, stderr};
 use std::panic::{self, AssertUnwindSafe};
@@ -54,7 +55,7 @@ pub struct Global {
     /// Print the answer only, no progress and no notes
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Never go online (only `pull` ever does)
+    /// Never go online (only `pull` does, and `synth` and `select` where their settings name an endpoint)
     #[arg(long, global = true)]
     offline: bool,
 }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use herd_kernels::probe;
+use herd_model::Config;
 use herd_tensor::Device;
 use herd_train::config::Precision;
+use herd_train::distill::Learnt;
 use herd_train::dpo::Preferences;
 use herd_train::metrics::{Line, StepLine};
 use herd_train::rollout::{Evaluation, Generation};
@@ -98,31 +100,19 @@ impl<'a> Teller<'a> {
         match event {
             Event::Begin { step, tokens, shape, config } => {
                 self.config = (*config).clone();
-                let params = shape.params() as f64;
-                let (layers, width) = (shape.layers as f64, shape.width as f64);
-                self.flops_a_token =
-                    Box::new(move |seq_len| 6.0 * params + 6.0 * layers * width * seq_len as f64);
-                (self.first_step, self.first_tokens, self.tokens) = (*step, *tokens, *tokens);
-                let steps = self.config.optim.steps;
-                let what = if *step == 0 { "begins" } else { "goes on" };
-                self.say(&format!(
-                    "{:.1}M parameters; the run {what} after step {step} of {steps}",
-                    params / 1e6
-                ));
-                if self.events.is_none() {
-                    let events = EventWriter::create(&self.events_folder, wall_time(), step + 1);
-                    self.events = events.ok();
-                }
-                self.begun = Instant::now();
-                self.step_begun = self.begun;
+                self.tell_beginning(*step, *tokens, shape);
             }
             Event::Reference { done, all } => {
                 self.say(&format!("the reference has read {done} of {all} prompts"));
             }
+            Event::Teacher { done, all } => {
+                self.say(&format!("the teacher has read {done} of {all} tokens"));
+            }
             Event::Batch => self.waited_s = self.step_begun.elapsed().as_secs_f64(),
             Event::Line(Line::Step(step)) => self.tell_step(step),
-            Event::Line(Line::Validation { step, loss, bpb, preferences, .. }) => {
-                self.tell_validation(*step, *loss, *bpb, preferences.as_ref());
+            Event::Line(Line::Validation { step, loss, bpb, preferences, taught, .. }) => {
+                let parts = taught.as_ref();
+                self.tell_validation((*step, *loss, *bpb), preferences.as_ref(), parts);
             }
             Event::Line(Line::Average { of, loss, bpb, .. }) => {
                 let n = of.len();
@@ -163,12 +153,31 @@ impl<'a> Teller<'a> {
         }
     }
 
+    fn tell_beginning(&mut self, step: u64, tokens: u64, shape: &Config) {
+        let params = shape.params() as f64;
+        let (layers, width) = (shape.layers as f64, shape.width as f64);
+        self.flops_a_token =
+            Box::new(move |seq_len| 6.0 * params + 6.0 * layers * width * seq_len as f64);
+        (self.first_step, self.first_tokens, self.tokens) = (step, tokens, tokens);
+        let steps = self.config.optim.steps;
+        let what = if step == 0 { "begins" } else { "goes on" };
+        self.say(&format!(
+            "{:.1}M parameters; the run {what} after step {step} of {steps}",
+            params / 1e6
+        ));
+        if self.events.is_none() {
+            let events = EventWriter::create(&self.events_folder, wall_time(), step + 1);
+            self.events = events.ok();
+        }
+        self.begun = Instant::now();
+        self.step_begun = self.begun;
+    }
+
     fn tell_validation(
         &mut self,
-        step: u64,
-        loss: f64,
-        bpb: Option<f64>,
+        (step, loss, bpb): (u64, f64, Option<f64>),
         pairs: Option<&Preferences>,
+        taught: Option<&Learnt>,
     ) {
         self.bpb = bpb;
         self.record(step, &[("validation/loss", loss)]);
@@ -181,6 +190,10 @@ impl<'a> Teller<'a> {
             self.record_pairs(step, "validation", pairs);
             let (right, margin) = (100.0 * pairs.accuracy, pairs.margin);
             told.push_str(&format!(", {right:.1} % of pairs right, margin {margin:.4}"));
+        }
+        if let Some(Learnt { ce, kl }) = taught {
+            self.record(step, &[("validation/ce", *ce), ("validation/kl", *kl)]);
+            told.push_str(&format!(", divergence {kl:.4}"));
         }
         self.say(&told);
     }
@@ -238,6 +251,9 @@ impl<'a> Teller<'a> {
         self.record(step.step, &scalars);
         if let Some(pairs) = &step.preferences {
             self.record_pairs(step.step, "train", pairs);
+        }
+        if let Some(Learnt { ce, kl }) = step.taught {
+            self.record(step.step, &[("train/ce", ce), ("train/kl", kl)]);
         }
         let line = live::StepLine {
             step: step.step,

@@ -20,19 +20,29 @@ pub struct Verb {
     pub args: Vec<String>,
     /// What it makes, whole or not at all: where that is there it need not run.
     pub makes: PathBuf,
+    /// What it writes at last of all, if that is something else: where it is not there the verb runs once more.
+    pub tells: Option<PathBuf>,
 }
 
 impl Verb {
-    /// A verb with settings, that writes to `out` and ends with `makes`.
+    /// One that is known by what it makes alone.
+    pub fn new(args: Vec<String>, makes: PathBuf) -> Verb {
+        Verb { args, makes, tells: None }
+    }
+
+    /// A verb with settings, that writes to `out` and makes `makes`; most that train tell of it.
     pub fn with_settings(verb: &str, config: &Path, out: &Path, makes: PathBuf) -> Verb {
+        let tells = (!matches!(verb, "sample" | "extend-context")).then(|| out.join("report.md"));
         let (config, out) = (config.display().to_string(), out.display().to_string());
-        Verb { args: [verb, "--config", &config, "--out", &out].map(str::to_owned).to_vec(), makes }
+        let args = [verb, "--config", &config, "--out", &out].map(str::to_owned).to_vec();
+        Verb { args, makes, tells }
     }
 
     /// Runs it with the flags of `machine` behind, unless what it makes is there, and says so. Whether that is there now:
     /// it is not where the verb was asked to stop.
     pub fn run(&self, machine: &[String], console: &Console) -> Result<bool, Error> {
-        if !self.makes.exists() {
+        if ![Some(&self.makes), self.tells.as_ref()].into_iter().flatten().all(|path| path.exists())
+        {
             let args: Vec<String> = self.args.iter().chain(machine).cloned().collect();
             console.note(format!("          herd {}", args.join(" ")));
             let quiet = console.quiet || !stderr().is_terminal();

@@ -16,10 +16,10 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use training::{EXTENSION, LORA, SAMPLE_SETTINGS, SETTINGS};
+use training::{EXTENSION, LORA, SAMPLE_SETTINGS, SELECT_SETTINGS, SETTINGS, SYNTH_SETTINGS};
 use training::{
     begin_in, chat_settings, done, expect_same, files, grpo_settings, herd, pair_settings,
-    pretrain, reward_settings, sample, stage,
+    pretrain, reward_settings, sample, stage, text_taught,
 };
 
 /// The exit code of a power cut.
@@ -126,10 +126,21 @@ fn verbs() -> Vec<Verb> {
         verb("sft with LoRA", false, Box::new(staged("sft", "sft-lora.toml"))),
         verb("dpo", false, Box::new(staged("dpo", "dpo.toml"))),
         verb("reward", false, Box::new(staged("reward", "reward.toml"))),
+        verb("distill", false, Box::new(staged("distill", "distill.toml"))),
         verb("grpo", false, Box::new(staged("grpo", "grpo.toml"))),
         verb("sample", false, Box::new(|root, out| sample(root, "sample.toml", out))),
+        verb("synth", false, Box::new(|root, out| rows(root, &["synth", "maths"], out))),
+        verb("select", false, Box::new(|root, out| rows(root, &["select"], out))),
         verb("extend-context", false, Box::new(staged("extend-context", "longer.toml"))),
     ]
+}
+
+/// A verb that writes rows, on one thread.
+fn rows(root: &Path, verb: &[&str], out: &str) -> Command {
+    let mut command = herd(root);
+    let (config, out) = (format!("{}.toml", verb[0]), format!("{out}/rows.jsonl"));
+    command.args(verb).args(["--config", &config, "--out", &out, "-t", "1"]);
+    command
 }
 
 /// The settings of the stages that begin at a checkpoint.
@@ -141,9 +152,12 @@ fn write_configs(root: &Path) {
     fs::write(root.join("sft.toml"), &chat).unwrap();
     fs::write(root.join("dpo.toml"), pair_settings("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("reward.toml"), reward_settings("base/checkpoints/step-12")).unwrap();
+    fs::write(root.join("distill.toml"), text_taught("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("grpo.toml"), grpo_settings("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("sft-lora.toml"), chat + LORA).unwrap();
     fs::write(root.join("sample.toml"), SAMPLE_SETTINGS).unwrap();
+    fs::write(root.join("synth.toml"), SYNTH_SETTINGS).unwrap();
+    fs::write(root.join("select.toml"), SELECT_SETTINGS).unwrap();
 }
 
 impl Verb {

@@ -107,17 +107,19 @@ fn a_reward_is_the_same_number_in_training_and_after_it_alone_and_among_others()
         let alone = score(folder, model, "one.jsonl", &["-t", "2"]);
         assert_eq!(alone[0]["rewards"], row["rewards"], "row {i}");
     }
-    // The held-out pairs: as training measured them, to the last digit that a mean of another order keeps.
-    let held = metrics(&folder.join("run"), "validation");
-    let held = held.last().unwrap();
-    let rewards: Vec<f64> = all
-        .iter()
-        .flat_map(|row| row["rewards"].as_object().unwrap().values().map(|x| x.as_f64().unwrap()))
-        .collect();
-    let (least, most) =
-        rewards.iter().fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(*x), b.max(*x)));
-    let chosen = held["rewards/chosen"].as_f64().unwrap();
-    assert!((least..=most).contains(&chosen), "{least} {chosen} {most}");
+    // As training meets them: a batch of one pair many times.
+    let pair = all.iter().find(|row| row["rewards"].get("edited").is_none()).unwrap();
+    fs::write(folder.join("same.jsonl"), format!("{pair}\n").repeat(30)).unwrap();
+    let same = reward_settings(model).replace("pairs.jsonl", "same.jsonl");
+    fs::write(folder.join("same.toml"), same).unwrap();
+    let mut again = stage(folder, "reward", "same.toml", "again");
+    done(again.args(["--set", "precision.weights=f32", "--set", "data.validation_share=0"]));
+    let first = &metrics(&folder.join("again"), "step")[0];
+    for answer in ["chosen", "rejected"] {
+        let (met, told) = (&first[&format!("rewards/{answer}")], &pair["rewards"][answer]);
+        let (met, told) = (met.as_f64().unwrap(), told.as_f64().unwrap());
+        assert!((met - told).abs() <= 1e-12 * told.abs(), "{answer}: {met}, not {told}");
+    }
     // A dialogue has the reward of its last answer.
     let row = &all[0];
     let say = |role: &str, text: &Value| serde_json::json!({"role": role, "content": text});

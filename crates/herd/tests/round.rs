@@ -19,7 +19,7 @@ tokenizer = "words"
 base = "base/checkpoints/step-12"
 policy = "tuned/checkpoints/step-12"
 prompts = ["chats.jsonl"]
-held = ["chats.jsonl"]
+held = ["held.jsonl"]
 dialogues = ["chats.jsonl"]
 start = "policy"
 [chat]
@@ -61,6 +61,10 @@ fn begin_rounds() -> tempfile::TempDir {
     fs::write(folder.path().join("sft.toml"), chat_settings("base/checkpoints/step-12")).unwrap();
     done(&mut stage(folder.path(), "sft", "sft.toml", "tuned"));
     fs::write(folder.path().join("round.toml"), SETTINGS).unwrap();
+    let held = ["Who ends?", "Who begins?", "What is said?"].map(|asked| {
+        format!("{}\n", serde_json::json!({ "messages": [{ "role": "user", "content": asked }] }))
+    });
+    fs::write(folder.path().join("held.jsonl"), held.concat()).unwrap();
     folder
 }
 
@@ -107,7 +111,8 @@ fn rounds_that_are_killed_end_with_the_bytes_of_rounds_that_are_not() {
 #[test]
 fn a_round_that_harms_is_stopped_and_the_old_policy_stays() {
     let folder = begin_rounds();
-    let harm = ["--rounds", "2", "--set", "gate.min_gain=0", "--set", "stages.dpo.optim.lr=5.0"];
+    // No score rises by so much.
+    let harm = ["--rounds", "2", "--set", "gate.min_gain=1e9"];
     let output = round(folder.path(), "out", &harm).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");

@@ -116,6 +116,12 @@ fn settings_rows_and_files_that_do_not_fit_are_named_or_counted() {
         assert!(err.contains(told), "{set}: {err}");
         let _ = fs::remove_dir_all(folder.join("other"));
     }
+    // What stands there already is no file of samples.
+    let input = fs::read(folder.join("chats.jsonl")).unwrap();
+    let mut over = herd(folder);
+    let output = over.args(["sample", "--config", "sample.toml", "--out", "chats.jsonl"]).output();
+    assert!(String::from_utf8_lossy(&output.unwrap().stderr).contains("no samples"));
+    assert_eq!(fs::read(folder.join("chats.jsonl")).unwrap(), input);
     let hostile = [
         r#"{"prompt": "Why?", "n": 4}"#,
         r#"{"prompt": "", "n": 4}"#,

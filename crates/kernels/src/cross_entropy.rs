@@ -114,6 +114,28 @@ fn row_body<const FMA: bool>(
     z_loss: f32,
 ) -> (f32, f32) {
     let logit = row[target];
+    let of = exponentials::<FMA>(row);
+    let log_sum = f64::from(of.peak) + ln(of.sum);
+    let slope = f64::from(scale) * (1.0 + 2.0 * f64::from(z_loss) * log_sum) / of.sum;
+    scale_pieces(row, &of, slope);
+    row[target] -= scale;
+    ((log_sum - f64::from(logit)) as f32, log_sum as f32)
+}
+
+/// What became of a row of logits x: each piece holds e^(x - its own peak).
+pub(crate) struct Exponentials {
+    piece: usize,
+    /// Of each piece e^(its peak - the greatest).
+    shares: [f32; PIECES],
+    /// The greatest peak.
+    pub peak: f32,
+    /// The sum of e^(x - the greatest peak).
+    pub sum: f64,
+}
+
+/// Takes the exponentials of a row, in one walk.
+#[inline(always)]
+pub(crate) fn exponentials<const FMA: bool>(row: &mut [f32]) -> Exponentials {
     let piece = row.len().div_ceil(PIECES).next_multiple_of(LANES).max(PIECE);
     let (mut peaks, mut sums) = ([f32::NEG_INFINITY; PIECES], [0.0f32; PIECES]);
     for (i, part) in row.chunks_mut(piece).enumerate() {
@@ -128,16 +150,18 @@ fn row_body<const FMA: bool>(
         peaks[i] = exp::<FMA>(peaks[i] - peak);
         sum += f64::from(peaks[i]) * f64::from(sums[i]);
     }
-    let log_sum = f64::from(peak) + ln(sum);
-    let slope = f64::from(scale) * (1.0 + 2.0 * f64::from(z_loss) * log_sum) / sum;
-    for (i, part) in row.chunks_mut(piece).enumerate() {
-        let factor = (slope * f64::from(peaks[i])) as f32;
+    Exponentials { piece, shares: peaks, peak, sum }
+}
+
+/// Turns the exponentials of a row into `slope` times e^(x - the greatest peak).
+#[inline(always)]
+pub(crate) fn scale_pieces(row: &mut [f32], of: &Exponentials, slope: f64) {
+    for (i, part) in row.chunks_mut(of.piece).enumerate() {
+        let factor = (slope * f64::from(of.shares[i])) as f32;
         for x in part {
             *x *= factor;
         }
     }
-    row[target] -= scale;
-    ((log_sum - f64::from(logit)) as f32, log_sum as f32)
 }
 
 /// x becomes e^(x - shift); returns the sum, in lanes.

@@ -24,6 +24,7 @@ pub mod probe;
 pub mod rope;
 #[cfg(test)]
 mod sample;
+pub mod soft_targets;
 pub mod softmax;
 mod tiles;
 pub mod top_k;

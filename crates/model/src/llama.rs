@@ -9,8 +9,8 @@ use crate::error::CheckpointError;
 use crate::names::Part;
 use crate::{Config, Head, RopeScaling};
 use herd_tensor::ops::{
-    Documents, Keys, KvCache, Loss, Positions, Targets, attention, cross_entropy, embed, linear,
-    linears, recompute, rms_norm, rope, swiglu,
+    Documents, Keys, KvCache, Likeliest, Loss, Positions, Targets, Taught, Teacher, attention,
+    cross_entropy, distill, embed, likeliest, linear, linears, recompute, rms_norm, rope, swiglu,
 };
 use herd_tensor::{Device, Format, Gain, Scaling, Sequence, Tensor, Weight, inverse_frequencies};
 use std::sync::Arc;
@@ -110,6 +110,16 @@ impl Llama {
     /// What the head loses on `targets` after hidden states [T, D], without all its logits.
     pub fn loss(&self, x_td: &Tensor, targets: &Targets<'_>) -> Loss {
         cross_entropy(x_td, self.head(), targets)
+    }
+
+    /// The same on `targets` and on what a teacher says.
+    pub fn taught(&self, x_td: &Tensor, targets: &Targets<'_>, teacher: &Teacher<'_>) -> Taught {
+        distill(x_td, self.head(), targets, teacher)
+    }
+
+    /// The `k` likeliest ids after each of the hidden states [T, D], at a temperature.
+    pub fn likeliest(&self, x_td: &Tensor, k: usize, temperature: f32) -> Likeliest {
+        likeliest(x_td, self.head(), k, temperature)
     }
 
     /// The number that a reward model reads after each of the hidden states [T, D]: [T, 1], in f32.

@@ -35,10 +35,11 @@ def run(code):
 
 
 for line in requests:
+    number, code = json.loads(line)
     result = error = None
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        result = run(json.loads(line))
+        result = run(code)
     except BaseException as fault:  # SystemExit and KeyboardInterrupt too: the session goes on
         trace = fault.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == "<string>":
@@ -53,7 +54,7 @@ for line in requests:
         pass
     (out, out_dropped), (err, err_dropped) = map(taken, streams)
     cut = lambda text: text if text is None else text[:MOST]
-    answer = {"stdout": out, "stderr": err, "dropped": [out_dropped, err_dropped]}
+    answer = {"number": number, "stdout": out, "stderr": err, "dropped": [out_dropped, err_dropped]}
     answer.update(result=cut(result), error=cut(error))
     answers.write(json.dumps(answer) + "\n")
     answers.flush()

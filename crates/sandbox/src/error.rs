@@ -95,7 +95,7 @@ pub enum SandboxError {
     #[error("cannot start the sandbox's helper {}", path.display())]
     Helper { path: PathBuf, source: io::Error },
 
-    #[error("the sandbox's helper ended before it reported; {told}")]
+    #[error("the sandbox's helper did not report: {told}")]
     Lost { told: String },
 
     #[error("the sandbox's helper sent {what}")]
@@ -103,6 +103,9 @@ pub enum SandboxError {
 
     #[error("there is no program {name:?} in the sandbox")]
     NotFound { name: String },
+
+    #[error("the sandbox cannot {what}")]
+    Refused { what: String },
 
     #[error("{what} is {got}, expected {expected}")]
     Value { what: &'static str, got: String, expected: String },
@@ -126,6 +129,7 @@ impl SandboxError {
             SandboxError::Helper { .. }
             | SandboxError::Lost { .. }
             | SandboxError::Garbled { .. }
+            | SandboxError::Refused { .. }
             | SandboxError::Value { .. }
             | SandboxError::Name { .. } => None,
         }

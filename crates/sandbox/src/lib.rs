@@ -8,7 +8,7 @@
 //! ```text
 //! caller   Sandbox, Session          knows the limits; trusts nothing that comes back
 //!   helper   walls                   leaves root, makes the namespaces          inside/walls.rs
-//!     keeper   process 1 in there    builds the root, watches, kills, collects   inside/keeper.rs
+//!     keeper   process 1 in there    builds the root; watches, kills, collects   inside/{keeper,relay}.rs
 //!       program                      behind Landlock, seccomp and rlimits        inside/start.rs
 //! ```
 //!

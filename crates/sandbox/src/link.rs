@@ -1,11 +1,11 @@
 //! The caller's end of the pipes to the keeper.
 
-use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::SandboxError;
@@ -24,11 +24,14 @@ pub struct Link {
     to: Option<ChildStdin>,
     from: ChildStdout,
     inbox: Vec<u8>,
+    most: u64,
 }
 
 impl Link {
-    /// Starts the helper, without anything of the caller's environment.
-    pub fn open(helper: &Helper) -> Result<Link, SandboxError> {
+    /// Starts the helper, without anything of the caller's environment. No frame of more than `most`
+    /// bytes is taken from it.
+    pub fn open(helper: &Helper, most: u64) -> Result<Link, SandboxError> {
+        let fault = |source| SandboxError::Helper { path: helper.program.clone(), source };
         let mut child = Command::new(&helper.program)
             .args(&helper.arguments)
             .arg(FIRST)
@@ -38,30 +41,47 @@ impl Link {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|source| SandboxError::Helper { path: helper.program.clone(), source })?;
-        let to = child.stdin.take();
+            .map_err(fault)?;
+        let to = child.stdin.take().expect("it was piped");
         let from = child.stdout.take().expect("it was piped");
-        Ok(Link { child, to, from, inbox: Vec::new() })
+        let set = fcntl(&to, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        let link = Link { child, to: Some(to), from, inbox: Vec::new(), most };
+        set.map(|_| link).map_err(|errno| fault(errno.into()))
     }
 
-    /// Sends a frame. The keeper always reads, so this does not wait for the program. That it has
-    /// ended is no error here: what it said before is still to be read.
-    pub fn send(&mut self, kind: Kind, body: &[u8]) -> Result<(), SandboxError> {
-        let to = self.to.as_mut().expect("it is open until the link is dropped");
-        match to.write_all(&frame(kind, body)) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(SandboxError::Lost { told: error.to_string() })
+    /// Sends a frame. The keeper always reads, so this does not wait for the program, and not beyond
+    /// `until` for a keeper that is stuck. That it has ended is no error here: what it said before is
+    /// still to be read.
+    pub fn send(&mut self, kind: Kind, body: &[u8], until: Instant) -> Result<(), SandboxError> {
+        let lost = |told: String| Err(SandboxError::Lost { told });
+        let to = self.to.as_ref().expect("it is open until the link is dropped");
+        let bytes = frame(kind, body);
+        let mut left = &bytes[..];
+        while !left.is_empty() {
+            match nix::unistd::write(to, left) {
+                Ok(n) => left = &left[n..],
+                Err(Errno::EPIPE) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+                    match ready(&mut fds, until) {
+                        Ok(true) => {}
+                        Ok(false) => return lost(format!("it did not take a {kind:?}")),
+                        Err(error) => return lost(error.to_string()),
+                    }
+                }
+                Err(error) => return lost(error.to_string()),
             }
-            Ok(()) | Err(_) => Ok(()),
         }
+        Ok(())
     }
 
     /// The next frame; nothing if none has come by `until`. A frame that tells of a missing wall or
-    /// program is the error that it names.
+    /// program, or of what cannot be done, is the error that it names.
     pub fn receive(&mut self, until: Instant) -> Result<Option<(Kind, Vec<u8>)>, SandboxError> {
         loop {
             let garbled = |what| SandboxError::Garbled { what };
-            match take_frame(&mut self.inbox).map_err(garbled)? {
+            match take_frame(&mut self.inbox, self.most).map_err(garbled)? {
                 Some((Kind::NoWall, body)) => {
                     let (wall, detail) = decode_wall(&body).map_err(garbled)?;
                     return Err(SandboxError::Wall { wall, detail });
@@ -70,12 +90,16 @@ impl Link {
                     let name = String::from_utf8_lossy(&body).into_owned();
                     return Err(SandboxError::NotFound { name });
                 }
+                Some((Kind::Refused, body)) => {
+                    let what = String::from_utf8_lossy(&body).into_owned();
+                    return Err(SandboxError::Refused { what });
+                }
                 Some(other) => return Ok(Some(other)),
                 None => {}
             }
             match self.read_until(until) {
                 Ok(Some(0)) => {
-                    let told = format!("{} bytes of a report had come", self.inbox.len());
+                    let told = format!("it ended, {} bytes of a frame had come", self.inbox.len());
                     return Err(SandboxError::Lost { told });
                 }
                 Ok(Some(_)) => {}
@@ -88,15 +112,9 @@ impl Link {
     /// Reads some bytes; 0 at the end, nothing if none came by `until`.
     fn read_until(&mut self, until: Instant) -> Result<Option<usize>, Errno> {
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let millis = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
-            let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
             let mut fds = [PollFd::new(self.from.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, timeout) {
-                Ok(0) if Instant::now() >= until => return Ok(None),
-                Ok(0) | Err(Errno::EINTR) => continue,
-                Ok(_) => {}
-                Err(error) => return Err(error),
+            if !ready(&mut fds, until)? {
+                return Ok(None);
             }
             let mut piece = vec![0; PIECE];
             match nix::unistd::read(&self.from, &mut piece) {
@@ -107,6 +125,20 @@ impl Link {
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+/// Waits until one of them is ready; false if none is by `until`.
+fn ready(fds: &mut [PollFd<'_>], until: Instant) -> Result<bool, Errno> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let millis = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
+        match poll(fds, PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) if Instant::now() >= until => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error),
         }
     }
 }

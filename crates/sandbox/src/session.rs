@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::SandboxError;
 use crate::host::Sandbox;
 use crate::link::Link;
-use crate::program::{Found, Program, Stream, check_name};
+use crate::program::{Found, Limits, Program, Stream, check_name};
 use crate::python::Python;
 use crate::wire::{Kind, Report, decode_file, decode_names};
 
 /// Reads a line, runs it, writes a line; see there.
 const DRIVER: &str = include_str!("driver.py");
 /// How long code may take to stop after SIGINT before all is killed.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(3);
 /// What building the walls and starting the interpreter may take.
 const START: Duration = Duration::from_secs(30);
 /// What the keeper may take to answer about files.
@@ -37,11 +37,18 @@ pub struct Answer {
 
 /// An interpreter behind the walls. Dropping it kills it and all that it started.
 pub struct Session {
+    /// The interpreter; or why there is none any more.
+    live: Result<Live, String>,
+}
+
+/// An interpreter that runs.
+struct Live {
     link: Link,
-    limits: crate::program::Limits,
+    limits: Limits,
+    /// Of the last request: an answer says which one it answers.
+    number: u64,
     /// Bytes of an answer that is not whole yet.
     line: Vec<u8>,
-    over: Option<String>,
 }
 
 impl Session {
@@ -58,13 +65,15 @@ impl Session {
         let mut command = python.command();
         command.extend(["-c", DRIVER, &most]);
         let program = Program { command: &command, files, ..Program::default() };
-        let mut link = Link::open(&sandbox.helper)?;
-        link.send(Kind::Request, &sandbox.request(&program, true)?.encode())?;
+        let request = sandbox.request(&program, true)?.encode();
+        let mut link = Link::open(&sandbox.helper, sandbox.frame_bytes())?;
+        let until = Instant::now() + START;
+        link.send(Kind::Request, &request, until)?;
         let limits = sandbox.limits.clone();
-        let mut session = Session { link, limits, line: vec![], over: None };
+        let mut live = Live { link, limits, number: 0, line: vec![] };
         // The first answer says that the interpreter is up; what it takes is not the code's time.
-        match session.ask("None", Instant::now() + START)? {
-            Some(_) => Ok(session),
+        match live.ask("None", until)? {
+            Some(_) => Ok(Session { live: Ok(live) }),
             None => Err(SandboxError::Lost { told: "the interpreter did not start".to_owned() }),
         }
     }
@@ -74,25 +83,22 @@ impl Session {
     ///
     /// Errors: [`SandboxError::Over`] if the session has ended, now or before.
     pub fn execute(&mut self, code: &str) -> Result<Answer, SandboxError> {
-        if let Some(why) = &self.over {
-            return Err(SandboxError::Over { why: why.clone() });
-        }
-        if let Some(answer) = self.ask(code, Instant::now() + self.limits.wall)? {
-            return Ok(answer);
-        }
-        self.link.send(Kind::Interrupt, &[])?;
-        match self.answer(Instant::now() + GRACE)? {
-            Some(answer) => Ok(Answer { interrupted: true, ..answer }),
-            None => Err(self.end("the code ran beyond its time and did not stop".to_owned())),
-        }
+        self.with(|live| live.execute(code))
     }
 
-    /// The files of its folder with their sizes, by name.
+    /// The files of its folder with their sizes, by name. Names that [`Session::file`] refuses, or
+    /// that are not UTF-8, are left out.
     ///
     /// Errors: [`SandboxError::Over`] if the session has ended.
     pub fn files(&mut self) -> Result<Vec<(String, u64)>, SandboxError> {
-        let body = self.about_files(Kind::List, &[], Kind::Names)?;
-        decode_names(&body).map_err(|what| SandboxError::Garbled { what })
+        self.with(|live| {
+            let body = live.about_files(Kind::List, &[], Kind::Names)?;
+            let names = decode_names(&body).map_err(garbled)?;
+            match names.iter().find(|(name, _)| check_name(name).is_err()) {
+                Some((name, _)) => Err(garbled(format!("the name {name:?}"))),
+                None => Ok(names),
+            }
+        })
     }
 
     /// What lies under a name in its folder.
@@ -100,18 +106,53 @@ impl Session {
     /// Errors: a name that leads out of it; [`SandboxError::Over`] if the session has ended.
     pub fn file(&mut self, name: &str) -> Result<Found, SandboxError> {
         check_name(name)?;
-        let body = self.about_files(Kind::Fetch, name.as_bytes(), Kind::File)?;
-        let (_, found) = decode_file(&body).map_err(|what| SandboxError::Garbled { what })?;
-        Ok(found)
+        self.with(|live| {
+            let body = live.about_files(Kind::Fetch, name.as_bytes(), Kind::File)?;
+            let (got, found) = decode_file(&body).map_err(garbled)?;
+            match got == name {
+                true => Ok(found),
+                false => Err(garbled(format!("the file {got:?}, which was not asked for"))),
+            }
+        })
     }
 
     /// Ends it and all that it started, as dropping it does.
     pub fn close(self) {}
 
+    /// Asks the interpreter. After an error nothing it says can be matched to a question: it ends.
+    fn with<T>(
+        &mut self,
+        ask: impl FnOnce(&mut Live) -> Result<T, SandboxError>,
+    ) -> Result<T, SandboxError> {
+        let live = self.live.as_mut().map_err(|why| SandboxError::Over { why: why.clone() })?;
+        let answer = ask(live);
+        if let Err(error) = &answer {
+            self.live = Err(match error {
+                SandboxError::Over { why } => why.clone(),
+                other => other.to_string(),
+            });
+        }
+        answer
+    }
+}
+
+impl Live {
+    fn execute(&mut self, code: &str) -> Result<Answer, SandboxError> {
+        if let Some(answer) = self.ask(code, Instant::now() + self.limits.wall)? {
+            return Ok(answer);
+        }
+        let until = Instant::now() + GRACE;
+        self.link.send(Kind::Interrupt, &[], until)?;
+        match self.answer(until)? {
+            Some(answer) => Ok(Answer { interrupted: true, ..answer }),
+            None => over("the code ran beyond its time and did not stop"),
+        }
+    }
+
     fn ask(&mut self, code: &str, until: Instant) -> Result<Option<Answer>, SandboxError> {
-        let mut line = Value::from(code).to_string();
-        line.push('\n');
-        self.link.send(Kind::Input, line.as_bytes())?;
+        self.number += 1;
+        let line = format!("{}\n", json!([self.number, code]));
+        self.link.send(Kind::Input, line.as_bytes(), until)?;
         self.answer(until)
     }
 
@@ -119,20 +160,22 @@ impl Session {
     fn answer(&mut self, until: Instant) -> Result<Option<Answer>, SandboxError> {
         // Six bytes of JSON for one of text at worst, four texts.
         let most = 24 * self.limits.output_bytes as usize + 4096;
+        let mut searched = 0;
         loop {
-            if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.line.drain(..=end).collect();
-                return match read(&line, self.limits.output_bytes) {
+            if let Some(end) = self.line[searched..].iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.line.drain(..=searched + end).collect();
+                return match read(&line, self.number, self.limits.output_bytes) {
                     Some(answer) => Ok(Some(answer)),
-                    None => Err(self.end("it wrote an answer of its own".to_owned())),
+                    None => over("it wrote an answer of its own"),
                 };
             }
-            if self.line.len() > most {
-                return Err(self.end("it wrote an answer without an end".to_owned()));
+            searched = self.line.len();
+            if searched > most {
+                return over("it wrote an answer without an end");
             }
             match self.link.receive(until)? {
                 Some((Kind::Stdout, body)) => self.line.extend(body),
-                Some((kind, body)) => self.other(kind, &body)?,
+                Some((kind, body)) => other(kind, &body)?,
                 None => return Ok(None),
             }
         }
@@ -144,44 +187,46 @@ impl Session {
         body: &[u8],
         wanted: Kind,
     ) -> Result<Vec<u8>, SandboxError> {
-        if let Some(why) = &self.over {
-            return Err(SandboxError::Over { why: why.clone() });
-        }
-        self.link.send(ask, body)?;
         let until = Instant::now() + FILES;
+        self.link.send(ask, body, until)?;
         loop {
             match self.link.receive(until)? {
                 Some((kind, body)) if kind == wanted => return Ok(body),
                 // Nobody has asked it anything: whatever it writes is no answer.
                 Some((Kind::Stdout, _)) => {}
-                Some((kind, body)) => self.other(kind, &body)?,
-                None => return Err(self.end("its keeper does not answer".to_owned())),
+                Some((kind, body)) => other(kind, &body)?,
+                None => return over("its keeper does not answer"),
             }
         }
-    }
-
-    /// Frames that may come at any time.
-    fn other(&mut self, kind: Kind, body: &[u8]) -> Result<(), SandboxError> {
-        match kind {
-            Kind::Ready | Kind::Stderr => Ok(()),
-            Kind::Ended => {
-                let ended = Report::decode(body).map(|report| format!("{:?}", report.ended));
-                let ended = ended.map_err(|what| SandboxError::Garbled { what })?;
-                Err(self.end(format!("the interpreter ended: {ended}")))
-            }
-            other => Err(SandboxError::Garbled { what: format!("a frame of kind {other:?}") }),
-        }
-    }
-
-    fn end(&mut self, why: String) -> SandboxError {
-        self.over = Some(why.clone());
-        SandboxError::Over { why }
     }
 }
 
-/// The answer in a line of the driver's, or of code that poses as the driver.
-fn read(line: &[u8], most: u64) -> Option<Answer> {
+/// Frames that may come at any time.
+fn other(kind: Kind, body: &[u8]) -> Result<(), SandboxError> {
+    match kind {
+        Kind::Ready | Kind::Stderr => Ok(()),
+        Kind::Ended => {
+            let Report { ended, .. } = Report::decode(body).map_err(garbled)?;
+            over(&format!("the interpreter ended: {ended:?}"))
+        }
+        other => Err(garbled(format!("a frame of kind {other:?}"))),
+    }
+}
+
+fn over<T>(why: &str) -> Result<T, SandboxError> {
+    Err(SandboxError::Over { why: why.to_owned() })
+}
+
+fn garbled(what: String) -> SandboxError {
+    SandboxError::Garbled { what }
+}
+
+/// The answer to the request of that number, in a line of the driver's or of code that poses as it.
+fn read(line: &[u8], number: u64, most: u64) -> Option<Answer> {
     let value: Value = serde_json::from_slice(line).ok()?;
+    if value["number"].as_u64() != Some(number) {
+        return None;
+    }
     let stream = |name: &str, place: usize| {
         let mut stream = Stream::default();
         stream.take(value[name].as_str()?.as_bytes(), 3 * most); // U+FFFD takes three

@@ -8,9 +8,6 @@ use std::time::Duration;
 use crate::error::Wall;
 use crate::program::{Ended, Found, Limits};
 
-/// The longest frame that is read: files in a request are bounded by the caller's own limit.
-const FRAME_BYTES: u64 = 1 << 40;
-
 /// The kinds of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -40,9 +37,11 @@ pub enum Kind {
     NoWall,
     /// Back: the program is not there.
     NotFound,
+    /// Back: what cannot be done of what was asked for, and why.
+    Refused,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 14] = [
     Kind::Request,
     Kind::Input,
     Kind::Interrupt,
@@ -56,6 +55,7 @@ const KINDS: [Kind; 13] = [
     Kind::Ended,
     Kind::NoWall,
     Kind::NotFound,
+    Kind::Refused,
 ];
 
 /// What the keeper is to do.
@@ -93,12 +93,12 @@ pub fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
 
 /// Takes the first frame off `inbox`; nothing if it is not whole yet.
 ///
-/// Errors say what no frame can be.
-pub fn take_frame(inbox: &mut Vec<u8>) -> Result<Option<(Kind, Vec<u8>)>, String> {
+/// Errors say what no frame can be, with a body of at most `most` bytes.
+pub fn take_frame(inbox: &mut Vec<u8>, most: u64) -> Result<Option<(Kind, Vec<u8>)>, String> {
     let Some((head, body)) = inbox.split_at_checked(9) else { return Ok(None) };
     let kind = *KINDS.get(head[0] as usize).ok_or_else(|| format!("kind {}", head[0]))?;
     let length = Reader(&head[1..]).number()?;
-    if length > FRAME_BYTES {
+    if length > most {
         return Err(format!("a frame of {length} bytes"));
     }
     let length = length as usize;
@@ -360,10 +360,10 @@ mod tests {
         let mut inbox = frame(Kind::Stdout, b"abc");
         inbox.extend(frame(Kind::Ready, b""));
         let last = inbox.pop().unwrap();
-        assert_eq!(take_frame(&mut inbox), Ok(Some((Kind::Stdout, b"abc".to_vec()))));
-        assert_eq!(take_frame(&mut inbox), Ok(None));
+        assert_eq!(take_frame(&mut inbox, 3), Ok(Some((Kind::Stdout, b"abc".to_vec()))));
+        assert_eq!(take_frame(&mut inbox, 3), Ok(None));
         inbox.push(last);
-        assert_eq!(take_frame(&mut inbox), Ok(Some((Kind::Ready, vec![]))));
+        assert_eq!(take_frame(&mut inbox, 3), Ok(Some((Kind::Ready, vec![]))));
     }
 
     #[test]
@@ -375,7 +375,8 @@ mod tests {
         let mut lying = vec![0xff; 8];
         assert!(Request::decode(&lying).is_err());
         lying.insert(0, Kind::Stdout as u8);
-        assert!(take_frame(&mut lying).is_err());
-        assert!(take_frame(&mut vec![99; 9]).is_err());
+        assert!(take_frame(&mut lying, 3).is_err());
+        assert!(take_frame(&mut vec![99; 9], 3).is_err());
+        assert!(take_frame(&mut frame(Kind::Stdout, b"four"), 3).is_err());
     }
 }

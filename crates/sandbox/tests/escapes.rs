@@ -1,36 +1,25 @@
 //! Programs that try to get out, to see what is not theirs, or to take more than they were given.
 //!
 //! They are written in what every Debian has, `sh` and `perl`; Perl's `syscall` reaches any call.
-//! Where it can be shown, the same program is run outside first and gets what it wants there. On a
-//! machine that lacks a wall nothing runs, so there is nothing to escape from: each test says so.
+//! Where it can be shown, the same program is run outside first and gets what it wants there. Where
+//! the kernel forbids user namespaces nothing runs, so there is nothing to escape from: each test
+//! says so. What programs take too much of is in `greed.rs`.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+mod common;
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::process::Command;
 use std::time::Duration;
 
+use common::{kernel_forbids, marker, walls};
 use herd_sandbox::{Ended, Found, Helper, Limits, Outcome, Program, Sandbox, SandboxError, Wall};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-
-fn helper() -> Helper {
-    Helper { program: env!("CARGO_BIN_EXE_herd-sandbox-helper").into(), arguments: vec![] }
-}
-
-/// A sandbox with these limits; none where the machine lacks a wall.
-fn walls(limits: Limits) -> Option<Sandbox> {
-    match Sandbox::new(helper(), limits) {
-        Ok(sandbox) => Some(sandbox),
-        Err(error @ SandboxError::Wall { .. }) => {
-            eprintln!("not tested, since nothing would run here: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
+use nix::sys::stat::Mode;
 
 /// Room enough that only what a test tries is in its way.
 fn roomy() -> Limits {
@@ -54,20 +43,6 @@ fn perl(code: &str) -> Option<Outcome> {
 fn outside(code: &str) -> String {
     let output = Command::new("perl").args(["-e", code]).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// The processes of the machine whose command line holds this.
-fn living(marker: &str) -> usize {
-    let holds = |entry: &fs::DirEntry| {
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        line.windows(marker.len()).any(|part| part == marker.as_bytes())
-    };
-    fs::read_dir("/proc").unwrap().flatten().filter(holds).count()
-}
-
-/// A word that no other process has on its command line.
-fn marker(name: &str) -> String {
-    format!("{name}-of-{}", std::process::id())
 }
 
 // Networks.
@@ -135,6 +110,41 @@ fn unix_sockets_of_its_own_work() {
     assert_eq!(outcome.stdout.text(), "hello", "{outcome:?}");
 }
 
+#[test]
+fn what_listens_in_a_shown_folder_is_out_of_reach() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let place = |name: &str| folder.path().join(name);
+    let streams = UnixListener::bind(place("streams")).unwrap();
+    let datagrams = UnixDatagram::bind(place("datagrams")).unwrap();
+    nix::unistd::mkfifo(&place("pipe"), Mode::S_IRWXU).unwrap();
+    for name in ["", "streams", "datagrams", "pipe"] {
+        fs::set_permissions(place(name), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let code = format!(
+        "use Socket; my ($s, $d, $e, $g); my $f = '{0}'; my $n = pack('S a*', PF_UNIX, \"$f/datagrams\");
+         print -p \"$f/pipe\" ? 'seen ' : 'hidden ';
+         socket($s, PF_UNIX, SOCK_STREAM, 0) and
+             connect($s, pack('S a*', PF_UNIX, \"$f/streams\")) and print 'stream ';
+         socketpair($a, $b, PF_UNIX, SOCK_DGRAM, 0) and send($a, 'x', 0, $n) and print 'pair ';
+         socket($d, PF_UNIX, SOCK_DGRAM, 0) and send($d, 'x', 0, $n) and print 'datagram ';
+         socketpair($e, $g, PF_UNIX, SOCK_STREAM, 0) or print 'no pair ';
+         send($e, 'x', 0, $n) and print 'stray ';
+         open(my $p, '+<', \"$f/pipe\") and print 'pipe'",
+        folder.path().display()
+    );
+    assert_eq!(outside(&code), "seen stream pair datagram pipe");
+    streams.accept().unwrap();
+    let Some(sandbox) = walls(roomy()) else { return };
+    let shown = sandbox.with_readable(&[folder.path().to_str().unwrap()]).unwrap();
+    let program = Program { command: &["perl", "-e", &code], ..Program::default() };
+    let outcome = shown.run(&program).unwrap();
+    assert_eq!(outcome.stdout.text(), "seen ", "{outcome:?}");
+    streams.set_nonblocking(true).unwrap();
+    assert!(streams.accept().is_err(), "someone has called");
+    drop(datagrams);
+}
+
 // What is not its own.
 
 #[test]
@@ -184,6 +194,18 @@ fn the_callers_environment_is_not_there() {
     let expected =
         ["HOME", "LANG", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "PWD", "TMPDIR"];
     assert_eq!(names, expected);
+}
+
+#[test]
+fn variables_wait_for_the_walls() {
+    let Some(sandbox) = walls(roomy()) else { return };
+    // Whatever is loaded with this says that it cannot be: the program, and no stage before it.
+    let environment = &[("LD_PRELOAD", "./none.so"), ("HOME", "/tmp")];
+    let command = &["perl", "-e", "print $ENV{HOME}"];
+    let program = Program { command, environment, ..Program::default() };
+    let outcome = sandbox.run(&program).unwrap();
+    assert_eq!(outcome.stdout.text(), "/tmp");
+    assert!(outcome.stderr.text().matches("none.so").count() <= 1, "{outcome:?}");
 }
 
 #[test]
@@ -279,6 +301,7 @@ fn calls_are_looked_at_where_some_arguments_are_dangerous() {
         ("TIOCLINUX", c::SYS_ioctl, [0, c::TIOCLINUX as i64, 0]),
         ("limits of the keeper", c::SYS_prlimit64, [1, 7, 0]),
         ("a longer pipe", c::SYS_fcntl, [1, c::F_SETPIPE_SZ as i64, 1 << 20]),
+        ("the keeper's processors", c::SYS_sched_setaffinity, [1, 8, 0]),
         ("another personality", c::SYS_personality, [0x0400000, 0, 0]),
         #[cfg(target_arch = "x86_64")]
         ("getpid of x32", 0x4000_0000 + c::SYS_getpid, [0, 0, 0]),
@@ -295,12 +318,22 @@ fn no_program_has_more_rights_than_another() {
     let code = "cp /usr/bin/id mine && chmod 6755 mine && ./mine -u; \
                 su -c 'echo root' < /dev/null; mount -t tmpfs x /tmp; mknod null c 1 3; \
                 chown 0:0 mine && echo given; \
-                grep -E '^(Cap...|NoNewPrivs|Seccomp):' /proc/self/status";
+                grep -E '^(SigBlk|Cap...|NoNewPrivs|Seccomp):' /proc/self/status";
     let Some(outcome) = sh(code) else { return };
     let zero = "0000000000000000";
     let caps = ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(|set| format!("Cap{set}:\t{zero}\n"));
-    let expected = format!("1000\n{}NoNewPrivs:\t1\nSeccomp:\t2\n", caps.concat());
+    let expected = format!("1000\nSigBlk:\t{zero}\n{}NoNewPrivs:\t1\nSeccomp:\t2\n", caps.concat());
     assert_eq!(outcome.stdout.text(), expected, "{outcome:?}");
+}
+
+#[test]
+fn landlock_closes_what_no_mount_does() {
+    // The kernel lets everyone say this of himself, and /proc is no read-only mount.
+    let code = "open(my $f, '+<', '/proc/self/oom_score_adj') or exit print 'closed';
+                print syswrite($f, '1000') ? 'written' : 'refused'";
+    assert_eq!(outside(code), "written");
+    let Some(outcome) = perl(code) else { return };
+    assert_eq!(outcome.stdout.text(), "closed", "{outcome:?}");
 }
 
 #[test]
@@ -315,154 +348,7 @@ fn signals_do_not_leave_and_do_not_stop_the_keeper() {
     assert_eq!(outcome.ended, Ended::Exited(0));
 }
 
-// More than it was given.
-
-#[test]
-fn a_fork_bomb_stays_small_and_leaves_nothing() {
-    let marker = marker("bomb");
-    let limits = Limits { wall: Duration::from_secs(2), ..Limits::USUAL };
-    let code = "$SIG{CHLD} = 'IGNORE'; while (1) { fork }";
-    let count = "my $n = 0; for (1 .. 500) { my $p = fork; last unless defined $p;
-                 if (!$p) { sleep 1000 } $n++ } print $n";
-    let Some(outcome) = run(limits, &["perl", "-e", code, &marker], &[]) else { return };
-    assert!(matches!(outcome.ended, Ended::WallTime | Ended::CpuTime), "{outcome:?}");
-    assert_eq!(living(&marker), 0);
-    let Some(outcome) = run(roomy(), &["perl", "-e", count, &marker], &[]) else { return };
-    assert_eq!(outcome.stdout.text(), (Limits::USUAL.processes - 1).to_string());
-    assert_eq!(living(&marker), 0);
-}
-
-#[test]
-fn a_daemon_does_not_outlive_its_program() {
-    let marker = marker("daemon");
-    let code = "use POSIX; if (!fork) { POSIX::setsid(); $SIG{$_} = 'IGNORE' for 'HUP', 'TERM';
-                if (!fork) { sleep 1000 while 1 } exit } sleep 1; print 'done'";
-    // It has the pipe still open, which does not keep the caller waiting.
-    let Some(outcome) = run(roomy(), &["perl", "-e", code, &marker], &[]) else { return };
-    assert_eq!((outcome.ended, outcome.stdout.text().as_str()), (Ended::Exited(0), "done"));
-    assert_eq!(living(&marker), 0);
-}
-
-#[test]
-fn all_ends_when_the_caller_is_killed() {
-    let marker = marker("orphan");
-    if walls(roomy()).is_none() {
-        return;
-    }
-    let mut caller = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "a_caller_that_waits"])
-        .env("HERD_SANDBOX_MARKER", &marker)
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let until = |there: bool| {
-        while (living(&marker) > 0) != there {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
-    until(true);
-    caller.kill().unwrap();
-    caller.wait().unwrap();
-    until(false);
-}
-
-#[test]
-#[ignore = "the caller that another test kills"]
-fn a_caller_that_waits() {
-    let marker = std::env::var("HERD_SANDBOX_MARKER").unwrap_or_default();
-    run(roomy(), &["perl", "-e", "sleep 1000 while 1", &marker], &[]);
-}
-
-#[test]
-fn one_process_cannot_map_more_than_the_memory() {
-    let limits = Limits { memory_bytes: 128 << 20, ..roomy() };
-    let code = "my $x = 'x' x (1 << 30); print 'had it'";
-    let Some(outcome) = run(limits, &["perl", "-e", code], &[]) else { return };
-    assert_eq!(outcome.stdout.text(), "");
-    assert!(!outcome.succeeded());
-}
-
-#[test]
-fn many_processes_cannot_hold_more_than_the_memory() {
-    let marker = marker("hog");
-    let limits = Limits { memory_bytes: 128 << 20, ..roomy() };
-    let code = "for (1 .. 20) { if (!fork) { my $x = 'x' x (30 << 20); sleep 1000 } } sleep 1000";
-    let Some(outcome) = run(limits, &["perl", "-e", code, &marker], &[]) else { return };
-    assert_eq!(outcome.ended, Ended::Memory);
-    assert_eq!(living(&marker), 0);
-}
-
-#[test]
-fn endless_loops_end() {
-    let short = Duration::from_millis(500);
-    let busy = Limits { cpu: short, ..roomy() };
-    let Some(outcome) = run(busy.clone(), &["perl", "-e", "1 while 1"], &[]) else { return };
-    assert_eq!(outcome.ended, Ended::CpuTime);
-    assert!(outcome.cpu >= short, "{outcome:?}");
-    let relay = "while (1) { my $p = fork; if (!$p) { 1 for 1 .. 1e6; exit } wait }";
-    let Some(outcome) = run(busy, &["perl", "-e", relay], &[]) else { return };
-    assert_eq!(outcome.ended, Ended::CpuTime, "work handed on is work");
-    let idle = Limits { wall: short, ..roomy() };
-    let stubborn = "$SIG{$_} = 'IGNORE' for keys %SIG; $| = 1; print 'here'; sleep 1000 while 1";
-    let Some(outcome) = run(idle, &["perl", "-e", stubborn], &[]) else { return };
-    assert_eq!((outcome.ended, outcome.stdout.text().as_str()), (Ended::WallTime, "here"));
-}
-
-#[test]
-fn limits_cannot_be_raised() {
-    let code = "ulimit -Hv unlimited; ulimit -Hu unlimited; ulimit -Ht unlimited; \
-                ulimit -v; ulimit -t";
-    let Some(outcome) = sh(code) else { return };
-    let text = outcome.stdout.text();
-    assert!(!text.contains("unlimited"), "{outcome:?}");
-}
-
-#[test]
-fn a_flood_of_output_is_cut_and_counted() {
-    let limits = Limits { wall: Duration::from_secs(1), output_bytes: 1000, ..roomy() };
-    let code = "yes >&2 & exec yes";
-    let Some(outcome) = run(limits, &["sh", "-c", code], &[]) else { return };
-    assert_eq!((outcome.stdout.bytes.len(), outcome.stderr.bytes.len()), (1000, 1000));
-    assert!(outcome.stdout.dropped > 0 && outcome.stderr.dropped > 0);
-    assert_eq!(outcome.ended, Ended::WallTime);
-}
-
-#[test]
-fn streams_that_are_closed_or_not_read_keep_nobody_waiting() {
-    let Some(outcome) = sh("exec <&- >&- 2>&-; sleep 0.1; exit 3") else { return };
-    assert_eq!(outcome.ended, Ended::Exited(3));
-    let Some(sandbox) = walls(roomy()) else { return };
-    let stdin = vec![b'x'; 10 << 20];
-    for (code, expected) in [("exit 0", ""), ("wc -c", "10485760\n"), ("head -c 3", "xxx")] {
-        let command = ["sh", "-c", code];
-        let program = Program { command: &command, stdin: &stdin, ..Program::default() };
-        let outcome = sandbox.run(&program).unwrap();
-        assert_eq!(outcome.stdout.text(), expected);
-        assert_eq!(outcome.ended, Ended::Exited(0));
-    }
-}
-
-#[test]
-fn floods_of_files_stop_at_the_limits() {
-    let limits = Limits { disk_bytes: 8 << 20, files: 200, ..roomy() };
-    let code = "dd if=/dev/zero of=/tmp/a bs=1M count=100; dd if=/dev/zero of=b bs=1M count=100; \
-                dd if=/dev/zero of=/dev/shm/c bs=1M count=100; \
-                cat /tmp/a b /dev/shm/c | wc -c; truncate -s 1T d; rm -f /tmp/a b /dev/shm/c; \
-                i=0; while : > f$i; do i=$((i + 1)); done; echo $i";
-    let code = code.replace(": > f$i", "(: > f$i) 2> /dev/null");
-    let Some(outcome) = run(limits, &["sh", "-c", &code], &["d"]) else { return };
-    let text = outcome.stdout.text();
-    let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
-    assert!(numbers[0] <= 8 << 20 && numbers[1] <= 208, "{numbers:?}");
-}
-
-#[test]
-fn deep_folders_leave_nothing_behind() {
-    let code = "my $n = 0; $n++ while mkdir 'dddddddddd' and chdir 'dddddddddd'; print $n";
-    let Some(outcome) = perl(code) else { return };
-    let depth: u32 = outcome.stdout.text().parse().unwrap();
-    assert!((500..=Limits::USUAL.files + 8).contains(&depth), "{depth}");
-}
+// What comes back.
 
 #[test]
 fn what_is_no_file_is_not_waited_for() {
@@ -503,7 +389,7 @@ fn without_a_wall_nothing_runs() {
     match Sandbox::new(helper, roomy()) {
         Err(SandboxError::Wall { wall: Wall::Identity, .. }) => {}
         // Where not even `unshare` gets a user namespace, it ends without a report.
-        Err(SandboxError::Lost { .. }) if walls(roomy()).is_none() => {}
+        Err(SandboxError::Lost { .. }) if kernel_forbids() => {}
         other => panic!("{other:?}"),
     }
 }
@@ -522,7 +408,7 @@ fn without_user_namespaces_nothing_runs() {
     let arguments = ["-c", &script, "sh"].map(Into::into).to_vec();
     match Sandbox::new(Helper { program: "/bin/sh".into(), arguments }, roomy()) {
         Err(SandboxError::Wall { wall: Wall::Users, .. }) => {}
-        Err(SandboxError::Lost { .. }) if walls(roomy()).is_none() => {}
+        Err(SandboxError::Lost { .. }) if kernel_forbids() => {}
         other => panic!("{other:?}"),
     }
 }

@@ -1,5 +1,6 @@
 //! What a run is: one file of settings, strict, with every number in the open.
 
+use crate::distill::DistillConfig;
 use crate::dpo::DpoConfig;
 use crate::error::TrainError;
 use crate::grpo::GrpoConfig;
@@ -56,6 +57,9 @@ pub struct RunConfig {
     /// Of `reward`: its loss, and which pairs it learns from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardConfig>,
+    /// Of `distill`: its teacher and its loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill: Option<DistillConfig>,
     /// Of stages that learn from answers of their own: how these are given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutConfig>,
@@ -414,7 +418,7 @@ pub struct NeedleConfig {
 }
 
 /// Keys that a file may have and a preset need not.
-const OPTIONAL: [&str; 12] = [
+const OPTIONAL: [&str; 14] = [
     "model.init",
     "model.init_rope_theta",
     "model.lora",
@@ -426,6 +430,8 @@ const OPTIONAL: [&str; 12] = [
     "chat.shape",
     "chat.date",
     "dpo.reference",
+    "distill.sample",
+    "distill.score",
     "grpo.epsilon_high",
 ];
 
@@ -510,6 +516,7 @@ impl RunConfig {
         }
         self.model.init.iter_mut().for_each(at);
         self.dpo.iter_mut().filter_map(|dpo| dpo.reference.as_mut()).for_each(at);
+        self.distill.iter_mut().for_each(|distill| distill.relative_to(folder));
         self.judges().for_each(at);
         self.data.shards.iter_mut().for_each(at);
         self.data.input.iter_mut().for_each(at);

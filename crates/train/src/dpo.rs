@@ -17,7 +17,7 @@ use crate::pretrain::pretrain;
 use crate::reference::{Ask, Reference};
 use crate::step::{Micro, Packed, PackedRows};
 use crate::trainer::{Event, Trainer};
-use crate::{grpo, reward, sft};
+use crate::{distill, grpo, reward, sft};
 use herd_data::dialogue::{Compare, Counting, Strength};
 use herd_data::validation::bits_per_byte;
 use herd_data::{Batch, Corpus, Span};
@@ -92,10 +92,10 @@ pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, Tr
     sft::read_over(path, overrides, |base| RunConfig { dpo: Some(DpoConfig::LLAMA), ..base }, check)
 }
 
-/// The settings of a run over dialogues or, where they have a `[dpo]` or a `[reward]`, over preferences; with a `[grpo]`,
-/// over prompts.
+/// The settings of a run over dialogues or, where they have a `[dpo]` or a `[reward]`, over preferences; a `[distill]` has
+/// a teacher; with a `[grpo]`, over prompts.
 ///
-/// Errors: those of [`sft::read`], [`read`], [`reward::read`] or [`grpo::read`].
+/// Errors: those of [`sft::read`], [`read`], [`reward::read`], [`distill::read`] or [`grpo::read`].
 pub fn read_either(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, TrainError> {
     let unknown = |error: &TrainError, name: &str| match error {
         TrainError::InFile { source, .. } => {
@@ -106,6 +106,7 @@ pub fn read_either(path: &Path, overrides: &[(String, String)]) -> Result<RunCon
     match sft::read(path, overrides) {
         Err(error) if unknown(&error, "dpo") => read(path, overrides),
         Err(error) if unknown(&error, "reward") => reward::read(path, overrides),
+        Err(error) if unknown(&error, "distill") => distill::read(path, overrides),
         Err(error) if unknown(&error, "grpo") => grpo::read(path, overrides),
         config => config,
     }
@@ -464,7 +465,7 @@ impl Dpo {
         let Measured { loss, bpb } = all.measured(bytes_in_all);
         let preferences = Some(all.preferences());
         let (step, bpb) = (run.step(), Some(bpb));
-        Ok(Some(Line::Validation { step, loss, bpb, by_source, preferences }))
+        Ok(Some(Line::Validation { step, loss, bpb, by_source, preferences, taught: None }))
     }
 }
 

@@ -69,6 +69,12 @@ pub enum TrainError {
     #[error("no reward: {error}")]
     Score { error: String },
 
+    #[error("the writer gave no answer")]
+    Writer { source: Box<dyn std::error::Error + Send + Sync> },
+
+    #[error("no prompt `{step}`: {error}")]
+    Prompt { step: String, error: String },
+
     #[error("another herd is training in {}", folder.display())]
     Busy { folder: PathBuf },
 
@@ -144,7 +150,9 @@ impl TrainError {
             TrainError::Average(error) => error.hint().map(str::to_owned),
             TrainError::Io { .. } | TrainError::Toml { .. } | TrainError::Value { .. } => None,
             TrainError::Spikes { .. } | TrainError::Busy { .. } | TrainError::Sample { .. } => None,
-            TrainError::Score { .. } => None,
+            TrainError::Score { .. } | TrainError::Writer { .. } | TrainError::Prompt { .. } => {
+                None
+            }
         }
     }
 }

@@ -15,6 +15,8 @@ use herd_tensor::ops::linears_back_bytes;
 use herd_tensor::{Format, KvFormat, Weight};
 use std::path::PathBuf;
 
+mod teacher;
+
 /// Bytes by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -34,6 +36,8 @@ pub struct Plan {
     pub answers: u64,
     /// The batch, the tokenizer, the program.
     pub rest: u64,
+    /// The teacher of `distill` and what it takes: beside all else where it is live, else what it takes more, before.
+    pub teacher: u64,
     /// A checkpoint on the disk.
     pub checkpoint: u64,
     /// All that the run keeps on the disk at once, the shards left out.
@@ -51,10 +55,11 @@ impl Plan {
             + self.scratch
             + self.answers
             + self.rest
+            + self.teacher
     }
 
     /// The parts of the peak and their names.
-    pub fn parts(&self) -> [(&'static str, u64); 8] {
+    pub fn parts(&self) -> [(&'static str, u64); 9] {
         [
             ("masters", self.masters),
             ("weights", self.weights),
@@ -64,6 +69,7 @@ impl Plan {
             ("scratch", self.scratch),
             ("answers", self.answers),
             ("rest", self.rest),
+            ("teacher", self.teacher),
         ]
     }
 }
@@ -93,7 +99,7 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
     let live = run.dpo.as_ref().is_some_and(|dpo| dpo.live);
     let kept_beside = run.grpo.as_ref().is_some_and(|grpo| grpo.beta != 0.0);
     let models = if live || kept_beside { 2 } else { 1 };
-    Plan {
+    let plan = Plan {
         masters: models * 4 * params,
         weights: models * weights,
         gradients: 4 * (params + looked_up),
@@ -101,9 +107,14 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         activations: most(&|seq_len| activations(run, shape, seq_len)),
         scratch: most(&|seq_len| scratch(run, shape, seq_len, threads)),
         answers: answers(run, shape),
-        rest: PROGRAM + HEAP + TOKEN * shape.vocab as u64 + batch(&sizes) + texts(run),
+        rest: program() + HEAP + TOKEN * shape.vocab as u64 + batch(&sizes) + texts(run),
+        teacher: 0,
         checkpoint,
         disk: checkpoint * (kept + forever),
+    };
+    match &run.distill {
+        Some(distill) => teacher::beside(run, distill, shape, threads, plan),
+        None => plan,
     }
 }
 
@@ -188,12 +199,28 @@ pub fn savings(run: &RunConfig, shape: &Config, threads: usize) -> Vec<(String, 
     savings
 }
 
-/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 11.2
-/// to 11.8 MB over the runs of `scripts/check-plan.py`, as are the next two.
-const PROGRAM: u64 = 11_550_000;
+/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 0.61 to 0.69 of what
+/// is mapped of the program, in builds of 16 to 22 MB, as its file lies in the system's cache.
+fn program() -> u64 {
+    const SHARE: f64 = 0.65;
+    let mapped = mapped().unwrap_or(20_000_000); // where nothing tells, as a build of x86-64
+    (SHARE * mapped as f64) as u64
+}
 
-/// What is left when all else is taken from what a run holds: 2.6 to 6 MB, free in the allocator or
-/// read from files.
+/// Bytes that are mapped of the file of this program.
+fn mapped() -> Option<u64> {
+    let program = std::env::current_exe().ok()?;
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let of_program = maps.lines().filter(|line| line.ends_with(&*program.to_string_lossy()));
+    let bytes = |line: &str| {
+        let (from, to) = line.split_whitespace().next()?.split_once('-')?;
+        u64::from_str_radix(to, 16).ok()?.checked_sub(u64::from_str_radix(from, 16).ok()?)
+    };
+    of_program.map(bytes).sum()
+}
+
+/// What is left when all else is taken from what a run holds: 2.6 to 6 MB over the runs of
+/// `scripts/check-plan.py`, free in the allocator or read from files.
 const HEAP: u64 = 3_700_000;
 
 /// Freed after the run's own input was tokenized and kept by the allocator: 3 to 9 MB, by chance of
@@ -231,9 +258,11 @@ fn micro_tokens(run: &RunConfig, seq_len: usize) -> usize {
 /// taken, since a second one finds other buffers free than the first.
 pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
     let tokens = micro_tokens(run, seq_len);
-    let head = match (&run.reward, head_bytes(run, shape, tokens, 1)) {
+    let fused = head_bytes(run, shape, tokens, 1).is_some();
+    let head = match (&run.reward, &run.distill) {
         (Some(_), _) => Top::Scores,
-        (None, Some(_)) => Top::Fused,
+        (None, Some(distill)) => Top::Taught { fused, cooled: distill.temperature != 1.0 },
+        (None, None) if fused => Top::Fused,
         (None, None) => Top::Logits { again: run.dpo.is_some() || run.rollout.is_some() },
     };
     played(run, shape, seq_len, head, copies(run, tokens))
@@ -368,6 +397,8 @@ enum Top {
     Logits { again: bool },
     /// A number a row.
     Scores,
+    /// Some rows of its input, for what a teacher says, and their gradient where both are at a temperature.
+    Taught { fused: bool, cooled: bool },
 }
 
 /// What a block keeps for its gradient.
@@ -446,18 +477,34 @@ impl Play<'_> {
         }
         let normed = self.take(d);
         let (mut dy, last) = match self.head {
-            Top::Fused => (self.take(d), normed),
+            Top::Fused => (self.take(d), Some(normed)),
+            Top::Taught { fused, cooled } => {
+                let dy = self.take(d);
+                let rows = seq_len.min(HEAD_ROWS);
+                let x = self.take_len(rows * d);
+                if !fused {
+                    self.logits(rows);
+                }
+                let more = if cooled { Some(self.take_len(rows * d)) } else { None };
+                if cooled && !fused {
+                    self.logits(rows);
+                }
+                self.give([x]);
+                more.into_iter().for_each(|more| self.give([more]));
+                self.give([normed]);
+                (dy, None)
+            }
             Top::Logits { again } => {
                 self.logits(if again { self.tokens } else { 0 });
                 let dy = self.take(d);
                 self.logits(seq_len);
-                (dy, normed)
+                (dy, Some(normed))
             }
             Top::Scores => {
                 let (scores, dscores) = (self.take(1), self.take(1));
                 let dy = self.take(d);
                 self.give([dscores, normed]);
-                (dy, scores)
+                (dy, Some(scores))
             }
         };
         let dx = self.take(d);
@@ -474,7 +521,8 @@ impl Play<'_> {
             };
             self.backward(block, dy);
         }
-        self.give([dy, last]);
+        self.give([dy]);
+        last.into_iter().for_each(|last| self.give([last]));
     }
 
     /// Logits of so many rows, some at a time.
@@ -593,6 +641,7 @@ impl Play<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::distill::{self, DistillConfig};
     use crate::dpo::{self, DpoConfig};
     use crate::reward::{self, Prompt, RewardConfig};
     use crate::{Micro, Sums, accumulate, presets};
@@ -648,11 +697,15 @@ mod tests {
         ] {
             let objectives =
                 [(None, None), (Some(DpoConfig::LLAMA), None), (None, Some(RewardConfig::LLAMA))];
-            for (dpo, reward) in objectives {
+            let taught = |temperature| DistillConfig { temperature, k: 4, ..DistillConfig::USUAL };
+            let plain = objectives.into_iter().map(|(dpo, reward)| (dpo, reward, None));
+            let objectives = plain.chain([1.0, 2.0].map(|t| (None, None, Some(taught(t)))));
+            for (dpo, reward, distill) in objectives {
                 let mut run = presets::tiny();
                 let n = rows * seq_len;
                 (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (n, seq_len, n);
                 (run.precision.recompute, run.dpo, run.reward) = (recompute, dpo, reward);
+                run.distill = distill;
                 let head = if run.reward.is_some() { Head::Score } else { Head::Language };
                 let shape = Config { head, ..shape.clone() };
                 for format in [Format::BF16, Format::F32] {
@@ -708,6 +761,11 @@ mod tests {
             seq_len,
         };
         for _ in 0..3 {
+            if let Some(config) = &run.distill {
+                let (said, sums) = (distill::silence(n, config.k), &mut distill::Sums::default());
+                distill::accumulate(&model, &tape, &micro, said, config, 1.0, sums);
+                continue;
+            }
             match (&run.dpo, &run.reward) {
                 (None, None) => accumulate(&model, &tape, &micro, 1.0, &mut Sums::default()),
                 (_, Some(config)) => {

@@ -118,6 +118,7 @@ pub fn tiny() -> RunConfig {
         chat: None,
         dpo: None,
         reward: None,
+        distill: None,
         rollout: None,
         grpo: None,
         score: None,

@@ -3,14 +3,15 @@
 //! ```text
 //! reference.bin   HERDREFS, the hash of what it belongs to, answers of all sources (training, then validation),
 //!                 a log-probability each (f64; NaN of answers longer than a row), SHA-256 of all before
-//! reference.part  while it is made: pieces of 64 prompts, each a count, its numbers, and their SHA-256
+//! reference.part  while it is made: pieces of 64 prompts (`pieces.rs`)
 //! ```
 //!
-//! A piece that a kill cut is computed again. Numbers are little-endian.
+//! Numbers are little-endian.
 
 use crate::config::RunConfig;
 use crate::dpo::{self, Side};
 use crate::error::TrainError;
+use crate::pieces::{self, Pieces};
 use crate::policy;
 use crate::step::{Micro, Packed};
 use crate::trainer::{Event, build, replace, told};
@@ -20,8 +21,7 @@ use herd_data::{Corpus, Documents, Hash, LongDocuments, Policy, Span};
 use herd_model::Checkpoint;
 use herd_model::llama::Llama;
 use herd_tensor::{Device, Tape};
-use std::fs::{self, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +54,7 @@ pub(crate) struct Ask<'a> {
 const FILE: &str = "reference.bin";
 const PART: &str = "reference.part";
 const MAGIC: &[u8; 8] = b"HERDREFS";
+const PART_MAGIC: &[u8; 8] = b"HERDREFP";
 const HASH: usize = 32;
 /// Prompts of a piece: some seconds' work of a small model.
 const PIECE: u64 = 64;
@@ -76,13 +77,7 @@ impl Reference {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => ask.make(watch)?,
             Err(e) => return Err(TrainError::io("read", &path, e)),
         };
-        let part = ask.out.join(PART);
-        match fs::remove_file(&part) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(TrainError::io("remove", &part, e));
-            }
-            _ => {}
-        }
+        pieces::remove(&ask.out.join(PART))?;
         let mut rest = numbers.into_iter();
         let mut take = |side: &Documents| -> Vec<f64> {
             rest.by_ref().take(side.sequences_in_all() as usize).collect()
@@ -115,7 +110,7 @@ impl Reference {
 }
 
 impl Side {
-    fn of(self, corpus: &Corpus, source: usize) -> &Documents {
+    pub fn of(self, corpus: &Corpus, source: usize) -> &Documents {
         match self {
             Side::Train => &corpus.sources()[source].train,
             Side::Validation => &corpus.sources()[source].validation,
@@ -149,6 +144,12 @@ struct Piece<'a> {
     range: Range<u64>,
 }
 
+impl Piece<'_> {
+    fn answers(&self) -> usize {
+        self.range.clone().map(|d| self.documents.lengths(d).count()).sum()
+    }
+}
+
 impl Ask<'_> {
     fn reference(&self) -> Result<&PathBuf, TrainError> {
         let own = self.config.dpo.as_ref().and_then(|dpo| dpo.reference.as_ref());
@@ -178,7 +179,7 @@ impl Ask<'_> {
     }
 
     /// The longest row of the run.
-    fn seq_len(&self) -> usize {
+    pub fn seq_len(&self) -> usize {
         let batch = &self.config.batch;
         batch.ramp.iter().map(|ramp| ramp.seq_len).fold(batch.seq_len, usize::max)
     }
@@ -197,25 +198,23 @@ impl Ask<'_> {
 
     /// All numbers, those of pieces that were made before as they are; the file holds them then.
     fn make(&self, watch: &mut dyn FnMut(Event<'_>)) -> Result<Vec<f64>, TrainError> {
-        let (pieces, path) = (self.pieces(), self.out.join(PART));
-        let io = |action| {
-            let path = path.clone();
-            move |e| TrainError::io(action, &path, e)
-        };
-        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let mut file = opened.map_err(io("open"))?;
-        let belongs_to = self.belongs_to();
-        let (mut numbers, made, whole) =
-            parse_part(&fs::read(&path).map_err(io("read"))?, &pieces, belongs_to);
-        file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io("write"))?;
-        if made < pieces.len() {
+        let (pieces, belongs_to) = (self.pieces(), self.belongs_to());
+        let sizes = pieces.iter().map(|piece| 8 * piece.answers());
+        let mut part = Pieces::begin(&self.out.join(PART), PART_MAGIC, belongs_to, sizes)?;
+        let mut numbers = Vec::new();
+        for (number, piece) in pieces.iter().take(part.made()).enumerate() {
+            let mut bytes = vec![0; 8 * piece.answers()];
+            part.read(number, 0, &mut bytes)?;
+            numbers.extend(numbers_of(&bytes));
+        }
+        if part.made() < pieces.len() {
             let live = self.live()?;
             let all = pieces.iter().map(|piece| piece.range.end - piece.range.start).sum();
             let mut done = 0;
             for (number, piece) in pieces.iter().enumerate() {
-                if number >= made {
+                if number >= part.made() {
                     let said = self.say(&live, piece)?;
-                    file.write_all(&piece_bytes(&said, number, belongs_to)).map_err(io("write"))?;
+                    part.add(&said.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())?;
                     numbers.extend(said);
                 }
                 done += piece.range.end - piece.range.start;
@@ -272,31 +271,4 @@ fn parse(bytes: &[u8], ask: &Ask<'_>) -> Option<Vec<f64>> {
     let wanted: u64 = sides.map(Documents::sequences_in_all).sum();
     let right = u64::from_le_bytes(*count) == wanted && rest.len() as u64 == 8 * wanted;
     (right && Hash::of(said).0 == *hash).then(|| numbers_of(rest))
-}
-
-/// A piece as it stands in the file of pieces.
-fn piece_bytes(numbers: &[f64], number: usize, belongs_to: Hash) -> Vec<u8> {
-    let mut bytes = (numbers.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
-    let hash = Hash::of(&[&belongs_to.0[..], &number.to_le_bytes(), &bytes].concat());
-    bytes.extend(hash.0);
-    bytes
-}
-
-/// The numbers of the pieces that are whole, how many these are, and their bytes.
-fn parse_part(bytes: &[u8], pieces: &[Piece<'_>], belongs_to: Hash) -> (Vec<f64>, usize, u64) {
-    let (mut numbers, mut at) = (Vec::new(), 0);
-    for (number, piece) in pieces.iter().enumerate() {
-        let documents = piece.range.clone();
-        let count = documents.map(|d| piece.documents.lengths(d).count()).sum::<usize>();
-        let end = at + 8 + 8 * count + HASH;
-        let Some(found) = bytes.get(at..end) else { return (numbers, number, at as u64) };
-        let said = numbers_of(&found[8..8 + 8 * count]);
-        if piece_bytes(&said, number, belongs_to) != found {
-            return (numbers, number, at as u64);
-        }
-        numbers.extend(said);
-        at = end;
-    }
-    (numbers, pieces.len(), at as u64)
 }

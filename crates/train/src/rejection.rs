@@ -20,12 +20,18 @@ pub(crate) mod spoken;
 mod summary;
 
 pub use answer::ends_with;
+pub(crate) use answer::{last_number, near};
 pub use config::{
     Against, BestConfig, Draw, LongPrompt, PairsConfig, RejectionConfig, SampleConfig, Share,
     Temperature, Unfinished,
 };
+pub(crate) use file::Rows;
 pub use file::SampleRow;
+pub use prompts::asked;
+pub(crate) use prompts::hash as hash_input;
+pub(crate) use score::field_text;
 pub use score::{Form, Judge, ScoreConfig};
+pub(crate) use summary::least;
 pub use summary::{Summary, Work, best_of};
 
 use crate::error::TrainError;
@@ -97,15 +103,17 @@ pub fn sample(
     let Inputs { config, base, out, policies, rewards, stop } = inputs;
     let input: Vec<PathBuf> = config.input.iter().map(|path| base.join(path)).collect();
     let hashes: Vec<String> = rewards.iter().map(|(hash, _)| hash.to_string()).collect();
-    keep_settings(&beside(out, "config.toml"), &told(config, &policies, &hashes, &input)?, out)?;
+    let settings = beside(out, "config.toml");
+    let mut file = Samples::take(out, &settings)?;
+    keep_settings(&settings, &told(config, &policies, &hashes, &input)?, out)?;
     let judges = Judges::open(&config.score, rewards.into_iter().map(|(_, model)| model))?;
     let mut summary = Summary::default();
-    let (mut file, places) = Samples::open(out, config.answers(), |rows| summary.add(rows))?;
+    let places = file.resume(config.answers(), |rows| summary.add(rows))?;
     let prompts = Prompts::open(&input, &config.chat, &config.score)?;
     let mut run = Run { config, judges, prompts, places, desks: desks(policies), next_serial: 0 };
     let mut under_way: VecDeque<Question> = VecDeque::new();
     loop {
-        while run.has_room() {
+        while run.has_room(under_way.len()) {
             let Some(question) = run.ask()? else { break };
             under_way.push_back(question);
         }
@@ -131,7 +139,7 @@ pub fn sample(
 }
 
 /// `SAMPLES.ending` for `SAMPLES.jsonl`.
-fn beside(out: &Path, ending: &str) -> PathBuf {
+pub(crate) fn beside(out: &Path, ending: &str) -> PathBuf {
     out.with_extension(ending)
 }
 
@@ -146,9 +154,12 @@ fn told(
     config.sample.parallel = 1; // it changes no bit
     let class = policies.first().map_or("", |policy| policy.model.device().class().name());
     let hashes: Vec<String> = policies.iter().map(|policy| policy.hash.to_string()).collect();
+    let manners: Vec<String> = policies.iter().map(Policy::manners).collect();
     let input = prompts::hash(input)?;
     let text = config.write();
-    let begun = format!("class = {class:?}\ninput = \"{input}\"\npolicies = {hashes:?}\n");
+    let begun = format!(
+        "class = {class:?}\ninput = \"{input}\"\npolicies = {hashes:?}\nmanners = {manners:?}\n"
+    );
     Ok(format!("{text}\n[begun]\n{begun}rewards = {rewards:?}\n"))
 }
 
@@ -199,9 +210,12 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Whether a desk will soon be idle: then other prompts fill the places of answers that have ended.
-    fn has_room(&self) -> bool {
-        self.desks.iter().any(|desk| desk.takes.len() < 2 * desk.policy.limits.parallel)
+    /// Whether a desk will soon be idle, with so many questions under way: then other prompts fill the places of answers
+    /// that have ended. A slow desk lets a fast one run ahead so far and no farther.
+    fn has_room(&self, under_way: usize) -> bool {
+        let parallel = |desk: &Desk| desk.policy.limits.parallel;
+        let most = 8 * self.desks.iter().map(parallel).max().unwrap_or(1);
+        under_way < most && self.desks.iter().any(|desk| desk.takes.len() < 2 * parallel(desk))
     }
 
     /// Asks the next prompt whose answers are not in the file yet.
@@ -411,6 +425,14 @@ fn draw_temperature(sample: &SampleConfig, seed: u64, i: usize) -> f32 {
 }
 
 impl Policy {
+    /// The hash of all that its answers depend on beside its weights.
+    fn manners(&self) -> String {
+        let Policy { model, tokenizer, chat, stops, .. } = self;
+        let (words, lessons) = (Hash::of_tokenizer(tokenizer), chat.lessons());
+        let text = format!("{:?} {words} {lessons:?} {stops:?}", model.config());
+        Hash::of(text.as_bytes()).to_string()
+    }
+
     /// The ids of the prompt for an answer.
     fn render(&self, prompt: &Prompt, system: Option<&str>) -> Result<Vec<u32>, herd_data::Fault> {
         prompt.render(&self.chat, &self.tokenizer, system)

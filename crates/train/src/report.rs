@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use self::chart::{Chart, Curve, Scale, Stroke};
+use crate::distill::Learnt;
 use crate::dpo::Preferences;
 use crate::paired::share;
 use crate::rollout::Evaluation;
@@ -117,9 +118,9 @@ fn window(points: usize) -> usize {
 fn is_noisy(metric: Metric) -> bool {
     match metric {
         Metric::Loss | Metric::GradNorm | Metric::TokS => true,
-        Metric::Margin | Metric::Accuracy => true,
-        Metric::ValidationMargin | Metric::ValidationAccuracy => false,
-        Metric::Reward | Metric::Kl | Metric::AnswerTokens => true,
+        Metric::Margin | Metric::Accuracy | Metric::Kl => true,
+        Metric::ValidationMargin | Metric::ValidationAccuracy | Metric::ValidationKl => false,
+        Metric::Reward | Metric::AnswerTokens => true,
         Metric::EvalReward => false,
         Metric::Mfu | Metric::StepS | Metric::DataWaitS => true,
         Metric::ValidationLoss | Metric::Bpb | Metric::Lr => false,
@@ -145,9 +146,10 @@ fn title(metric: Metric) -> &'static str {
         Metric::Accuracy => "share of pairs that are right",
         Metric::ValidationMargin => "validation, margin of rewards",
         Metric::ValidationAccuracy => "validation, share of pairs that are right",
+        Metric::Kl => "divergence from the teacher, or from the first policy, nats a token",
+        Metric::ValidationKl => "validation, divergence from the teacher",
         Metric::Reward => "mean reward",
         Metric::EvalReward => "mean reward of held-out prompts",
-        Metric::Kl => "divergence from the first policy, nats a token",
         Metric::AnswerTokens => "tokens an answer",
     }
 }
@@ -162,6 +164,7 @@ fn figures(run: &Run) -> Vec<(String, String)> {
         Metric::Bpb,
         Metric::ValidationMargin,
         Metric::ValidationAccuracy,
+        Metric::ValidationKl,
         Metric::Lr,
         Metric::GradNorm,
         Metric::TokS,
@@ -199,6 +202,13 @@ fn table(page: &mut String, run: &Run) {
             format!("{:.1} % right{likely}, margin {:.4}", 100.0 * pairs.accuracy, pairs.margin)
         };
         row("held-out pairs, first and last", format!("{}; {}", told(first), told(last)));
+    }
+    let taught = |v: Option<&Validation>| v.and_then(|v| v.taught);
+    if let (Some(first), Some(last)) =
+        (taught(run.validations.first()), taught(run.validations.last()))
+    {
+        let told = |of: Learnt| format!("cross-entropy {:.4}, divergence {:.4}", of.ce, of.kl);
+        row("held out, first and last", format!("{}; {}", told(first), told(last)));
     }
     for (name, text) in rewarded(run) {
         row(name, text);
@@ -420,8 +430,9 @@ mod tests {
         for step in 1..=100u64 {
             let loss = 2.0 + 8.0 * (-(step as f64) / 20.0).exp();
             let (tokens, grad_norm, lr, seq_len) = (step * 4096, 10.0 / step as f64, 1e-3, 256);
-            let (preferences, moved) = (None, None);
-            let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, moved };
+            let (preferences, taught, moved) = (None, None, None);
+            let line =
+                StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught, moved };
             metrics += &text(Line::Step(line));
             let (tok_s, mfu, step_s, data_wait_s) = (5000.0, 0.25, 0.8, 0.01);
             let (peak_bytes, eta_s) = (300 << 20, 80.0);
@@ -430,7 +441,8 @@ mod tests {
             if step % 50 == 0 {
                 let by_source = [("books".to_owned(), Measured { loss, bpb: loss / 2.0 })].into();
                 let bpb = loss / 2.0;
-                let line = Line::Validation { step, loss, bpb: Some(bpb), by_source, preferences };
+                let line =
+                    Line::Validation { step, loss, bpb: Some(bpb), by_source, preferences, taught };
                 metrics += &text(line);
                 let (prompt, wrote) = ("Once".to_owned(), format!(" ```upon\u{1b}[2J {step}"));
                 metrics += &text(Line::Sample { step, prompt, text: wrote });

@@ -337,7 +337,7 @@ impl RewardConfig {
         }
         let (step, loss) = (run.step(), sums.loss());
         let (by_source, preferences) = (BTreeMap::new(), Some(sums.preferences()));
-        let line = Line::Validation { step, loss, bpb: None, by_source, preferences };
+        let line = Line::Validation { step, loss, bpb: None, by_source, preferences, taught: None };
         Ok((sums.pairs > 0).then_some(line))
     }
 }

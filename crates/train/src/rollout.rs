@@ -329,7 +329,7 @@ impl Rollouts {
         let names: Vec<&str> = config.iter().map(|score| score.name.as_str()).collect();
         fill(&names, &mut rows);
         for row in &mut rows {
-            row.reward = score::total(config, &row.scores);
+            row.reward = score::total(config, &row.scores).expect("every score was filled in");
         }
         Ok(rows)
     }

@@ -12,13 +12,13 @@ mod annotators;
 mod config;
 mod stages;
 
-pub use annotators::{Judged, Pair, Quality, Vote, judge, pairs, simulated};
+pub use annotators::{Judged, Pair, Quality, Shown, Vote, judge, pairs, simulated};
 pub use config::{Annotator, By, CollectConfig, GateConfig, RoundConfig, StageTables, Start};
-pub use stages::{Beginning, Settings, preferences};
+pub use stages::{Beginning, Settings, preferences, seed};
 
 use crate::error::TrainError;
 use crate::paired::Gain;
-use crate::rejection::SampleRow;
+use crate::rejection::{SampleRow, least};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -63,7 +63,8 @@ pub fn rows(path: &Path) -> Result<Vec<SampleRow>, TrainError> {
     text.lines().enumerate().map(row).collect()
 }
 
-/// What two policies scored on the same prompts, and the hashes of their weights: of each prompt the mean over its answers.
+/// What two policies scored on the same prompts, and the hashes of their weights: of each prompt the mean over its answers. An
+/// answer that a judge could not read is worth the least of its prompt's, so that silence is no gain.
 ///
 /// Errors: the rows are not of both.
 pub fn compared(
@@ -73,12 +74,15 @@ pub fn compared(
 ) -> Result<(Gain, [String; 2]), TrainError> {
     let mut of: BTreeMap<(&str, u64), [(f64, f64); 2]> = BTreeMap::new();
     let mut hashes = [String::new(), String::new()];
-    for row in rows {
-        for (side, policy) in [before, after].into_iter().enumerate() {
-            if row.policy == policy {
-                let (sum, count) = &mut of.entry((&row.file, row.row)).or_default()[side];
-                (*sum, *count) = (*sum + row.total, *count + 1.0);
-                hashes[side].clone_from(&row.policy_hash);
+    for group in rows.chunk_by(SampleRow::same_prompt) {
+        let least = least(group).unwrap_or(0.0);
+        for row in group {
+            for (side, policy) in [before, after].into_iter().enumerate() {
+                if row.policy == policy {
+                    let (sum, count) = &mut of.entry((&row.file, row.row)).or_default()[side];
+                    (*sum, *count) = (*sum + row.total.unwrap_or(least), *count + 1.0);
+                    hashes[side].clone_from(&row.policy_hash);
+                }
             }
         }
     }
@@ -107,9 +111,8 @@ mod tests {
         assert!(passes(&gain(1.0, 0.9, -0.5, 0.3), -0.2));
     }
 
-    #[test]
-    fn one_held_prompt_decides_nothing() {
-        let row = |policy: &str, row: u64, total: f64| SampleRow {
+    fn sample(policy: &str, row: u64, total: Option<f64>) -> SampleRow {
+        SampleRow {
             prompt: String::new(),
             file: "held".into(),
             row,
@@ -130,13 +133,23 @@ mod tests {
             total,
             rejected: None,
             chosen: false,
-        };
+        }
+    }
+
+    #[test]
+    fn one_held_prompt_decides_nothing() {
+        let row = |policy: &str, row: u64, total: f64| sample(policy, row, Some(total));
         let mut rows = vec![row("old", 1, 0.0), row("new", 1, 1.0)];
         let error = compared(&rows, "old", "new").unwrap_err().to_string();
         assert!(error.contains("1 prompts"), "{error}");
         rows.extend([row("old", 2, 0.5), row("new", 2, 1.0)]);
         let (gain, hashes) = compared(&rows, "old", "new").unwrap();
         assert_eq!((gain.before, gain.after, gain.of), (0.25, 1.0, 2));
+        // Who says nothing where rewards are below zero gains nothing.
+        rows.extend([row("old", 3, -2.0), sample("new", 3, None)]);
+        let (gain, _) = compared(&rows, "old", "new").unwrap();
+        assert_eq!((gain.before, gain.after), (-0.5, 0.0));
+        rows.truncate(4);
         assert_eq!(hashes, ["hash of old", "hash of new"]);
         // A policy that did not answer one of them.
         rows.pop();

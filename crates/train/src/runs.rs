@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use herd_tensor::files::FileError;
 
+use crate::distill::Learnt;
 use crate::dpo::Preferences;
 use crate::metrics::{Line, Measured, StepLine};
 use crate::rollout::{Evaluation, Generation};
@@ -123,6 +124,8 @@ pub struct Validation {
     pub by_source: BTreeMap<String, Measured>,
     /// Of `dpo` and `reward`: what was met of pairs.
     pub preferences: Option<Preferences>,
+    /// Of `distill`: the parts of the loss.
+    pub taught: Option<Learnt>,
 }
 
 /// A text that the model wrote.
@@ -222,13 +225,14 @@ impl Run {
                 }
                 self.steps.push(step);
             }
-            Line::Validation { step, loss, bpb, by_source, preferences } => {
+            Line::Validation { step, loss, bpb, by_source, preferences, taught } => {
                 let bpb = bpb.unwrap_or(f64::NAN);
-                self.validations.push(Validation { step, loss, bpb, by_source, preferences });
+                let line = Validation { step, loss, bpb, by_source, preferences, taught };
+                self.validations.push(line);
             }
             Line::Average { step, of: _, loss, bpb, by_source } => {
-                let preferences = None;
-                self.average = Some(Validation { step, loss, bpb, by_source, preferences });
+                let (preferences, taught) = (None, None);
+                self.average = Some(Validation { step, loss, bpb, by_source, preferences, taught });
             }
             Line::Rollouts(met) => self.generations.push(met),
             Line::Evaluation(met) => self.evaluations.push(met),
@@ -292,12 +296,16 @@ impl Run {
             Metric::ValidationAccuracy => {
                 validations(|v| v.preferences.map_or(f64::NAN, |pairs| pairs.accuracy))
             }
+            Metric::Kl => steps(|s| {
+                let moved = s.moved.and_then(|moved| moved.kl);
+                s.taught.map(|taught| taught.kl).or(moved).unwrap_or(f64::NAN)
+            }),
+            Metric::ValidationKl => validations(|v| v.taught.map_or(f64::NAN, |taught| taught.kl)),
             Metric::Reward => generations(|met| met.reward),
             Metric::AnswerTokens => generations(|met| met.mean_length),
             Metric::EvalReward => {
                 self.evaluations.iter().map(|met| (met.step as f64, met.eval_reward)).collect()
             }
-            Metric::Kl => steps(|s| s.moved.and_then(|moved| moved.kl).unwrap_or(f64::NAN)),
             Metric::ValidationLoss => validations(|v| v.loss),
             Metric::Bpb => validations(|v| v.bpb),
             Metric::TokS => speed(|s| s.tok_s),
@@ -331,15 +339,16 @@ pub enum Metric {
     Accuracy,
     ValidationMargin,
     ValidationAccuracy,
+    Kl,
+    ValidationKl,
     Reward,
     EvalReward,
-    Kl,
     AnswerTokens,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 20] = [
+    pub const ALL: [Metric; 21] = [
         Metric::Loss,
         Metric::ValidationLoss,
         Metric::Bpb,
@@ -356,9 +365,10 @@ impl Metric {
         Metric::Accuracy,
         Metric::ValidationMargin,
         Metric::ValidationAccuracy,
+        Metric::Kl,
+        Metric::ValidationKl,
         Metric::Reward,
         Metric::EvalReward,
-        Metric::Kl,
         Metric::AnswerTokens,
     ];
 
@@ -381,9 +391,10 @@ impl Metric {
             Metric::Accuracy => "accuracy",
             Metric::ValidationMargin => "validation_margin",
             Metric::ValidationAccuracy => "validation_accuracy",
+            Metric::Kl => "kl",
+            Metric::ValidationKl => "validation_kl",
             Metric::Reward => "reward",
             Metric::EvalReward => "eval_reward",
-            Metric::Kl => "kl",
             Metric::AnswerTokens => "answer_tokens",
         }
     }
@@ -486,6 +497,7 @@ mod tests {
             lr,
             seq_len,
             preferences: None,
+            taught: None,
             moved: None,
         })
     }

@@ -58,7 +58,8 @@ pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
     };
     config.judges().for_each(retell);
     let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
-    config.model.init.as_mut().into_iter().chain(reference).for_each(retell);
+    let teacher = config.distill.as_mut().map(|distill| &mut distill.teacher);
+    config.model.init.as_mut().into_iter().chain(reference).chain(teacher).for_each(retell);
     config
 }
 

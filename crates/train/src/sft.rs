@@ -27,14 +27,14 @@ pub(crate) fn read_over(
     checked.map_err(|e| TrainError::InFile { path: path.into(), source: Box::new(e) })
 }
 
-fn base(preset: RunConfig) -> RunConfig {
+pub(crate) fn base(preset: RunConfig) -> RunConfig {
     let optim = OptimConfig { lr: 1e-5, ..preset.optim };
     let data = DataConfig { packing: Packing::Whole, long: Long::Refuse, ..preset.data };
     let (tokenizer, chat) = (PathBuf::new(), Some(ChatConfig::default()));
     RunConfig { tokenizer, optim, data, chat, ..preset }
 }
 
-fn resolved(mut config: RunConfig) -> Result<RunConfig, TrainError> {
+pub(crate) fn resolved(mut config: RunConfig) -> Result<RunConfig, TrainError> {
     let Some(init) = &config.model.init else {
         return Err(TrainError::no("model.init", "nothing", "the checkpoint to fine-tune"));
     };

@@ -4,9 +4,11 @@ use crate::config::{Long, Packing, RunConfig};
 use crate::error::TrainError;
 use crate::words::{Chat, Words};
 use herd_data::{
-    Check, Corpus, Documents, Ends, Hash, LoaderConfig, MixSource, Mixture, Phase, Policy, Ramp,
+    Check, Corpus, Cursor, Documents, Ends, Hash, Loader, LoaderConfig, MixSource, Mixture, Phase,
+    Policy, Ramp,
 };
 use std::path::Path;
+use std::sync::Arc;
 
 /// The shards of a run, which must be of its tokenizer and lessons.
 pub(crate) fn open_corpus(
@@ -47,8 +49,22 @@ fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize) -> Result<(), TrainE
     Err(TrainError::Long { path, row: row.row, tokens, places, others: long - 1 })
 }
 
-/// How the shards of a run become batches.
-pub(crate) fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderConfig {
+/// The batches of a run, from its first on or from `cursor`.
+pub(crate) fn loader(
+    config: &RunConfig,
+    corpus: &Arc<Corpus>,
+    words: &Words,
+    cursor: Option<Cursor>,
+) -> Result<Loader, TrainError> {
+    let (form, seed) = (loader_config(config, corpus, words), config.seed);
+    Ok(match cursor {
+        None => Loader::new(Arc::clone(corpus), form, seed)?,
+        Some(cursor) => Loader::at(Arc::clone(corpus), form, seed, cursor)?,
+    })
+}
+
+/// Which documents rows are drawn from, how these are packed, and how many make a batch.
+fn loader_config(config: &RunConfig, corpus: &Corpus, words: &Words) -> LoaderConfig {
     let mixture = |mix: &std::collections::BTreeMap<String, f64>| match mix.is_empty() {
         true => {
             let mut natural = Mixture::natural(corpus);

@@ -1,6 +1,7 @@
 //! A run under way: its model, its data, its folder, and the parts of a step that all stages share.
 
 use crate::config::{Precision, RunConfig, SpikePolicy};
+use crate::distill::{Distill, Learnt};
 use crate::dpo::{Dpo, Preferences};
 use crate::error::TrainError;
 use crate::extend_context::Verdict;
@@ -12,7 +13,7 @@ use crate::reward::{FirstHead, RewardConfig, RewardModel};
 use crate::rollout::{Opening, Player, Rollouts};
 pub use crate::settings::keep_settings;
 pub(crate) use crate::settings::{keep_config, replace, take_lock, told};
-use crate::shards::{loader_config, open_corpus};
+use crate::shards::{loader, open_corpus};
 use crate::spikes::Spike;
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Packed, Sums, accumulate};
@@ -44,6 +45,13 @@ pub enum Event<'a> {
     },
     /// The reference of `dpo` has read some of all prompts.
     Reference {
+        /// So many.
+        done: u64,
+        /// Of so many.
+        all: u64,
+    },
+    /// The teacher of `distill` has read some of all targets.
+    Teacher {
         /// So many.
         done: u64,
         /// Of so many.
@@ -109,8 +117,37 @@ pub(crate) enum Objective {
     Pairs(Dpo),
     /// The same, by their rewards.
     Rewards(RewardConfig),
+    /// Tokens that follow, and what a teacher says of them.
+    Taught(Box<Distill>),
     /// Its own answers to prompts, by what they are worth.
     Rollouts(Box<Rollouts>),
+}
+
+impl Objective {
+    /// That of a run over shards.
+    ///
+    /// Errors: what it is measured by cannot be opened or made.
+    fn over_shards(
+        ask: &Ask<'_>,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Objective, TrainError> {
+        if let Some(reward) = &ask.config.reward {
+            return Ok(Objective::Rewards(reward.clone()));
+        }
+        if let Some(dpo) = Dpo::open(ask, watch)? {
+            return Ok(Objective::Pairs(dpo));
+        }
+        let distill = Distill::open(ask, watch)?;
+        Ok(distill.map_or(Objective::Tokens, |distill| Objective::Taught(Box::new(distill))))
+    }
+
+    /// That of a run over prompts, taken up where `saved` has it.
+    ///
+    /// Errors: those of [`Rollouts::open`].
+    fn over_prompts(opening: &Opening<'_>, saved: &Progress) -> Result<Objective, TrainError> {
+        let rollouts = Rollouts::open(opening, saved.rollouts.as_ref())?;
+        Ok(Objective::Rollouts(Box::new(rollouts)))
+    }
 }
 
 /// What is known of a batch once the gradient of its loss is summed.
@@ -122,6 +159,8 @@ pub struct Gradient {
     pub norm: f64,
     /// What was met of pairs.
     pub preferences: Option<Preferences>,
+    /// The parts of what a teacher's loss is made of.
+    pub taught: Option<Learnt>,
     /// What was met of the tokens of a policy's answers.
     pub moved: Option<Moved>,
 }
@@ -142,13 +181,15 @@ impl<'a> Trainer<'a> {
         fs::create_dir_all(out).map_err(|e| TrainError::io("make", out, e))?;
         let lock = take_lock(out)?;
         keep_config(&config, out)?;
-        let corpus = match config.rollout {
-            None => Some(Arc::new(open_corpus(&config, &words, shards)?)),
+        // What a reference or a teacher says is made before the model takes its memory.
+        let read = match config.rollout {
+            None => {
+                let corpus = &Arc::new(open_corpus(&config, &words, shards)?);
+                let ask = Ask { config: &config, words: &words, corpus, device, out, stop };
+                Some((Arc::clone(corpus), Objective::over_shards(&ask, watch)?))
+            }
             Some(_) => None,
         };
-        let ask = |corpus| Ask { config: &config, words: &words, corpus, device, out, stop };
-        let dpo =
-            corpus.as_ref().map(|corpus| Dpo::open(&ask(corpus), watch)).transpose()?.flatten();
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
@@ -162,18 +203,15 @@ impl<'a> Trainer<'a> {
             }
             None => Progress::NEW,
         };
-        let shards = corpus.map(|corpus| {
-            let (form, seed) = (loader_config(&config, &corpus, &words), config.seed);
-            let loader = match progress.cursor.clone() {
-                None => Loader::new(Arc::clone(&corpus), form, seed)?,
-                Some(cursor) => Loader::at(Arc::clone(&corpus), form, seed, cursor)?,
-            };
-            Ok::<_, TrainError>((corpus, loader))
-        });
-        let shards = shards.transpose()?;
-        progress.cursor = shards.as_ref().map(|(_, loader)| loader.cursor().clone());
         let opening = Opening { config: &config, words: &words, device, out, rewards: &rewards };
-        let objective = objective(&opening, dpo, &progress)?;
+        let (shards, objective) = match read {
+            Some((corpus, objective)) => {
+                let loader = loader(&config, &corpus, &words, progress.cursor.take())?;
+                progress.cursor = Some(loader.cursor().clone());
+                (Some((corpus, loader)), objective)
+            }
+            None => (None, Objective::over_prompts(&opening, &progress)?),
+        };
         let data = match (&shards, &objective) {
             (_, Objective::Rollouts(rollouts)) => rollouts.hash(),
             (Some((corpus, _)), _) => corpus.hash(),
@@ -217,7 +255,8 @@ impl<'a> Trainer<'a> {
     pub fn dropped_prompts(&self) -> Option<&std::collections::BTreeMap<String, u64>> {
         match &self.objective {
             Objective::Rollouts(rollouts) => Some(rollouts.dropped()),
-            Objective::Tokens | Objective::Pairs(_) | Objective::Rewards(_) => None,
+            Objective::Tokens | Objective::Pairs(_) => None,
+            Objective::Rewards(_) | Objective::Taught(_) => None,
         }
     }
 
@@ -243,6 +282,9 @@ impl<'a> Trainer<'a> {
         };
         if batch.as_ref().is_some_and(|batch| batch.weight_t.iter().all(|w| *w == 0.0)) {
             return Err(TrainError::NothingLearnt { step: self.progress.step + 1 });
+        }
+        if let (Objective::Taught(distill), Some(batch)) = (&mut self.objective, &batch) {
+            distill.prepare(batch)?;
         }
         (self.watch)(Event::Batch);
         Ok(batch)
@@ -271,23 +313,32 @@ impl<'a> Trainer<'a> {
     pub fn gradient(&mut self, batch: &Batch) -> Gradient {
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
         let packed = Packed::of(batch, self.config.data.document_mask);
-        let (loss, preferences, moved) = match &self.objective {
-            Objective::Tokens => (self.token_gradient(batch, &packed, rows).loss(), None, None),
+        let (mut preferences, mut taught, mut moved) = (None, None, None);
+        let loss = match &self.objective {
+            Objective::Tokens => self.token_gradient(batch, &packed, rows).loss(),
             Objective::Pairs(dpo) => {
                 let sums = dpo.gradient(self, batch, &packed, rows);
-                (sums.loss(), Some(sums.preferences()), None)
+                preferences = Some(sums.preferences());
+                sums.loss()
             }
             Objective::Rewards(reward) => {
                 let sums = reward.gradient(self, batch, &packed, rows);
-                (sums.loss(), Some(sums.preferences()), None)
+                preferences = Some(sums.preferences());
+                sums.loss()
+            }
+            Objective::Taught(distill) => {
+                let sums = distill.gradient(self, batch, &packed, rows);
+                taught = Some(sums.learnt());
+                sums.loss(&distill.config)
             }
             Objective::Rollouts(rollouts) => {
-                let (loss, moved) = rollouts.gradient(self, batch, &packed, rows);
-                (loss, None, Some(moved))
+                let (loss, met) = rollouts.gradient(self, batch, &packed, rows);
+                moved = Some(met);
+                loss
             }
         };
         let norm = self.optimizer.grad_norm(&self.model);
-        Gradient { loss, norm, preferences, moved }
+        Gradient { loss, norm, preferences, taught, moved }
     }
 
     /// The same of the tokens that follow, `rows` rows at a time.
@@ -307,9 +358,10 @@ impl<'a> Trainer<'a> {
         let Gradient { loss, norm, .. } = *gradient;
         match &self.objective {
             Objective::Rollouts(_) => self.progress.watch.judge_numbers(loss, norm),
-            Objective::Tokens | Objective::Pairs(_) | Objective::Rewards(_) => {
-                self.progress.watch.judge(loss, norm, &self.config.spikes)
-            }
+            Objective::Tokens
+            | Objective::Pairs(_)
+            | Objective::Rewards(_)
+            | Objective::Taught(_) => self.progress.watch.judge(loss, norm, &self.config.spikes),
         }
     }
 
@@ -339,7 +391,10 @@ impl<'a> Trainer<'a> {
         };
         let rows = match &self.objective {
             Objective::Rollouts(rollouts) => rollouts.origins(batch),
-            Objective::Tokens | Objective::Pairs(_) | Objective::Rewards(_) => {
+            Objective::Tokens
+            | Objective::Pairs(_)
+            | Objective::Rewards(_)
+            | Objective::Taught(_) => {
                 let rows = batch.origins(self.corpus())?;
                 rows.iter().map(|(source, row)| format!("{source} {row:?}")).collect()
             }
@@ -379,7 +434,7 @@ impl<'a> Trainer<'a> {
     /// Makes the step at the learning rate of the schedule. Panics if the gradient is no number.
     pub fn update(&mut self, gradient: &Gradient, batch: &Batch) -> Result<(), TrainError> {
         let step = self.progress.step + 1;
-        let Gradient { loss, norm: grad_norm, preferences, moved } = *gradient;
+        let Gradient { loss, norm: grad_norm, preferences, taught, moved } = *gradient;
         let lr = schedule::lr(&self.config.optim, step);
         self.optimizer.step(&self.model, lr, grad_norm);
         self.progress.step = step;
@@ -389,7 +444,8 @@ impl<'a> Trainer<'a> {
             self.progress.rollouts = Some(rollouts.place());
         }
         let (tokens, seq_len) = (self.progress.tokens, batch.seq_len);
-        let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, moved };
+        let line =
+            StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught, moved };
         self.write(&Line::Step(line))
     }
 
@@ -442,8 +498,7 @@ impl<'a> Trainer<'a> {
 
     /// The batches of the run from its first step on.
     pub(crate) fn first_loader(&self) -> Result<Loader, TrainError> {
-        let config = loader_config(&self.config, self.corpus(), &self.words);
-        Ok(Loader::new(Arc::clone(self.corpus()), config, self.config.seed)?)
+        loader(&self.config, self.corpus(), &self.words, None)
     }
 
     /// The held-out text, as each measurement reads it.
@@ -528,23 +583,6 @@ fn provenance(
         class: device.class().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
-}
-
-/// What a run learns from, taken up where `progress` has it.
-fn objective(
-    opening: &Opening<'_>,
-    dpo: Option<Dpo>,
-    progress: &Progress,
-) -> Result<Objective, TrainError> {
-    Ok(match (&opening.config.reward, dpo) {
-        _ if opening.config.rollout.is_some() => {
-            let rollouts = Rollouts::open(opening, progress.rollouts.as_ref())?;
-            Objective::Rollouts(Box::new(rollouts))
-        }
-        (Some(reward), _) => Objective::Rewards(reward.clone()),
-        (None, Some(dpo)) => Objective::Pairs(dpo),
-        (None, None) => Objective::Tokens,
-    })
 }
 
 struct SampleDue {

@@ -48,8 +48,8 @@ impl Measurement {
     pub fn line(&self, step: u64) -> Line {
         let by_source = self.by_source.iter().map(|(name, part)| (name.clone(), part.measured()));
         let Measured { loss, bpb } = self.all();
-        let (by_source, bpb, preferences) = (by_source.collect(), Some(bpb), None);
-        Line::Validation { step, loss, bpb, by_source, preferences }
+        let (by_source, bpb) = (by_source.collect(), Some(bpb));
+        Line::Validation { step, loss, bpb, by_source, preferences: None, taught: None }
     }
 }
 
@@ -63,6 +63,7 @@ pub(crate) fn line(run: &Trainer<'_>) -> Result<Option<Line>, TrainError> {
     match &run.objective {
         Objective::Pairs(dpo) => run.tape.paused(|| dpo.measure(run)),
         Objective::Rewards(reward) => run.tape.paused(|| reward.measure(run)),
+        Objective::Taught(distill) => run.tape.paused(|| distill.measure(run)),
         Objective::Rollouts(rollouts) => rollouts.measure(run.player()),
         Objective::Tokens => Ok(measure(run)?.map(|measured| measured.line(run.step()))),
     }

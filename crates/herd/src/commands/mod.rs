@@ -10,6 +10,7 @@ mod completions;
 mod convert;
 mod data;
 mod detokenize;
+mod distill;
 mod doctor;
 mod dpo;
 mod extend_context;
@@ -27,12 +28,15 @@ mod quickstart;
 mod reward;
 mod rm;
 mod round;
+mod rows;
 mod runs;
 pub mod sample;
 mod sandbox;
 pub mod score;
+mod select;
 mod sft;
 mod show;
+mod synth;
 mod tokenize;
 mod tokenizer;
 mod verify;
@@ -91,6 +95,8 @@ pub enum Command {
     Sft(sft::Flags),
     /// Teach a model which of the answers to a prompt is better
     Dpo(dpo::Flags),
+    /// Teach a model what a larger one says
+    Distill(distill::Flags),
     /// Let a model answer prompts, and teach it what its better answers did
     Grpo(grpo::Flags),
     /// Teach a model to say by a number how good an answer is
@@ -101,6 +107,10 @@ pub enum Command {
     Sample(sample::Flags),
     /// Go round: preferences, reward model, samples, fine-tuning, DPO, an average, and a gate
     Round(round::Flags),
+    /// Make rows to learn from: programs, solutions, answers, that checks let through
+    Synth(synth::Flags),
+    /// Keep the rows that are worth learning from, and say why the others are not
+    Select(select::Flags),
     /// Show dialogues as the tokens that training sees, and which of them are learnt
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
@@ -144,11 +154,14 @@ impl Command {
             Command::Average(flags) => average::run(flags, console),
             Command::Sft(flags) => sft::run(flags, console),
             Command::Dpo(flags) => dpo::run(flags, console),
+            Command::Distill(flags) => distill::run(flags, console),
             Command::Grpo(flags) => grpo::run(flags, console),
             Command::Reward(flags) => reward::run(flags, console),
             Command::Score(flags) => score::run(flags, console),
             Command::Sample(flags) => sample::run(flags, console),
             Command::Round(flags) => round::run(flags, console),
+            Command::Select(flags) => select::run(flags, console, offline),
+            Command::Synth(flags) => synth::run(flags, console, offline),
             Command::Preview(flags) => preview::run(flags, console),
             Command::Runs(flags) => runs::run(flags, console),
             Command::Sandbox(flags) => sandbox::run(flags, console),

@@ -86,6 +86,7 @@ fn settings(file: &Path, set: &[(String, String)]) -> Result<RunConfig, TrainErr
         read => return read,
     };
     match *error {
+        TrainError::Key { key, .. } if key == "distill" => herd_train::distill::read(file, set),
         TrainError::Key { key, .. }
             if ["chat", "dpo", "grpo", "reward"].contains(&key.as_str()) =>
         {

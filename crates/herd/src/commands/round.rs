@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use herd_train::rejection::asked;
 use herd_train::round::{
-    Beginning, By, Quality, RoundConfig, Settings, Verdict as Ended, Vote, compared, judge, pairs,
-    passes, preferences, rows, simulated,
+    Beginning, By, Pair, Quality, RoundConfig, Settings, Shown, Verdict as Ended, Vote, compared,
+    judge, pairs, passes, preferences, rows, seed, simulated,
 };
 use herd_train::{TrainError, keep_settings};
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
+use crate::flags;
 use crate::training::pair;
 use crate::verbs::{self, Verb, load, save, write};
 
@@ -24,8 +26,8 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// So many rounds, whatever FILE says
-    #[arg(long, value_name = "N")]
-    rounds: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = flags::range(1, 1000))]
+    rounds: Option<usize>,
     /// Override a setting: `--set gate.k=8`
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
@@ -40,7 +42,7 @@ pub struct Flags {
 /// Goes through the rounds; the answer is no where none of them passed its gate.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let config = RoundConfig::read(&flags.config, &flags.set)?;
-    let rounds = flags.rounds.unwrap_or(config.rounds);
+    let rounds = flags.rounds.map_or(config.rounds, |rounds| rounds as u64);
     fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
     // More rounds may be asked for later: how many is no setting of theirs.
     let text = config.write();
@@ -49,17 +51,25 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     keep_settings(&flags.out.join("config.toml"), &kept, &flags.out)?;
     let machine = verbs::machine(flags.threads, flags.class.as_deref());
     let mut walk = Walk { config, out: &flags.out, machine, console, policy: None, previous: None };
+    walk.expect_apart()?;
     let mut ended: Vec<Ended> = Vec::new();
-    for round in 1..=rounds {
+    // Rounds that stand there are told as well where fewer are asked for.
+    loop {
+        let round = ended.len() as u64 + 1;
+        if round > rounds && !walk.file(round).is_file() {
+            break;
+        }
         let Some(verdict) = walk.round(round)? else {
             console.note("stopped; the same command goes on");
             return Ok(Verdict::Done);
         };
         console.note(line(&verdict));
         ended.push(verdict);
+        if !walk.file(round + 1).is_file() {
+            save(&flags.out.join("rounds.json"), &ended)?;
+            write(&flags.out.join("report.md"), report(&ended).as_bytes())?;
+        }
     }
-    save(&flags.out.join("rounds.json"), &ended)?;
-    write(&flags.out.join("report.md"), report(&ended).as_bytes())?;
     if console.json {
         console.print_json(&ended)?;
     } else {
@@ -95,10 +105,29 @@ impl Walk<'_> {
         }
     }
 
+    /// How a round ended, once it has.
+    fn file(&self, round: u64) -> PathBuf {
+        self.out.join(format!("round-{round}/round.json"))
+    }
+
+    /// Errors: a prompt that decides is one of those that are learnt from.
+    fn expect_apart(&self) -> Result<(), Error> {
+        let RoundConfig { prompts, held, chat, .. } = &self.config;
+        let learnt = asked(prompts, chat)?;
+        match asked(held, chat)?.intersection(&learnt).count() {
+            0 => Ok(()),
+            both => {
+                let value = format!("{both} prompts that stand in `prompts` too");
+                let expected = "prompts that nothing learns from".to_owned();
+                Err(TrainError::Value { key: "held".into(), value, expected }.into())
+            }
+        }
+    }
+
     /// Does a round, or finds it done; `None` if it was asked to stop.
     fn round(&mut self, round: u64) -> Result<Option<Ended>, Error> {
         let folder = self.out.join(format!("round-{round}"));
-        let file = folder.join("round.json");
+        let file = self.file(round);
         let verdict = match load(&file)? {
             Some(verdict) => verdict,
             None => {
@@ -156,7 +185,7 @@ impl Walk<'_> {
             ),
             verb("sft", "sft", "sft", &of.tuned),
             verb("dpo", "dpo", "dpo", of.averaged.last().expect("a run has a last checkpoint")),
-            Verb { args: average, makes: folder.join("average") },
+            Verb::new(average, folder.join("average")),
             verb("sample", "gate", "gate.jsonl", "gate.pairs.jsonl"),
         ] {
             // An average takes no flags of the machine.
@@ -184,18 +213,19 @@ impl Walk<'_> {
     /// Pairs to votes, votes to preferences; `None` where people have not voted yet.
     #[allow(clippy::type_complexity)] // it is taken apart at once
     fn judged(&self, round: u64, folder: &Path) -> Result<Option<(Vec<Quality>, u64, u64)>, Error> {
-        let pairs =
-            pairs(&rows(&folder.join("collect.jsonl"))?, &folder.join("collect.best.jsonl"))?;
+        let seed = seed(self.config.seed, round, "annotators");
+        let answers = rows(&folder.join("collect.jsonl"))?;
+        let pairs = pairs(&answers, &folder.join("collect.best.jsonl"), seed)?;
         let votes = folder.join("votes.jsonl");
         match self.config.collect.by {
             By::Scores => {
-                let said =
-                    simulated(&self.config.collect, self.config.seed.wrapping_add(round), &pairs);
+                let said = simulated(&self.config.collect, seed, &pairs);
                 write(&votes, lines(&said).as_bytes())?;
             }
             By::People if !votes.is_file() => {
                 let file = folder.join("pairs.jsonl");
-                write(&file, lines(&pairs).as_bytes())?;
+                let shown: Vec<Shown<'_>> = pairs.iter().map(Pair::shown).collect();
+                write(&file, lines(&shown).as_bytes())?;
                 self.console.note(format!(
                     "judge {}: write {} with lines as {{\"pair\": 0, \"annotator\": \"NAME\", \"better\": 0}}, better 0 or 1",
                     file.display(),
@@ -213,7 +243,7 @@ impl Walk<'_> {
         };
         let said: Vec<Vote> = text.lines().enumerate().map(vote).collect::<Result<_, _>>()?;
         let judged = judge(&pairs, &said)?;
-        write(&folder.join(preferences(round)), lines(&judged.rows).as_bytes())?;
+        self.keep(&folder.join(preferences(round)), &lines(&judged.rows))?;
         for silent in judged.annotators.iter().filter(|a| !a.heard) {
             self.console.note(format!(
                 "          {} is against the others ({} of {} votes agree) and is not heard",
@@ -230,6 +260,20 @@ impl Walk<'_> {
             .into());
         }
         Ok(Some((judged.annotators, pairs.len() as u64, judged.rows.len() as u64)))
+    }
+
+    /// Writes preferences, which stay what they are once something may have learnt from them.
+    fn keep(&self, path: &Path, text: &str) -> Result<(), Error> {
+        match fs::read_to_string(path) {
+            Ok(was) if was != text => {
+                let value = "other votes than those that the round began with".to_owned();
+                let expected = format!("the same votes, or no {}", path.display());
+                Err(TrainError::Value { key: "votes.jsonl".into(), value, expected }.into())
+            }
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => write(path, text.as_bytes()),
+            Err(e) => Err(Error::io("read", path)(e)),
+        }
     }
 }
 

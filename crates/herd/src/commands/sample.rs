@@ -116,14 +116,17 @@ fn policies(
     }
     let told = sample.policies.iter().map(|path| path.display().to_string());
     let both = checkpoints.iter().zip(told);
-    both.map(|(checkpoint, path)| policy(checkpoint, path, config, limits(parallel), device))
+    both.map(|(checkpoint, path)| policy(checkpoint, path, &config.chat, limits(parallel), device))
         .collect()
 }
 
-fn policy(
+/// A checkpoint that answers, under these limits.
+///
+/// Errors: its context is shorter, nothing says how it chats, or it cannot be read.
+pub fn policy(
     checkpoint: &Checkpoint,
     path: String,
-    config: &RejectionConfig,
+    chat: &ChatConfig,
     limits: Limits,
     device: &Device,
 ) -> Result<Policy, Error> {
@@ -134,12 +137,12 @@ fn policy(
         return Err(Error::Value { what: "sample.context", got, expected });
     }
     let about = About::read(checkpoint)?;
-    let format = about.chat_format(config.chat.template.as_deref())?;
-    let today = config.chat.date.as_deref().map(flags::day).transpose()?;
+    let format = about.chat_format(chat.template.as_deref())?;
+    let today = chat.date.as_deref().map(flags::day).transpose()?;
     let stops = about.stop_ids(Some(&format));
     let hash = weights_hash(checkpoint)?;
     let model = Arc::new(Llama::load(checkpoint, device, limits.context)?);
-    let chat = Chat { format, today, shape: config.chat.shape, compare: None };
+    let chat = Chat { format, today, shape: chat.shape, compare: None };
     Ok(Policy { path, hash, model, tokenizer: about.tokenizer, chat, stops, limits })
 }
 
@@ -166,7 +169,7 @@ pub fn rewards(
 }
 
 /// The hash of all tensors: their names, shapes and bytes.
-fn weights_hash(checkpoint: &Checkpoint) -> Result<Hash, Error> {
+pub fn weights_hash(checkpoint: &Checkpoint) -> Result<Hash, Error> {
     let archive = checkpoint.archive();
     let mut sha256 = Sha256::new();
     for info in archive.tensors() {

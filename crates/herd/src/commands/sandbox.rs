@@ -30,13 +30,16 @@ pub struct Flags {
     /// Size of its files, which lie in memory
     #[arg(long, value_name = "SIZE", default_value = "64M")]
     disk: String,
+    /// Files and folders there, those that it is given among them
+    #[arg(long, value_name = "N", default_value_t = Limits::USUAL.files)]
+    files: u32,
     /// What is kept of each of its streams
     #[arg(long, value_name = "SIZE", default_value = "1M")]
     output: String,
     /// Copy the files of this folder into the one that it works in
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Let it read this folder of the machine, under its own name
+    /// Let it read this folder of the machine, under its own name; it may connect to no socket then
     #[arg(long, value_name = "DIR")]
     readable: Vec<String>,
     /// Give it what comes on standard input
@@ -59,8 +62,8 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         memory_bytes: size("the memory", &flags.memory)?,
         processes: flags.processes,
         disk_bytes: size("the size of files", &flags.disk)?,
+        files: flags.files,
         output_bytes: size("the size of output", &flags.output)?,
-        ..Limits::USUAL
     };
     if let Some(out) = &flags.out {
         refuse_existing(out)?;

@@ -83,12 +83,14 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
                 };
                 let compared = answers(&value, None).map_err(fault)?;
                 let asked = model.ask(&compared.prompt, &compared.answers);
-                Ok((value, compared, asked))
+                Ok((row, value, compared, asked.and_then(|asked| model.expect_fits(asked))))
             });
             match read {
-                Ok((value, compared, asked)) => waiting.push((value, compared, asked?)),
-                Err(error) if flags.skip_bad && matches!(error, DataError::Record { .. }) => {
-                    totals.skipped += 1
+                Ok((_, value, compared, Ok(asked))) => waiting.push((value, compared, asked)),
+                Ok(_) | Err(DataError::Record { .. }) if flags.skip_bad => totals.skipped += 1,
+                Ok((row, .., Err(error))) => {
+                    let place = format!("row {row} of {}", file.path.display());
+                    return Err(TrainError::Score { error: format!("{place}: {error}") }.into());
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -182,7 +184,10 @@ impl Totals {
             );
         }
         if self.skipped > 0 {
-            told += &format!("; left out: {} rows that are no dialogue", count(self.skipped));
+            told += &format!(
+                "; left out: {} rows that are no dialogue, or too long",
+                count(self.skipped)
+            );
         }
         told
     }

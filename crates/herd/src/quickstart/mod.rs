@@ -359,7 +359,7 @@ fn whole<T: serde::de::DeserializeOwned>(line: &str) -> T {
 fn samples(file: &Path) -> Result<Record, Error> {
     let rows = rows(file)?;
     let (mut one, mut best, mut right, mut prompts) = (Vec::new(), Vec::new(), 0.0, 0.0);
-    for group in rows.chunk_by(|a, b| (&a.file, a.row) == (&b.file, b.row)) {
+    for group in rows.chunk_by(SampleRow::same_prompt) {
         // Answers that say nothing have no reward.
         let reward = |row: &SampleRow| row.scores.get("reward").copied();
         let rewards: Vec<f64> = group.iter().filter_map(reward).collect();

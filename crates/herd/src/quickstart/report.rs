@@ -194,7 +194,7 @@ impl Page<'_> {
         let minutes = self.times.values().sum::<f64>() / 60.0;
         format!(
             "A model of {} parameters read {} tokens and went the whole way in {minutes:.1} minutes. Gains are means of paired \
-             differences on what no stage has seen, each with its 95 % interval; in brackets over how many things.",
+             differences on what no stage has learnt from (of `sample`, on its own prompts), each with its 95 % interval; in brackets over how many things.",
             count(fact("pretrain", "parameters") as u64),
             count(tokens),
         )

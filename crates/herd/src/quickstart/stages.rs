@@ -238,7 +238,7 @@ impl Way<'_> {
         self.stages.push(Stage {
             name: "tokenizer",
             title: "learn a vocabulary from the corpus",
-            verbs: vec![Verb { args, makes: self.at("tokenizer") }],
+            verbs: vec![Verb::new(args, self.at("tokenizer"))],
             measure: Measure::Vocabulary(self.at("tokenizer")),
             made: vec![self.at("tokenizer/tokenizer.json")],
         });
@@ -258,10 +258,10 @@ impl Way<'_> {
         self.stages.push(Stage {
             name: "data",
             title: "turn the corpus into shards of tokens",
-            verbs: vec![Verb {
-                args: cut.map(str::to_owned).to_vec(),
-                makes: self.at("shards/manifest.json"),
-            }],
+            verbs: vec![Verb::new(
+                cut.map(str::to_owned).to_vec(),
+                self.at("shards/manifest.json"),
+            )],
             measure: Measure::Shards,
             made: ["train", "validation"]
                 .map(|of| self.at(&format!("shards/train.{of}-00000.tok")))
@@ -493,7 +493,7 @@ impl Way<'_> {
         self.stages.push(Stage {
             name: "average",
             title: "average its last checkpoints",
-            verbs: vec![Verb { args, makes: self.at("average") }],
+            verbs: vec![Verb::new(args, self.at("average"))],
             measure: Measure::Answers(self.at("average")),
             made: vec![self.at("average/model.safetensors")],
         });
@@ -506,10 +506,7 @@ impl Way<'_> {
         self.stages.push(Stage {
             name: "quantize",
             title: "write it in eight bits, for chat",
-            verbs: vec![Verb {
-                args: args.map(str::to_owned).to_vec(),
-                makes: self.at("model.gguf"),
-            }],
+            verbs: vec![Verb::new(args.map(str::to_owned).to_vec(), self.at("model.gguf"))],
             measure: Measure::Small(self.at("model.gguf")),
             made: vec![self.at("model.gguf")],
         });

@@ -60,7 +60,7 @@ fn dialogues(text: &str) -> String {
             messages.push(say("user", "And then?".to_owned()));
             messages.push(say("assistant", rest.join(" ")));
         }
-        Some(serde_json::json!({ "messages": messages }).to_string())
+        Some(serde_json::json!({ "messages": messages, "number": 7 }).to_string())
     };
     text.split("\n## ").enumerate().filter_map(line).collect::<Vec<_>>().join("\n")
 }
@@ -97,6 +97,17 @@ pub fn pair_settings(init: &str) -> String {
     let text = chat_settings(init).replace("\"shorten\"", "\"drop\"");
     text.replace("chats.jsonl", "pairs.jsonl").replace("tokens = 256\n", "tokens = 512\n")
         + "[dpo]\n"
+}
+
+/// Settings of a run over texts that is taught by `teacher`.
+pub fn text_taught(teacher: &str) -> String {
+    format!("{SETTINGS}[distill]\nlearn = \"text\"\nteacher = {teacher:?}\nk = 8\n")
+}
+
+/// The same over dialogues, from `init`.
+pub fn answers_taught(init: &str, teacher: &str) -> String {
+    let loss = "k = 8\ntemperature = 2.0\nrest = \"drop\"\n";
+    format!("{}[distill]\nteacher = {teacher:?}\n{loss}", chat_settings(init))
 }
 
 /// The same of a run that teaches a reward model.
@@ -136,6 +147,48 @@ pattern = "e"
 kind = "length"
 words = [1, 6]
 weight = 0.5
+"#;
+
+/// Settings of `herd synth maths` by the model of [`SETTINGS`]: the dialogues are its problems, their first answers hold numbers or not.
+pub const SYNTH_SETTINGS: &str = r#"
+input = ["chats.jsonl"]
+items_max = 12
+[writer]
+model = "base/checkpoints/step-12"
+[sample]
+max_tokens = 8
+context = 64
+parallel = 4
+[prompts]
+solve = "{{ problem }}"
+[chat]
+template = "llama3"
+[maths]
+answer = "number"
+k = [1, 3]
+verify = false
+"#;
+
+/// Settings of `herd select` over the dialogues: the model of [`SETTINGS`] judges and gives vectors.
+pub const SELECT_SETTINGS: &str = r#"
+input = ["chats.jsonl"]
+[writer]
+model = "base/checkpoints/step-12"
+[sample]
+max_tokens = 8
+context = 64
+parallel = 4
+[chat]
+template = "llama3"
+[prompts]
+general = "{{ dialogue[:40] }}"
+[clean]
+[quality]
+[dedup]
+model = "base/checkpoints/step-12"
+cosine_max = 0.8
+[phrases]
+find_share = 0.2
 "#;
 
 /// `herd sample` on one thread, into a folder.

@@ -9,6 +9,9 @@
 //! The shift m_t is the greatest of a row's first logits, which are there before the others. A row
 //! whose sum outgrows it begins again with the greatest of all; softmax is the same for any shift.
 //! Letters: T tokens, D width, V vocabulary. Factors are laid as in `backward`.
+//!
+//! With soft targets (`soft_targets`) the outputs that a row lists are taken out of its g and its sum, and come back in
+//! f32: few of a row, each with a gradient of its own.
 
 mod kernels;
 mod pass;
@@ -16,8 +19,9 @@ mod pass;
 use super::Packed;
 use super::backward::BLOCK_TOKENS;
 use crate::cross_entropy::{Loss, Targets};
+use crate::soft_targets::Soft;
 use crate::{Class, Cpu, Format};
-use pass::Room;
+use pass::{Room, Taught};
 use std::ops::Range;
 
 /// What the loss is a function of.
@@ -94,12 +98,31 @@ pub fn head_loss(
             dx: &mut grads.dx[rows.start * width..rows.end * width],
             dw: grads.dw.as_deref_mut(),
         });
-        pass::run(cpu, &mut nats[rows.clone()], &part, grads);
+        pass::run(cpu, &mut nats[rows.clone()], &part, None, grads);
         for (nats, weight) in nats[rows.clone()].iter().zip(part.targets.weights) {
             loss.nats += f64::from(*weight) * f64::from(*nats);
         }
     }
     loss
+}
+
+/// The same with soft targets, for the tokens of one block: writes the nats of each row to its target and to the
+/// teacher, not weighted (0 where the weight is 0), and the gradients of the scaled loss.
+///
+/// One block at a time, so that what is added to dW has one order. Panics as [`head_loss`] and
+/// [`crate::soft_targets::soft_cross_entropy`] do, or if there is not one block.
+pub fn soft_head_loss(
+    cpu: &Cpu,
+    [nats, kl]: [&mut [f32]; 2],
+    head: &Head<'_>,
+    soft: &Soft<'_>,
+    grads: Option<HeadGrads<'_>>,
+) {
+    check(cpu, nats, head, &grads);
+    soft.check(nats.len(), head.w.rows());
+    assert_eq!(head.blocks.len(), 1, "soft_head_loss: {} blocks", head.blocks.len());
+    assert_eq!(kl.len(), nats.len(), "soft_head_loss: nats and kl differ in length");
+    pass::run(cpu, nats, head, Some(Taught { soft, kl }), grads);
 }
 
 fn check(cpu: &Cpu, nats: &[f32], head: &Head<'_>, grads: &Option<HeadGrads<'_>>) {

@@ -2,6 +2,7 @@
 
 use crate::attention_backward::{Attended, AttentionGrads, HeadShape, Precision};
 use crate::cross_entropy::{Loss, Targets};
+use crate::soft_targets::Soft;
 use std::ops::Range;
 
 /// Twin of [`crate::attention_backward::attention_backward`].
@@ -195,4 +196,48 @@ pub fn cross_entropy(
         }
     }
     loss
+}
+
+/// Twin of [`crate::soft_targets::soft_cross_entropy`], by the formulas of its page.
+pub fn soft_cross_entropy(
+    [nats, kl]: [&mut [f32]; 2],
+    logits: &mut [f32],
+    width: usize,
+    targets: &Targets<'_>,
+    soft: &Soft<'_>,
+) {
+    let k = soft.listed();
+    let (hard, share) = (f64::from(soft.hard), f64::from(soft.soft));
+    for (t, row) in logits.chunks_exact_mut(width).enumerate() {
+        let (weight, target) = (f64::from(targets.weights[t]), targets.ids[t] as usize);
+        (nats[t], kl[t]) = (0.0, 0.0);
+        if weight == 0.0 {
+            row.fill(0.0);
+            continue;
+        }
+        let log_sum = super::log_sum_exp_of(row);
+        let q: Vec<f64> = row.iter().map(|x| (f64::from(*x) - log_sum).exp()).collect();
+        nats[t] = (log_sum - f64::from(row[target])) as f32;
+        let mut p = vec![None; width];
+        for j in t * k..(t + 1) * k {
+            p[soft.ids[j] as usize] = Some(f64::from(soft.probs[j]));
+        }
+        let rest = f64::from(soft.rest[t]);
+        let mass = rest + p.iter().flatten().sum::<f64>();
+        let others: f64 = q.iter().zip(&p).filter(|(_, p)| p.is_none()).map(|(q, _)| q).sum();
+        // x ln x is 0 at 0.
+        let part = |p: f64, q: f64| if p > 0.0 { p * (p / q).ln() } else { 0.0 };
+        let listed = q.iter().zip(&p).map(|(q, p)| p.map_or(0.0, |p| part(p, *q)));
+        kl[t] = (listed.sum::<f64>() + part(rest, others)) as f32;
+        let scale = weight * f64::from(targets.scale);
+        for (v, x) in row.iter_mut().enumerate() {
+            let hit = if v == target { hard } else { 0.0 };
+            let from_teacher = match p[v] {
+                Some(p) => mass * q[v] - p,
+                None if rest == 0.0 => mass * q[v],
+                None => (mass - rest / others) * q[v],
+            };
+            *x = (scale * (hard * q[v] - hit + share * from_teacher)) as f32;
+        }
+    }
 }

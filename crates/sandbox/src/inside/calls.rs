@@ -41,8 +41,8 @@ const FREE: &[c::c_long] = calls![
     SYS_dup SYS_dup3 SYS_pipe2 SYS_ppoll SYS_pselect6 SYS_epoll_create1 SYS_epoll_ctl
     SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2 SYS_signalfd4 SYS_timerfd_create
     SYS_timerfd_settime SYS_timerfd_gettime
-    // Unix sockets; `socket` itself is below.
-    SYS_bind SYS_listen SYS_accept SYS_accept4 SYS_connect SYS_shutdown SYS_sendto SYS_recvfrom
+    // Unix sockets; those that make or join them are below.
+    SYS_bind SYS_listen SYS_accept SYS_accept4 SYS_shutdown SYS_sendto SYS_recvfrom
     SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_getsockname SYS_getpeername
     SYS_getsockopt SYS_setsockopt
     // Memory.
@@ -51,7 +51,7 @@ const FREE: &[c::c_long] = calls![
     // Processes and threads; `clone` is below.
     SYS_execve SYS_execveat SYS_exit SYS_exit_group SYS_wait4 SYS_waitid SYS_kill SYS_tkill
     SYS_tgkill SYS_pidfd_open SYS_pidfd_send_signal SYS_set_tid_address SYS_set_robust_list
-    SYS_rseq SYS_futex SYS_futex_waitv SYS_sched_yield SYS_sched_getaffinity SYS_sched_setaffinity
+    SYS_rseq SYS_futex SYS_futex_waitv SYS_sched_yield SYS_sched_getaffinity
     SYS_sched_getscheduler SYS_sched_getparam SYS_sched_get_priority_max SYS_sched_get_priority_min
     SYS_sched_rr_get_interval SYS_getpriority SYS_getcpu SYS_getpid SYS_getppid SYS_gettid
     SYS_getpgid SYS_setpgid SYS_getsid SYS_setsid SYS_getrusage SYS_times SYS_getrlimit
@@ -101,21 +101,38 @@ const PRCTLS: &[c::c_int] = calls![
     PR_GET_SECCOMP PR_SET_VMA
 ];
 
+/// The part of a socket's type that is no flag.
+const SOCKET_KIND: u64 = 0xf;
+
 /// Asks for what would be asked of `personality` without changing anything.
 const PERSONALITY_QUERY: u64 = 0xffff_ffff;
 
-/// Applies the list to this process and all that come of it.
-pub fn close() -> Result<(), Fault> {
-    let filter = list().map_err(fault(Wall::Calls, "cannot be built"))?;
-    apply_filter(&filter).map_err(fault(Wall::Calls, "cannot be applied"))
+/// What a program may do with Unix sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    /// All of them: it sees none but those that it makes.
+    Own,
+    /// Pairs that can be joined to nothing else: folders of the machine may hold a server's socket,
+    /// and neither a read-only mount nor Landlock keeps anyone from it.
+    Pairs,
 }
 
-fn list() -> Result<BpfProgram, seccompiler::BackendError> {
+/// Builds the list.
+pub fn list(sockets: Sockets) -> Result<BpfProgram, Fault> {
+    build(sockets).map_err(fault(Wall::Calls, "cannot be built"))
+}
+
+/// Applies the list to this process and all that come of it.
+pub fn close(list: &BpfProgram) -> Result<(), Fault> {
+    apply_filter(list).map_err(fault(Wall::Calls, "cannot be applied"))
+}
+
+fn build(sockets: Sockets) -> Result<BpfProgram, seccompiler::BackendError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
-    let rule = |place: u8, op: SeccompCmpOp, value: u64| {
-        let condition = SeccompCondition::new(place, SeccompCmpArgLen::Dword, op, value)?;
-        SeccompRule::new(vec![condition])
+    let condition = |place: u8, op: SeccompCmpOp, value: u64| {
+        SeccompCondition::new(place, SeccompCmpArgLen::Dword, op, value)
     };
+    let rule = |place, op, value| SeccompRule::new(vec![condition(place, op, value)?]);
     let one_of = |place: u8, values: &[u64]| {
         values.iter().map(|value| rule(place, Eq, *value)).collect::<Result<Vec<_>, _>>()
     };
@@ -124,16 +141,31 @@ fn list() -> Result<BpfProgram, seccompiler::BackendError> {
     #[allow(clippy::unnecessary_cast)] // with musl they are ints
     let ioctls: Vec<u64> = IOCTLS.iter().map(|question| *question as u64).collect();
     let prctls: Vec<u64> = PRCTLS.iter().map(|option| *option as u64).collect();
+    match sockets {
+        Sockets::Own => rules.extend([
+            (c::SYS_socket, one_of(0, &[c::AF_UNIX as u64])?),
+            (c::SYS_socketpair, one_of(0, &[c::AF_UNIX as u64])?),
+            (c::SYS_connect, vec![]),
+        ]),
+        Sockets::Pairs => {
+            // A datagram may name another receiver, whatever its socket is paired with.
+            let pair = |kind: c::c_int| {
+                let unix = condition(0, Eq, c::AF_UNIX as u64)?;
+                SeccompRule::new(vec![unix, condition(1, MaskedEq(SOCKET_KIND), kind as u64)?])
+            };
+            let pairs = vec![pair(c::SOCK_STREAM)?, pair(c::SOCK_SEQPACKET)?];
+            rules.insert(c::SYS_socketpair, pairs);
+        }
+    }
     rules.extend([
         // `clone3` hides its flags behind a pointer; without it, libraries take `clone`.
         (c::SYS_clone, vec![rule(0, MaskedEq(NAMESPACES), 0)?]),
-        (c::SYS_socket, one_of(0, &[c::AF_UNIX as u64])?),
-        (c::SYS_socketpair, one_of(0, &[c::AF_UNIX as u64])?),
         (c::SYS_ioctl, one_of(1, &ioctls)?),
         (c::SYS_prctl, one_of(0, &prctls)?),
         (c::SYS_personality, one_of(0, &[0, PERSONALITY_QUERY])?),
         // Of itself alone: the keeper has the same user.
         (c::SYS_prlimit64, one_of(0, &[0])?),
+        (c::SYS_sched_setaffinity, one_of(0, &[0])?),
         // Longer pipes are memory that no process holds.
         (c::SYS_fcntl, vec![rule(1, Ne, c::F_SETPIPE_SZ as u64)?]),
     ]);
@@ -148,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_list_compiles_and_names_no_call_twice() {
-        assert!(list().is_ok());
+        assert!(build(Sockets::Own).is_ok() && build(Sockets::Pairs).is_ok());
         let mut calls: Vec<_> = FREE.iter().chain(OLDER).collect();
         calls.sort();
         assert!(calls.windows(2).all(|pair| pair[0] != pair[1]));

@@ -1,46 +1,56 @@
 //! Files in and out of the program's folder. A link is never followed out of it, a pipe never waited for.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
-use super::WORK;
-use crate::program::Found;
+use super::{Fault, WORK};
+use crate::program::{Found, Limits, check_name};
 
-/// Folders below folders that are listed.
-const DEPTH: usize = 16;
-/// Names that are listed at most.
-const NAMES: usize = 10_000;
-
-/// Writes the files that a program starts with.
-pub fn put(files: &[(String, Vec<u8>)]) -> io::Result<()> {
+/// Writes the files that a program starts with. Each may be run, since nobody says which may.
+pub fn put(files: &[(String, Vec<u8>)], limits: &Limits) -> Result<(), Fault> {
     for (name, bytes) in files {
-        let path = Path::new(WORK).join(name);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let mut file = File::options().write(true).create_new(true).open(&path)?;
-        file.write_all(bytes)?;
+        put_file(&Path::new(WORK).join(name), bytes).map_err(|error| {
+            let Limits { files, disk_bytes, .. } = limits;
+            Fault::Asked(format!(
+                "put {name:?} into the program's folder, which takes {files} files and folders, \
+                 and {disk_bytes} bytes: {error}"
+            ))
+        })?;
     }
     Ok(())
 }
 
-/// What lies under `name`, if it is a file of at most `most` bytes.
-pub fn get(name: &str, most: u64) -> Found {
-    let Ok(folder) = File::open(WORK) else { return Found::Missing };
+fn put_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o755).open(path)?;
+    file.write_all(bytes)
+}
+
+/// Opens what lies under `name`, below the program's folder and by way of no link.
+fn open(name: &str, kind: OFlag) -> Result<File, Errno> {
+    let folder = File::open(WORK).map_err(|_| Errno::ENOENT)?;
     let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
+        .flags(kind | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
         .resolve(
             ResolveFlag::RESOLVE_BENEATH
                 | ResolveFlag::RESOLVE_NO_SYMLINKS
                 | ResolveFlag::RESOLVE_NO_XDEV,
         );
-    let file = match openat2(&folder, name, how) {
-        Ok(fd) => File::from(fd),
+    openat2(&folder, name, how).map(File::from)
+}
+
+/// What lies under `name`, if it is a file of at most `most` bytes.
+pub fn get(name: &str, most: u64) -> Found {
+    let file = match open(name, OFlag::empty()) {
+        Ok(file) => file,
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Found::Missing,
         Err(_) => return Found::NotAFile, // a link, a socket, a file that its maker closed to all
     };
@@ -60,28 +70,41 @@ pub fn get(name: &str, most: u64) -> Found {
     }
 }
 
-/// The files of the folder with their sizes, in order of their names; those with names that are not
-/// UTF-8 cannot be asked for and are left out.
-pub fn list() -> Vec<(String, u64)> {
-    let mut names = Vec::new();
-    list_below(Path::new(WORK), DEPTH, &mut names);
-    names.sort();
-    names
-}
-
-fn list_below(folder: &Path, depth: usize, names: &mut Vec<(String, u64)>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        if names.len() >= NAMES {
-            return;
-        }
-        let path = entry.path();
-        let Ok(found) = fs::symlink_metadata(&path) else { continue };
-        if found.is_dir() && depth > 0 {
-            list_below(&path, depth - 1, names);
-        } else if found.is_file() {
-            let name = path.strip_prefix(WORK).ok().and_then(Path::to_str);
-            names.extend(name.map(|name| (name.to_owned(), found.size())));
+/// The files of the folder with their sizes, in order of their names; those that cannot be asked for
+/// by name ([`check_name`]) are left out. No more are looked at than the limit lets be there at a
+/// time: a program that runs may move them before us for ever.
+pub fn list(limits: &Limits) -> Vec<(String, u64)> {
+    let mut left = u64::from(limits.files) + 8;
+    let (mut folders, mut names) = (vec![".".to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let Ok(opened) = open(&folder, OFlag::O_DIRECTORY) else { continue };
+        // The descriptor, not the path: another folder, or a link, may lie there by now.
+        let Ok(entries) = fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd())) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            left = match left.checked_sub(1) {
+                Some(left) => left,
+                None => return sorted(names),
+            };
+            let (Ok(found), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else {
+                continue;
+            };
+            let name = if folder == "." { name } else { format!("{folder}/{name}") };
+            if check_name(&name).is_err() {
+                continue;
+            }
+            if found.is_dir() {
+                folders.push(name);
+            } else if found.is_file() {
+                names.push((name, found.size()));
+            }
         }
     }
+    sorted(names)
+}
+
+fn sorted(mut names: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    names.sort();
+    names
 }

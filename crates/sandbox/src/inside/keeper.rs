@@ -1,37 +1,26 @@
-//! Process 1 behind the walls: starts the program, passes its streams on, watches what it takes,
-//! kills all that is left, and only then reads the files that are wanted back.
+//! Process 1 behind the walls: builds the root, puts the files there and starts the program.
 //!
 //! When it ends the kernel kills every process of its namespace. It ends when the program does, when
 //! the first stage dies, and when the caller closes its pipe or dies.
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
-use std::time::Instant;
+use std::process::{Child, Stdio};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
-use rustix::process::{WaitOptions, WaitStatus, wait};
 
-use super::{Fault, PATH, Stage, WORK, again, collect, fault, rights, root, start, watch};
+use super::relay::{PIECE, Relay};
+use super::{Fault, PATH, Stage, WORK, again, collect, fault, rights, root, start, tell};
 use crate::error::Wall;
-use crate::program::{Ended, Found, Limits};
-use crate::wire::{Kind, Report, Request, encode_file, encode_names, frame, take_frame};
-
-/// What may wait for the caller before the program's streams are left to fill.
-const OUTBOX_BYTES: usize = 1 << 20;
-/// What is read at once.
-const PIECE: usize = 1 << 16;
+use crate::wire::{Kind, Request, frame, take_frame};
 
 /// Builds the root, runs the program, reports.
 pub fn run(before: &[OsString]) -> Result<(), Fault> {
@@ -41,12 +30,12 @@ pub fn run(before: &[OsString]) -> Result<(), Fault> {
         return Ok(()); // the caller has gone
     };
     root::build(&request.limits, &request.readable)?;
-    collect::put(&request.files).map_err(fault(Wall::Root, "cannot write the program's files"))?;
+    collect::put(&request.files, &request.limits)?;
     std::env::set_current_dir(WORK).map_err(fault(Wall::Root, "chdir"))?;
     rights::give_up()?;
-    tell(Kind::Ready, &[]);
+    tell(&frame(Kind::Ready, &[]));
     let Some(program) = look_up(&request.command[0]) else {
-        tell(Kind::NotFound, request.command[0].as_bytes());
+        tell(&frame(Kind::NotFound, request.command[0].as_bytes()));
         return Ok(());
     };
     let mut signals = SigSet::empty();
@@ -55,16 +44,21 @@ pub fn run(before: &[OsString]) -> Result<(), Fault> {
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     let children = SignalFd::with_flags(&signals, flags);
     let children = children.map_err(fault(Wall::Processes, "signalfd"))?;
-    let child = spawn(before, &request, &program).map_err(fault(Wall::Processes, "spawn"))?;
-    let keeper = Keeper::new(request, child, inbox).map_err(fault(Wall::Processes, "fcntl"))?;
-    keeper.run(&children).map_err(fault(Wall::Processes, "the keeper's pipes"))
+    let (child, told) =
+        spawn(before, &request, &program).map_err(fault(Wall::Processes, "spawn"))?;
+    if !told.is_empty() {
+        tell(&told); // a frame of the last stage's: nothing of the program has run
+        return Ok(());
+    }
+    let relay = Relay::new(request, child, inbox).map_err(fault(Wall::Processes, "fcntl"))?;
+    relay.run(&children).map_err(fault(Wall::Processes, "the keeper's pipes"))
 }
 
 /// Reads the first frame; nothing if the caller hangs up.
 fn first(inbox: &mut Vec<u8>) -> Result<Option<Request>, String> {
     let mut piece = vec![0; PIECE];
     loop {
-        if let Some((kind, body)) = take_frame(inbox)? {
+        if let Some((kind, body)) = take_frame(inbox, u64::MAX)? {
             return match kind {
                 Kind::Request => Request::decode(&body).map(Some),
                 other => Err(format!("{other:?} came first")),
@@ -75,11 +69,6 @@ fn first(inbox: &mut Vec<u8>) -> Result<Option<Request>, String> {
             n => inbox.extend_from_slice(&piece[..n]),
         }
     }
-}
-
-fn tell(kind: Kind, body: &[u8]) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(&frame(kind, body)).and_then(|()| out.flush()); // the caller may be gone
 }
 
 /// The program's path, if it is one that may be run.
@@ -93,310 +82,20 @@ fn look_up(name: &str) -> Option<PathBuf> {
     }
 }
 
-fn spawn(before: &[OsString], request: &Request, program: &Path) -> io::Result<Child> {
+/// Starts the last stage, which becomes the program; gives what it told if it did not.
+fn spawn(before: &[OsString], request: &Request, program: &Path) -> io::Result<(Child, Vec<u8>)> {
     let program = program.to_str().expect("made of texts");
-    let fixed = [
-        ("PATH", PATH),
-        ("HOME", WORK),
-        ("TMPDIR", "/tmp"),
-        ("LANG", "C.UTF-8"),
-        // One for each core of a large machine would take all the address space there is.
-        ("OMP_NUM_THREADS", "1"),
-        ("OPENBLAS_NUM_THREADS", "1"),
-    ];
-    again(before, Stage::Start)
-        .args(start::arguments(&request.limits, program, &request.command[1..]))
-        .envs(fixed)
-        .envs(request.environment.iter().map(|(name, value)| (name, value)))
+    let (mut report, reporter) = io::pipe()?;
+    fcntl(&reporter, FcntlArg::F_SETFD(FdFlag::empty()))?; // the last stage finds it by its number
+    let child = again(before, Stage::Start)
+        .args(start::arguments(reporter.as_raw_fd(), request, program))
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
-}
-
-fn nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
-/// A stream of the program: where it is read, until it ends, and what became of its bytes.
-struct Tap {
-    kind: Kind,
-    from: Option<Box<dyn ReadFd>>,
-    kept: u64,
-    dropped: u64,
-}
-
-/// A pipe to read from.
-trait ReadFd: Read + AsFd {}
-impl<T: Read + AsFd> ReadFd for T {}
-
-struct Keeper {
-    limits: Limits,
-    collect: Vec<String>,
-    open: bool,
-    program: i32,
-    stdin: Option<ChildStdin>,
-    pending: Vec<u8>,
-    taps: [Tap; 2],
-    inbox: Vec<u8>,
-    outbox: Vec<u8>,
-    began: Instant,
-    looked: Instant,
-}
-
-impl Keeper {
-    fn new(request: Request, mut child: Child, inbox: Vec<u8>) -> io::Result<Keeper> {
-        let stdin = child.stdin.take().expect("it was piped");
-        let stdout = child.stdout.take().expect("it was piped");
-        let stderr = child.stderr.take().expect("it was piped");
-        let (caller, answers) = (io::stdin(), io::stdout());
-        let all = [caller.as_fd(), answers.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        all.into_iter().try_for_each(nonblocking)?;
-        let tap = |kind, from| Tap { kind, from: Some(from), kept: 0, dropped: 0 };
-        Ok(Keeper {
-            limits: request.limits,
-            collect: request.collect,
-            open: request.open,
-            program: child.id() as i32,
-            stdin: Some(stdin),
-            pending: request.stdin,
-            taps: [tap(Kind::Stdout, Box::new(stdout)), tap(Kind::Stderr, Box::new(stderr))],
-            inbox,
-            outbox: Vec::new(),
-            began: Instant::now(),
-            looked: Instant::now(),
-        })
-    }
-
-    fn run(mut self, children: &SignalFd) -> io::Result<()> {
-        let ended = loop {
-            self.wait_for_something(children)?;
-            if !self.hear()? {
-                return Ok(()); // the caller has gone, and all ends with us
-            }
-            while matches!(children.read_signal(), Ok(Some(_))) {}
-            let status = reap(self.program);
-            self.feed();
-            for place in 0..self.taps.len() {
-                self.pour(place);
-            }
-            self.flush()?;
-            if let Some(status) = status {
-                break told(status);
-            }
-            if let Some(ended) = self.beyond() {
-                break ended;
-            }
-        };
-        self.finish(ended)
-    }
-
-    /// Sleeps until a pipe is ready, a child has ended, or it is time to look.
-    fn wait_for_something(&self, children: &SignalFd) -> io::Result<()> {
-        let (caller, answers) = (io::stdin(), io::stdout());
-        let mut fds = vec![
-            PollFd::new(caller.as_fd(), PollFlags::POLLIN),
-            PollFd::new(children.as_fd(), PollFlags::POLLIN),
-        ];
-        if !self.outbox.is_empty() {
-            fds.push(PollFd::new(answers.as_fd(), PollFlags::POLLOUT));
-        }
-        if self.outbox.len() < OUTBOX_BYTES {
-            let taps = self.taps.iter().filter_map(|tap| tap.from.as_ref());
-            fds.extend(taps.map(|from| PollFd::new(from.as_fd(), PollFlags::POLLIN)));
-        }
-        if let Some(stdin) = self.stdin.as_ref().filter(|_| !self.pending.is_empty()) {
-            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLOUT));
-        }
-        let mut left = Limits::LOOK.saturating_sub(self.looked.elapsed());
-        if !self.open {
-            left = left.min(self.limits.wall.saturating_sub(self.began.elapsed()));
-        }
-        let millis = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
-        match poll(&mut fds, PollTimeout::from(millis)) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Reads what the caller says; false when it has hung up.
-    fn hear(&mut self) -> io::Result<bool> {
-        let mut piece = vec![0; PIECE];
-        loop {
-            match nix::unistd::read(io::stdin(), &mut piece) {
-                Ok(0) => return Ok(false),
-                Ok(n) => self.inbox.extend_from_slice(&piece[..n]),
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        while let Some((kind, body)) = take_frame(&mut self.inbox).map_err(io::Error::other)? {
-            let text = || String::from_utf8_lossy(&body).into_owned();
-            match kind {
-                Kind::Input => self.pending.extend_from_slice(&body),
-                Kind::Interrupt => {
-                    let _ = kill(Pid::from_raw(self.program), Signal::SIGINT); // it may have ended
-                }
-                Kind::Fetch => {
-                    let found = collect::get(&text(), self.limits.disk_bytes);
-                    self.outbox.extend(frame(Kind::File, &encode_file(&text(), &found)));
-                }
-                Kind::List => {
-                    self.outbox.extend(frame(Kind::Names, &encode_names(&collect::list())));
-                }
-                Kind::Request
-                | Kind::Ready
-                | Kind::Stdout
-                | Kind::Stderr
-                | Kind::File
-                | Kind::Names
-                | Kind::Ended
-                | Kind::NoWall
-                | Kind::NotFound => {
-                    return Err(io::Error::other(format!("{kind:?} from the caller")));
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Gives the program what it may take of its input, and then its end.
-    fn feed(&mut self) {
-        while let Some(stdin) = &mut self.stdin {
-            if self.pending.is_empty() {
-                if !self.open {
-                    self.stdin = None;
-                }
-                return;
-            }
-            match stdin.write(&self.pending) {
-                Ok(n) => drop(self.pending.drain(..n)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => self.stdin = None, // it reads no more
-            }
-        }
-        self.pending.clear();
-    }
-
-    /// Takes what a stream holds now: at most the outbox's worth, so that all get their turn.
-    fn pour(&mut self, place: usize) {
-        let tap = &mut self.taps[place];
-        let most = if self.open { u64::MAX } else { self.limits.output_bytes };
-        let mut piece = vec![0; PIECE];
-        for _ in 0..16 {
-            let Some(from) = &mut tap.from else { return };
-            if self.outbox.len() >= OUTBOX_BYTES {
-                return;
-            }
-            match from.read(&mut piece) {
-                Ok(0) => tap.from = None,
-                Ok(n) => {
-                    let keep = (most - tap.kept).min(n as u64) as usize;
-                    tap.kept += keep as u64;
-                    tap.dropped += (n - keep) as u64;
-                    if keep > 0 {
-                        self.outbox.extend(frame(tap.kind, &piece[..keep]));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => tap.from = None,
-            }
-        }
-    }
-
-    /// Gives the caller what it takes now.
-    fn flush(&mut self) -> io::Result<()> {
-        let answers = io::stdout(); // its descriptor alone: a buffer knows no "not now"
-        while !self.outbox.is_empty() {
-            match nix::unistd::write(&answers, &self.outbox) {
-                Ok(n) => drop(self.outbox.drain(..n)),
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// The limit that is crossed, if one is.
-    fn beyond(&mut self) -> Option<Ended> {
-        if !self.open && self.began.elapsed() >= self.limits.wall {
-            return Some(Ended::WallTime);
-        }
-        if self.looked.elapsed() < Limits::LOOK {
-            return None;
-        }
-        let sum = watch::sum();
-        self.looked = Instant::now();
-        if sum.memory_bytes > self.limits.memory_bytes {
-            return Some(Ended::Memory);
-        }
-        (sum.cpu >= self.limits.cpu).then_some(Ended::CpuTime)
-    }
-
-    /// Kills all, takes what they left, and reports.
-    fn finish(mut self, ended: Ended) -> io::Result<()> {
-        // One call for all of them: a process that is being killed cannot fork.
-        while kill(Pid::from_raw(-1), Signal::SIGKILL).is_ok() {
-            while let Ok(Some(_)) = wait(WaitOptions::empty()) {}
-        }
-        let wall = self.began.elapsed();
-        let cpu = watch::waited_for();
-        // Nobody writes any more: what is in the pipes is all there is.
-        while self.taps.iter().any(|tap| tap.from.is_some()) {
-            (0..self.taps.len()).for_each(|place| self.pour(place));
-            self.flush_all()?;
-        }
-        let mut left = self.limits.disk_bytes;
-        for name in std::mem::take(&mut self.collect) {
-            let found = collect::get(&name, left);
-            if let Found::Bytes(bytes) = &found {
-                left -= bytes.len() as u64;
-            }
-            self.outbox.extend(frame(Kind::File, &encode_file(&name, &found)));
-            self.flush_all()?;
-        }
-        let dropped = [self.taps[0].dropped, self.taps[1].dropped];
-        let report = Report { ended, wall, cpu, dropped };
-        self.outbox.extend(frame(Kind::Ended, &report.encode()));
-        self.flush_all()
-    }
-
-    /// Waits until the caller has taken all.
-    fn flush_all(&mut self) -> io::Result<()> {
-        loop {
-            self.flush()?;
-            if self.outbox.is_empty() {
-                return Ok(());
-            }
-            let answers = io::stdout();
-            let mut fds = [PollFd::new(answers.as_fd(), PollFlags::POLLOUT)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-/// Waits for all that have ended; gives the status of `program` if it is among them.
-fn reap(program: i32) -> Option<WaitStatus> {
-    let mut status = None;
-    while let Ok(Some((pid, ended))) = wait(WaitOptions::NOHANG) {
-        if pid.as_raw_nonzero().get() == program {
-            status = Some(ended);
-        }
-    }
-    status
-}
-
-fn told(status: WaitStatus) -> Ended {
-    match status.exit_status() {
-        Some(code) => Ended::Exited(code),
-        None => Ended::Signalled(status.terminating_signal().unwrap_or(0)),
-    }
+        .spawn()?;
+    drop(reporter);
+    let mut told = Vec::new();
+    report.read_to_end(&mut told)?; // it ends where the program begins
+    Ok((child, told))
 }

@@ -3,6 +3,7 @@
 mod calls;
 mod collect;
 mod keeper;
+mod relay;
 mod rights;
 mod root;
 mod start;
@@ -21,12 +22,33 @@ const WORK: &str = "/work";
 /// The programs' folders, in the order in which names are looked up.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// A wall that does not stand, and why.
-struct Fault(Wall, String);
+/// What keeps a stage from its work.
+enum Fault {
+    /// A wall that does not stand, and why.
+    Wall(Wall, String),
+    /// Something that the caller asked for cannot be done: what, and why.
+    Asked(String),
+}
+
+impl Fault {
+    /// The frame that tells the caller.
+    fn frame(&self) -> Vec<u8> {
+        match self {
+            Fault::Wall(wall, detail) => frame(Kind::NoWall, &encode_wall(*wall, detail)),
+            Fault::Asked(what) => frame(Kind::Refused, what.as_bytes()),
+        }
+    }
+}
 
 /// Turns an error into the fault of a wall.
 fn fault<E: std::fmt::Display>(wall: Wall, doing: &str) -> impl FnOnce(E) -> Fault {
-    move |error| Fault(wall, format!("{doing}: {error}"))
+    move |error| Fault::Wall(wall, format!("{doing}: {error}"))
+}
+
+/// Writes frames for the caller, whole.
+fn tell(frames: &[u8]) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(frames).and_then(|()| out.flush()); // the caller may be gone
 }
 
 /// The stages, each named by an argument of the executable.
@@ -78,19 +100,12 @@ pub fn enter() -> ExitCode {
     let result = match stage {
         Stage::Walls => walls::run(&arguments[1..place]),
         Stage::Keeper => keeper::run(&arguments[1..place]),
-        Stage::Start => Err(start::run(&arguments[place + 1..])),
+        Stage::Start => return start::run(&arguments[place + 1..]),
     };
-    match (result, stage) {
-        (Ok(()), _) => ExitCode::SUCCESS,
-        // Its standard output is the program's; the keeper has checked these walls before.
-        (Err(Fault(wall, detail)), Stage::Start) => {
-            eprintln!("sandbox: {}: {detail}", wall.name());
-            ExitCode::from(126)
-        }
-        (Err(Fault(wall, detail)), Stage::Walls | Stage::Keeper) => {
-            let bytes = frame(Kind::NoWall, &encode_wall(wall, &detail));
-            let mut out = io::stdout().lock();
-            let _ = out.write_all(&bytes).and_then(|()| out.flush()); // nobody is left to tell
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            tell(&fault.frame());
             ExitCode::from(2)
         }
     }

@@ -55,24 +55,22 @@ fn memory(path: impl AsRef<Path>, flags: MsFlags, options: &str) -> Result<(), F
 
 fn folder(path: &Path) -> Result<(), Fault> {
     let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
-    made.map_err(|e| Fault(Wall::Root, format!("cannot make {}: {e}", path.display())))
+    made.map_err(|e| Fault::Wall(Wall::Root, format!("cannot make {}: {e}", path.display())))
 }
 
 /// Shows `from`, with what is mounted below it, as `to`.
 fn bind(from: &Path, to: &Path) -> Result<(), Fault> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(from), to, None::<&str>, flags, None::<&str>)
-        .map_err(|e| Fault(Wall::Root, format!("cannot show {}: {e}", from.display())))
+        .map_err(|e| Fault::Wall(Wall::Root, format!("cannot show {}: {e}", from.display())))
 }
 
 fn show(base: &Path, readable: &[String]) -> Result<(), Fault> {
     let own = SHOWN.into_iter().map(|name| Path::new("/").join(name));
-    let alternatives = Path::new("/etc/alternatives").to_owned();
-    for from in own.chain([alternatives]).chain(readable.iter().map(PathBuf::from)) {
-        let relative = from.strip_prefix("/").map_err(fault(Wall::Root, "a relative folder"))?;
-        let to = base.join(relative);
+    for from in own.chain([PathBuf::from("/etc/alternatives")]) {
+        let to = within(base, &from);
         match fs::symlink_metadata(&from) {
-            Ok(found) if found.is_symlink() && from.parent() == Some(Path::new("/")) => {
+            Ok(found) if found.is_symlink() => {
                 let target = fs::read_link(&from).map_err(fault(Wall::Root, "readlink"))?;
                 symlink(target, to).map_err(fault(Wall::Root, "symlink"))?;
             }
@@ -80,14 +78,30 @@ fn show(base: &Path, readable: &[String]) -> Result<(), Fault> {
                 folder(&to)?;
                 bind(&from, &to)?;
             }
-            // A machine need not have all of SHOWN; what was asked for by name was checked before.
+            // A machine need not have all of them.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(Fault(Wall::Root, format!("cannot see {}: {error}", from.display())));
+                let detail = format!("cannot see {}: {error}", from.display());
+                return Err(Fault::Wall(Wall::Root, detail));
             }
         }
     }
+    for from in readable.iter().map(Path::new) {
+        let to = within(base, from);
+        folder(&to).and_then(|()| bind(from, &to)).map_err(|fault| match fault {
+            Fault::Wall(_, detail) => {
+                let name = from.display();
+                Fault::Asked(format!("show {name} (may every user read it?): {detail}"))
+            }
+            asked @ Fault::Asked(_) => asked,
+        })?;
+    }
     Ok(())
+}
+
+/// Where a folder of the machine lies below the root that is built.
+fn within(base: &Path, from: &Path) -> PathBuf {
+    base.join(from.strip_prefix("/").unwrap_or(from))
 }
 
 fn write_etc(etc: &Path) -> io::Result<()> {
@@ -143,7 +157,7 @@ fn close_to_writing() -> Result<(), Fault> {
     for line in table.lines() {
         let mut fields = line.split(' ').skip(4);
         let (Some(path), Some(options)) = (fields.next(), fields.next()) else {
-            return Err(Fault(Wall::Root, format!("a mount that reads {line:?}")));
+            return Err(Fault::Wall(Wall::Root, format!("a mount that reads {line:?}")));
         };
         let path = unescape(path);
         if SCRATCH.iter().any(|place| path == Path::new(place)) || path == Path::new("/proc") {
@@ -154,8 +168,9 @@ fn close_to_writing() -> Result<(), Fault> {
         // Devices stay devices and are written to; a read-only mount would not forbid that anyway.
         flags |= if device { MsFlags::MS_NOEXEC } else { MsFlags::MS_NODEV };
         flags |= MsFlags::MS_RDONLY;
-        mount(None::<&str>, &path, None::<&str>, flags, None::<&str>)
-            .map_err(|e| Fault(Wall::Root, format!("cannot close {}: {e}", path.display())))?;
+        mount(None::<&str>, &path, None::<&str>, flags, None::<&str>).map_err(|e| {
+            Fault::Wall(Wall::Root, format!("cannot close {}: {e}", path.display()))
+        })?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_dumpable;
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, close, setgroups, sethostname, setresgid, setresuid, setsid};
 
 use super::{Fault, Stage, again, fault, rights};
@@ -19,9 +20,10 @@ pub const INNER: u32 = 1000;
 
 /// Makes the walls, starts the keeper behind them and waits for it.
 pub fn run(before: &[OsString]) -> Result<(), Fault> {
-    let identity = |error: io::Error| Fault(Wall::Identity, error.to_string());
+    let identity = |error: io::Error| Fault::Wall(Wall::Identity, error.to_string());
     close_inherited().map_err(identity)?;
     let _ = setsid(); // away from the caller's terminal; fails only for one who has left it already
+    umask(Mode::from_bits_truncate(0o022)); // the caller's may close files to ourselves
     // Better this than the caller, when the machine's memory runs out.
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
     let (uid, gid) = leave_root()?;
@@ -50,7 +52,7 @@ pub fn run(before: &[OsString]) -> Result<(), Fault> {
     ))?;
     match status.success() {
         true => Ok(()),
-        false => Err(Fault(Wall::Processes, format!("the keeper ended with {status}"))),
+        false => Err(Fault::Wall(Wall::Processes, format!("the keeper ended with {status}"))),
     }
 }
 

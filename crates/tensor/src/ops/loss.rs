@@ -26,7 +26,15 @@ pub struct Loss {
 }
 
 /// Rows of a block where no tape names them, and whose logits exist at once, at most.
-const ROWS: usize = 256;
+pub(super) const ROWS: usize = 256;
+
+/// The blocks of rows whose gradients of weights are chains of their own.
+pub(super) fn chunks_of(x: &Tensor, slot: Option<&Slot>) -> Vec<Range<usize>> {
+    match slot {
+        Some(slot) => slot.tape().blocks().to_vec(),
+        None => (0..x.rows()).step_by(ROWS).map(|a| a..(a + ROWS).min(x.rows())).collect(),
+    }
+}
 
 /// The loss of hidden states `x` [T, D] under the head `w` [V, D].
 ///
@@ -38,10 +46,7 @@ pub fn cross_entropy(x: &Tensor, w: &Weight, targets: &Targets<'_>) -> Loss {
     assert!(!matches!(w, Weight::Lora(_)), "the loss of a head with LoRA");
     assert_eq!(targets.ids.len(), x.rows(), "cross_entropy: not one target a row");
     let slot = x.slot().filter(|slot| !slot.tape().is_paused()).cloned();
-    let chunks = match &slot {
-        Some(slot) => slot.tape().blocks().to_vec(),
-        None => (0..x.rows()).step_by(ROWS).map(|a| a..(a + ROWS).min(x.rows())).collect(),
-    };
+    let chunks = chunks_of(x, slot.as_ref());
     let mut dx = slot.as_ref().map(|_| Tensor::uninitialised(x.device(), x.rows(), x.width()));
     let mut loss = Loss { nats_t: vec![0.0; x.rows()], nats: 0.0, z: 0.0, back: None };
     if fuses(x.device().class(), w.format(), targets.z_loss) {

@@ -5,6 +5,7 @@
 mod adamw;
 mod add;
 mod attention;
+mod distill;
 mod embed;
 mod linear;
 mod loss;
@@ -15,6 +16,7 @@ mod swiglu;
 
 pub use adamw::{AdamW, Moments, adamw, gradient_square};
 pub use attention::{Branching, Documents, Keys, KvCache, attention};
+pub use distill::{Likeliest, Taught, Teacher, distill, likeliest};
 pub use embed::embed;
 pub use linear::{linear, linears, linears_back_bytes};
 pub use loss::{Loss, Targets, cross_entropy, fused_head_bytes};

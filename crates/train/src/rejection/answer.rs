@@ -3,7 +3,7 @@
 /// The number that a text ends in: that of its final part where one is marked, else the last of all.
 ///
 /// Reads `1,020`, `$5`, `-3.5`, `1e3`, `3/4`, `\frac{3}{4}`, `50%` (as 50).
-pub(super) fn last_number(text: &str) -> Option<f64> {
+pub(crate) fn last_number(text: &str) -> Option<f64> {
     let text = marked(text).unwrap_or(text);
     let text = text.replace("\\frac{", "").replace("}{", "/");
     let bytes = text.as_bytes();
@@ -16,6 +16,11 @@ pub(super) fn last_number(text: &str) -> Option<f64> {
         }
     }
     last
+}
+
+/// Equal but for the rounding of decimals.
+pub(crate) fn near(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }
 
 /// Whether the final answer of a text is what is wanted, but for case, space and a full stop.

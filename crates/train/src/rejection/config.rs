@@ -240,6 +240,10 @@ impl RejectionConfig {
             let value = format!("{} of {}", s.max_tokens, s.context);
             return Err(TrainError::no("sample.max_tokens", value, "less than sample.context"));
         }
+        if s.share == Share::Split && s.k < s.policies.len() {
+            let expected = format!("at least the {} policies that share it", s.policies.len());
+            return Err(TrainError::no("sample.k", s.k, &expected));
+        }
         let (low, high) = match s.temperature {
             Temperature::Fixed(t) => (t, t),
             Temperature::Between([low, high]) => (low, high),
@@ -320,6 +324,9 @@ mod tests {
         }
         let error = parse("sample.polices = []").unwrap_err();
         assert_eq!(error.hint().as_deref(), Some("did you mean sample.policies?"));
+        let two = "input = [\"p\"]\nsample.policies = [\"m\", \"n\"]\nsample.k = 1";
+        let error = RejectionConfig::parse(two, &[]).unwrap_err().to_string();
+        assert!(error.contains("at least the 2 policies"), "{error}");
         assert!(RejectionConfig::parse("", &[]).unwrap_err().to_string().contains("policies"));
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn write(
 
 /// The dialogue with its best answer; answers that stood there before are not learnt.
 fn best_row(config: &RejectionConfig, prompt: &Prompt, best: &SampleRow) -> Option<Value> {
-    let enough = config.best.score_min.is_none_or(|least| best.total >= least);
+    let enough = config.best.score_min.is_none_or(|least| best.total >= Some(least));
     if best.rejected.is_some() || !enough {
         return None;
     }
@@ -84,7 +84,9 @@ fn pair(
     if best.rejected.is_some() {
         return Err("none_accepted");
     }
-    if config.pairs.score_min.is_some_and(|least| best.total < least) {
+    // A best answer that may be chosen was judged.
+    let most = best.total.ok_or("none_accepted")?;
+    if config.pairs.score_min.is_some_and(|least| most < least) {
         return Err("score_min");
     }
     if !prompt.dialogue.tools.is_empty() || prompt.dialogue.builtin_tools.is_some() {
@@ -92,19 +94,18 @@ fn pair(
     }
     // One prompt for both: where system prompts stay, they must be the same.
     let system = kept_system(config, best);
-    let is_worse = |row: &&&SampleRow| {
+    let mut worse = ranked[1..].iter().filter_map(|row| {
         let readable = !row.text.trim().is_empty() && row.finish != "failed";
-        row.total < best.total && readable
-    };
-    let mut worse =
-        ranked[1..].iter().filter(is_worse).filter(|row| kept_system(config, row) == system);
+        let total = row.total.filter(|total| *total < most && readable)?;
+        (kept_system(config, row) == system).then_some((row, total))
+    });
     // Answers that may not be chosen stand behind the others, whatever their totals.
     let worse = match config.pairs.against {
         Against::Worst => worse.next_back(),
         Against::Next => worse.next(),
     };
-    let worse = worse.ok_or("ties")?;
-    if best.total - worse.total < config.pairs.gap_min {
+    let (worse, least) = worse.ok_or("ties")?;
+    if most - least < config.pairs.gap_min {
         return Err("gap_min");
     }
     let messages: Vec<Value> = prompt.under(system).messages.iter().map(message).collect();
@@ -114,7 +115,7 @@ fn pair(
         "rejected": [answer(worse)],
         "prompt_id": best.prompt,
         "policy_hashes": [best.policy_hash, worse.policy_hash],
-        "scores": [best.total, worse.total],
+        "scores": [most, least],
     }))
 }
 

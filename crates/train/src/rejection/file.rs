@@ -37,7 +37,8 @@ pub struct SampleRow {
     /// `stop`, `length` or `failed`.
     pub finish: String,
     pub scores: BTreeMap<String, f64>,
-    pub total: f64,
+    /// The weighted sum of the scores; none where a judge could not read the answer.
+    pub total: Option<f64>,
     /// Why it is never chosen: `length`, `failed`, `empty`, `unread` (no reward model can), or the score that it lacks.
     pub rejected: Option<String>,
     /// The best of its K.
@@ -53,6 +54,11 @@ pub(super) struct Place {
 }
 
 impl SampleRow {
+    /// Whether two are answers to one prompt.
+    pub fn same_prompt(&self, other: &SampleRow) -> bool {
+        (&self.file, self.row) == (&other.file, other.row)
+    }
+
     fn place(&self) -> Place {
         Place { prompt: self.prompt.clone(), file: self.file.clone(), row: self.row }
     }
@@ -65,26 +71,34 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    /// Opens the file, cuts off a torn tail, and tells `each` of the prompts that are whole.
+    /// Takes the file, or makes it; `settings` stands beside it once it was begun.
     ///
-    /// Errors: another process has it; it cannot be read or written; it is damaged before its last prompt.
-    pub fn open(
-        path: &Path,
-        answers: usize,
-        mut each: impl FnMut(&[SampleRow]),
-    ) -> Result<(Samples, VecDeque<Place>), TrainError> {
+    /// Errors: another process has it; something else stands there; it cannot be read or written.
+    pub fn take(path: &Path, settings: &Path) -> Result<Samples, TrainError> {
         let io = |action| move |e| TrainError::io(action, path, e);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(path).map_err(io("open"))?;
+        let file = options.open(path).map_err(io("open"))?;
         if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
             return Err(TrainError::Busy { folder: path.to_owned() });
         }
-        if cfg!(unix) {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = File::open(folder.unwrap_or(Path::new(".")));
-            folder.and_then(|folder| folder.sync_all()).map_err(io("sync"))?;
+        if file.metadata().map_err(io("read"))?.len() > 0 && !settings.is_file() {
+            let what = format!("no samples: {} is not there", settings.display());
+            return Err(TrainError::Damaged { path: path.to_owned(), what });
         }
+        sync_folder(path).map_err(io("sync"))?;
+        Ok(Samples { file, path: path.to_owned() })
+    }
+
+    /// Cuts off a torn tail, and tells `each` of the prompts that are whole.
+    ///
+    /// Errors: it is damaged before its last prompt; it cannot be read or written.
+    pub fn resume(
+        &mut self,
+        answers: usize,
+        mut each: impl FnMut(&[SampleRow]),
+    ) -> Result<VecDeque<Place>, TrainError> {
+        let Samples { file, path } = self;
         let mut places = VecDeque::new();
         let whole = read_groups(path, answers, |rows| {
             places.push_back(rows[0].place());
@@ -92,8 +106,8 @@ impl Samples {
             Ok(())
         })?;
         let cut = file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0)));
-        cut.map_err(io("write"))?;
-        Ok((Samples { file, path: path.to_owned() }, places))
+        cut.map_err(|e| TrainError::io("write", path, e))?;
+        Ok(places)
     }
 
     /// Adds the answers to one prompt, and brings them to the disk.
@@ -110,7 +124,7 @@ impl Samples {
 
 /// Gives the answers of each prompt that are whole to `each`; the bytes that they fill.
 ///
-/// Errors: the file cannot be read, more than one prompt's rows stand behind a row that is none; those of `each`.
+/// Errors: the file cannot be read, or more than one prompt's rows stand behind its last whole prompt; those of `each`.
 pub(super) fn read_groups(
     path: &Path,
     answers: usize,
@@ -120,7 +134,7 @@ pub(super) fn read_groups(
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let (mut line, mut at, mut whole) = (Vec::new(), 0u64, 0u64);
     let mut group: Vec<SampleRow> = Vec::new();
-    let mut behind = None; // rows behind the first that is none
+    let mut behind = 0; // rows behind the last prompt, once one of them is none of it
     loop {
         line.clear();
         let bytes = reader.read_until(b'\n', &mut line).map_err(io)?;
@@ -132,18 +146,16 @@ pub(super) fn read_groups(
         let next = |row: &SampleRow| {
             row.sample == group.len() && group.first().is_none_or(|f| f.place() == row.place())
         };
-        match (&mut behind, row) {
-            (Some(rows), row) => {
-                *rows += usize::from(row.is_some());
-                if *rows > answers {
-                    let what = format!("a row before byte {at} is none of its prompt's {answers}");
-                    return Err(TrainError::Damaged { path: path.to_owned(), what });
-                }
+        match row {
+            Some(row) if behind == 0 && next(&row) => group.push(row),
+            // What was being written when it was torn: the rows of one prompt.
+            _ if group.len() + behind < answers => behind += 1,
+            _ => {
+                let what = format!("a row before byte {at} is none of its prompt's {answers}");
+                return Err(TrainError::Damaged { path: path.to_owned(), what });
             }
-            (None, Some(row)) if next(&row) => group.push(row),
-            (None, row) => behind = Some(usize::from(row.is_some())),
         }
-        if behind.is_none() && group.len() == answers {
+        if behind == 0 && group.len() == answers {
             each(&group)?;
             group.clear();
             whole = at;
@@ -152,7 +164,7 @@ pub(super) fn read_groups(
 }
 
 /// A file that is written row by row under another name, and is there when it is whole.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     file: std::io::BufWriter<File>,
     part: PathBuf,
     path: PathBuf,
@@ -169,8 +181,13 @@ impl Rows {
     }
 
     pub fn write(&mut self, row: &serde_json::Value) -> Result<(), TrainError> {
+        self.write_line(format!("{row}\n").as_bytes())
+    }
+
+    /// A row that is text already, its line end included.
+    pub fn write_line(&mut self, line: &[u8]) -> Result<(), TrainError> {
         self.count += 1;
-        let written = writeln!(self.file, "{row}");
+        let written = self.file.write_all(line);
         written.map_err(|e| TrainError::io("write", &self.path, e))
     }
 
@@ -180,11 +197,16 @@ impl Rows {
         let io = |e| TrainError::io("write", &path, e);
         let file = file.into_inner().map_err(|e| io(e.into_error()))?;
         file.sync_all().and_then(|()| fs::rename(&part, &path)).map_err(io)?;
-        if cfg!(unix) {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = File::open(folder.unwrap_or(Path::new(".")));
-            folder.and_then(|folder| folder.sync_all()).map_err(io)?;
-        }
+        sync_folder(&path).map_err(io)?;
         Ok(count)
     }
+}
+
+/// Brings the name of a file to the disk.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -10,7 +10,7 @@ use herd_data::dialogue::{Encoder, Shape, question};
 use herd_data::read::{InputFile, Sources, objects};
 use herd_data::{DataError, Fault, Hash};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// A question, and where it stands.
@@ -94,6 +94,18 @@ impl Prompts {
     pub fn drop(&mut self, reason: &str) {
         *self.dropped.entry(reason.to_owned()).or_default() += 1;
     }
+}
+
+/// The ids of the questions of some files.
+///
+/// Errors: those of reading them.
+pub fn asked(inputs: &[PathBuf], chat: &ChatConfig) -> Result<BTreeSet<String>, TrainError> {
+    let mut prompts = Prompts::open(inputs, chat, &[])?;
+    let mut ids = BTreeSet::new();
+    while let Some(prompt) = prompts.next()? {
+        ids.insert(prompt.id);
+    }
+    Ok(ids)
 }
 
 fn files(inputs: &[PathBuf]) -> Result<Vec<InputFile>, TrainError> {

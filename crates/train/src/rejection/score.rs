@@ -1,11 +1,12 @@
 //! What answers are judged by: verifiers, which need no model, and reward models.
 
 use crate::error::TrainError;
-use crate::rejection::answer::{code_of, ends_with, last_number, same_answer};
+use crate::rejection::answer::{code_of, ends_with, last_number, near, same_answer};
 use crate::rejection::script::script;
 use crate::reward::RewardModel;
 use fancy_regex::Regex;
 use herd_codec::chat::{Dialogue, Message, Role};
+use herd_data::Hash;
 use herd_sandbox::{Helper, Limits, Python, Sandbox};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -252,9 +253,9 @@ impl Judges {
     }
 }
 
-/// The sum of weight times score.
-pub(crate) fn total(config: &[ScoreConfig], scores: &Scores) -> f64 {
-    config.iter().filter_map(|score| Some(score.weight * scores.get(&score.name)?)).sum()
+/// The sum of weight times score; `None` where a judge could not read the answer.
+pub(crate) fn total(config: &[ScoreConfig], scores: &Scores) -> Option<f64> {
+    config.iter().map(|score| Some(score.weight * scores.get(&score.name)?)).sum()
 }
 
 /// Errors: settings that are none, or two of one name.
@@ -382,8 +383,15 @@ impl Scorer {
             }
             Scorer::Code { field, sandbox } => {
                 let tests = field_text(asked.row, field).unwrap_or_default();
+                if tests.trim().is_empty() {
+                    return Ok(false);
+                }
+                // Who ends before the tests have run does not say so.
                 let program = format!("{}\n\n{tests}\n", code_of(answer));
-                sandbox.python(&program, b"", Python::Bare)?.succeeded()
+                let passed = Hash::of(program.as_bytes()).to_string();
+                let program = format!("{program}print(\"\\n{passed}\")\n");
+                let outcome = sandbox.python(&program, b"", Python::Bare)?;
+                outcome.succeeded() && outcome.stdout.text().trim_end().ends_with(&passed)
             }
             // A pattern that gives up has found nothing.
             Scorer::Regex(pattern) => pattern.is_match(answer).unwrap_or(false),
@@ -406,11 +414,6 @@ impl Form {
 
 fn words(text: &str) -> usize {
     text.split_whitespace().count()
-}
-
-/// Equal but for the rounding of decimals.
-fn near(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }
 
 /// A text or number in a row; in lists a number is a place, from the end if it is negative.

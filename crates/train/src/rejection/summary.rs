@@ -17,7 +17,8 @@ pub struct Summary {
     pub rejected: BTreeMap<String, u64>,
     /// Rows of the input that were not asked, by the reason.
     pub dropped: BTreeMap<String, u64>,
-    /// k, and the mean over prompts of the total of the best of k answers.
+    /// k, and the mean over prompts of the total of the best of k answers. An answer that no judge could read counts as the
+    /// least of its prompt's; prompts of which all are such are left out.
     pub best_of: Vec<(usize, f64)>,
     /// Rows written for `herd sft`.
     pub best: u64,
@@ -27,6 +28,9 @@ pub struct Summary {
     pub unpaired: BTreeMap<String, u64>,
     /// What this process computed; the rest was there.
     pub work: Work,
+    /// Prompts in `best_of`.
+    #[serde(skip)]
+    judged: u64,
 }
 
 /// What a process computed.
@@ -58,9 +62,12 @@ impl Summary {
                 Some(reason) => *self.rejected.entry(reason.clone()).or_default() += 1,
             }
         }
-        let totals: Vec<f64> = ranked(rows).iter().rev().map(|row| row.total).collect();
+        let Some(least) = least(rows) else { return };
+        self.judged += 1;
+        let total = |row: &&SampleRow| row.total.unwrap_or(least);
+        let totals: Vec<f64> = ranked(rows).iter().rev().map(total).collect();
         for (k, mean) in &mut self.best_of {
-            *mean += (best_of(&totals, *k) - *mean) / self.prompts as f64;
+            *mean += (best_of(&totals, *k) - *mean) / self.judged as f64;
         }
     }
 }
@@ -70,9 +77,15 @@ pub(super) fn ranked(rows: &[SampleRow]) -> Vec<&SampleRow> {
     let mut rows: Vec<&SampleRow> = rows.iter().collect();
     rows.sort_by(|a, b| {
         let accepted = b.rejected.is_none().cmp(&a.rejected.is_none());
-        accepted.then(b.total.total_cmp(&a.total)).then(a.sample.cmp(&b.sample))
+        let total = |row: &SampleRow| row.total.unwrap_or(f64::NEG_INFINITY);
+        accepted.then(total(b).total_cmp(&total(a))).then(a.sample.cmp(&b.sample))
     });
     rows
+}
+
+/// The least total among answers; none if no judge could read one.
+pub(crate) fn least<'a>(rows: impl IntoIterator<Item = &'a SampleRow>) -> Option<f64> {
+    rows.into_iter().filter_map(|row| row.total).min_by(f64::total_cmp)
 }
 
 /// The mean over all choices of k of n values, worst first, of the best one's value.

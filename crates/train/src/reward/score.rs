@@ -33,7 +33,7 @@ pub struct Asked {
     pub answers: Vec<Vec<u32>>,
 }
 
-/// Tokens that pass through the model at once, unless one prompt and its answers have more; changes no bit.
+/// Tokens that pass through the model at once, unless one prompt and one answer have more; changes no bit.
 const TOKENS: usize = 2048;
 
 impl RewardModel {
@@ -81,7 +81,14 @@ impl RewardModel {
     /// model's context.
     pub fn score_ids(&self, asked: &[Asked]) -> Result<Vec<Vec<f64>>, TrainError> {
         asked.iter().try_for_each(|asked| self.check(asked))?;
-        let (mut rewards, mut rest) = (Vec::with_capacity(asked.len()), asked);
+        let pieces: Vec<Asked> = asked.iter().flat_map(Asked::pieces).collect();
+        let mut rewards = self.score_pieces(&pieces).into_iter();
+        Ok(asked.iter().map(|asked| rewards.by_ref().take(asked.answers.len()).collect()).collect())
+    }
+
+    /// The rewards of all answers, one after another.
+    fn score_pieces(&self, pieces: &[Asked]) -> Vec<f64> {
+        let (mut rewards, mut rest) = (Vec::new(), pieces);
         while !rest.is_empty() {
             let mut tokens = 0;
             let fits = |asked: &&Asked| {
@@ -92,7 +99,14 @@ impl RewardModel {
             rewards.extend(self.pass(now));
             rest = later;
         }
-        Ok(rewards)
+        rewards
+    }
+
+    /// The same answers, if the model can read them.
+    ///
+    /// Errors: those of [`score_ids`](RewardModel::score_ids).
+    pub fn expect_fits(&self, asked: Asked) -> Result<Asked, TrainError> {
+        self.check(&asked).map(|()| asked)
     }
 
     fn check(&self, asked: &Asked) -> Result<(), TrainError> {
@@ -114,8 +128,8 @@ impl RewardModel {
         }
     }
 
-    /// The rewards of some prompts' answers, in one pass.
-    fn pass(&self, asked: &[Asked]) -> Vec<Vec<f64>> {
+    /// The rewards of some prompts' answers, in one pass, one after another.
+    fn pass(&self, asked: &[Asked]) -> Vec<f64> {
         let (mut tokens, mut positions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         let mut push = |ids: &[u32], position: usize| -> Range<usize> {
             let start = tokens.len();
@@ -132,18 +146,30 @@ impl RewardModel {
         });
         let documents: Vec<Branching> = documents.collect();
         if ends.is_empty() {
-            return vec![Vec::new(); asked.len()];
+            return Vec::new();
         }
         let shape = self.model.config();
         let documents = Documents::branching(&documents, shape.kv_heads, shape.head_dim);
         let x_td = self.model.forward_documents(&tokens, &positions, &Arc::new(documents));
         let scores = self.model.scores(&x_td.select(&ends));
-        let mut read = scores.data().iter().map(|reward| f64::from(*reward));
-        asked.iter().map(|asked| read.by_ref().take(asked.answers.len()).collect()).collect()
+        scores.data().iter().map(|reward| f64::from(*reward)).collect()
     }
 }
 
 impl Asked {
+    /// The same in pieces of some answers each, as many as pass at once, behind the prompt.
+    fn pieces(&self) -> Vec<Asked> {
+        let mut pieces: Vec<Asked> = Vec::new();
+        for answer in &self.answers {
+            match pieces.last_mut().filter(|last| last.tokens() + answer.len() <= TOKENS) {
+                Some(last) => last.answers.push(answer.clone()),
+                None => pieces
+                    .push(Asked { prompt: self.prompt.clone(), answers: vec![answer.clone()] }),
+            }
+        }
+        pieces
+    }
+
     fn tokens(&self) -> usize {
         self.prompt.len() + self.answers.iter().map(Vec::len).sum::<usize>()
     }

@@ -29,6 +29,21 @@ pub struct Pair {
     pub scores: [f64; 2],
 }
 
+/// What people see of a pair: not who wrote which, nor what scores make of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shown<'a> {
+    pair: u64,
+    prompt: &'a [Value],
+    answers: &'a [String; 2],
+}
+
+impl Pair {
+    /// For people.
+    pub fn shown(&self) -> Shown<'_> {
+        Shown { pair: self.pair, prompt: &self.prompt, answers: &self.answers }
+    }
+}
+
 /// What an annotator says of a pair.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,40 +83,57 @@ pub struct Judged {
 }
 
 /// The pairs in a file of samples with two answers a prompt, and the file of its best answers. Answers that are the same, or
-/// that are to be rejected, make no pair.
+/// that are to be rejected, make no pair; nor do answers with tools, for which rows of preferences have no place. Which answer
+/// comes first is drawn.
 ///
 /// Errors: the files are not of one run.
-pub fn pairs(rows: &[SampleRow], best: &Path) -> Result<Vec<Pair>, TrainError> {
+pub fn pairs(rows: &[SampleRow], best: &Path, seed: u64) -> Result<Vec<Pair>, TrainError> {
     let damaged = |what: String| TrainError::Damaged { path: best.to_owned(), what };
     let text = std::fs::read_to_string(best).map_err(|e| TrainError::io("read", best, e))?;
-    let mut pairs: Vec<Pair> = Vec::new();
-    let mut groups = rows.chunk_by(|a, b| (&a.file, a.row) == (&b.file, b.row));
+    // The rows of one prompt say the same up to the answer.
+    let mut said: BTreeMap<String, Value> = BTreeMap::new();
     for (i, line) in text.lines().enumerate() {
         let row: Value =
             serde_json::from_str(line).map_err(|e| damaged(format!("line {}: {e}", i + 1)))?;
-        let id = row["prompt_id"].as_str().unwrap_or_default();
-        // Best answers stand in the order of their prompts; some prompts have none.
-        let group = groups.find(|group| group[0].prompt == id);
-        let group =
-            group.ok_or_else(|| damaged(format!("line {}: no samples of prompt {id:?}", i + 1)))?;
+        said.insert(row["prompt_id"].as_str().unwrap_or_default().to_owned(), row);
+    }
+    let mut pairs: Vec<Pair> = Vec::new();
+    for group in rows.chunk_by(SampleRow::same_prompt) {
         let [a, b] = group else {
             return Err(damaged(format!("{} answers to a prompt, expected 2", group.len())));
         };
-        if a.text == b.text || a.rejected.is_some() || b.rejected.is_some() {
+        let (Some(first), Some(second), true) = (a.total, b.total, a.text != b.text) else {
+            continue;
+        };
+        if a.rejected.is_some() || b.rejected.is_some() {
+            continue;
+        }
+        let row = said.get(&a.prompt);
+        let row = row.ok_or_else(|| damaged(format!("no answer to prompt {:?}", a.prompt)))?;
+        if row.get("tools").is_some() || row.get("builtin_tools").is_some() {
             continue;
         }
         let mut prompt = row["messages"].as_array().cloned().unwrap_or_default();
         prompt.pop();
-        pairs.push(Pair {
+        let mut pair = Pair {
             pair: pairs.len() as u64,
             prompt,
             answers: [a.text.clone(), b.text.clone()],
             policy_hashes: [a.policy_hash.clone(), b.policy_hash.clone()],
-            scores: [a.total, b.total],
-        });
+            scores: [first, second],
+        };
+        if uniform(seed, PLACES, pair.pair) < 0.5 {
+            pair.answers.reverse();
+            pair.policy_hashes.reverse();
+            pair.scores.reverse();
+        }
+        pairs.push(pair);
     }
     Ok(pairs)
 }
+
+/// The stream of numbers that decide which answer comes first; annotators have those from 0 on.
+const PLACES: u64 = u64::MAX;
 
 /// What simulated annotators say: the answer with the greater score is better, but for the share of their votes that is the wrong way
 /// round. Of equal scores nobody says anything. Who judges a pair is drawn.
@@ -128,7 +160,7 @@ pub fn simulated(config: &CollectConfig, seed: u64, pairs: &[Pair]) -> Vec<Vote>
 
 /// Preferences of the majority of those who are heard.
 ///
-/// Errors: a vote on a pair that is not there, or for an answer that is not.
+/// Errors: a vote on a pair that is not there, or for an answer that is not; a second vote on a pair by one annotator.
 pub fn judge(pairs: &[Pair], votes: &[Vote]) -> Result<Judged, TrainError> {
     if let Some(vote) = votes.iter().find(|vote| vote.better > 1 || vote.pair >= pairs.len() as u64)
     {
@@ -140,7 +172,14 @@ pub fn judge(pairs: &[Pair], votes: &[Vote]) -> Result<Judged, TrainError> {
         ));
     }
     let mut on: BTreeMap<u64, Vec<&Vote>> = BTreeMap::new();
-    votes.iter().for_each(|vote| on.entry(vote.pair).or_default().push(vote));
+    for vote in votes {
+        let others = on.entry(vote.pair).or_default();
+        if others.iter().any(|other| other.annotator == vote.annotator) {
+            let value = format!("{} on pair {}, again", vote.annotator, vote.pair);
+            return Err(TrainError::no("vote", value, "one vote of an annotator on a pair"));
+        }
+        others.push(vote);
+    }
     let annotators = heard(&on);
     let counts =
         |vote: &&&Vote| annotators.iter().any(|a| a.heard && a.annotator == vote.annotator);
@@ -174,7 +213,8 @@ fn row(pair: &Pair, better: usize, strength: &str, votes: &[&Vote]) -> Value {
     })
 }
 
-/// Who agrees with whom, and who is to be heard.
+/// Who agrees with whom, and who is to be heard. Of two nobody can say who is against whom, nor of those who are equally far from
+/// the others.
 fn heard(on: &BTreeMap<u64, Vec<&Vote>>) -> Vec<Quality> {
     let mut annotators: BTreeMap<&str, Quality> = BTreeMap::new();
     for vote in on.values().flatten() {
@@ -212,9 +252,15 @@ fn heard(on: &BTreeMap<u64, Vec<&Vote>>) -> Vec<Quality> {
         let against = |quality: &&Quality| {
             quality.heard && quality.compared > 0 && share(rate(quality), quality.compared).1 < 0.5
         };
-        let farthest =
-            annotators.values().filter(against).min_by(|a, b| rate(a).total_cmp(&rate(b)));
-        let Some(name) = farthest.map(|quality| quality.annotator.clone()) else { break };
+        let mut found: Vec<&Quality> = annotators.values().filter(against).collect();
+        found.sort_by(|a, b| rate(a).total_cmp(&rate(b)));
+        let alone = match found[..] {
+            [] => None,
+            [one] => Some(one),
+            [one, next, ..] => (rate(one) < rate(next)).then_some(one),
+        };
+        let several = annotators.values().filter(|quality| quality.heard).count() > 2;
+        let Some(name) = alone.filter(|_| several).map(|q| q.annotator.clone()) else { break };
         annotators.get_mut(name.as_str()).expect("it was found there").heard = false;
     }
     annotators.into_values().collect()
@@ -294,6 +340,20 @@ mod tests {
     }
 
     #[test]
+    fn of_two_who_never_agree_neither_is_silenced() {
+        let votes = (0..21).flat_map(|pair| {
+            [("alice", 0), ("mallory", 1)].map(|(annotator, better)| Vote {
+                pair,
+                annotator: annotator.into(),
+                better,
+            })
+        });
+        let judged = judge(&toy(21), &votes.collect::<Vec<_>>()).unwrap();
+        assert!(judged.annotators.iter().all(|quality| quality.heard));
+        assert_eq!((judged.rows.len(), judged.undecided), (0, 21));
+    }
+
+    #[test]
     fn votes_that_cannot_be_are_refused_and_even_ones_decide_nothing() {
         let pairs = toy(3);
         let vote = |pair: u64, annotator: &str, better: usize| Vote {
@@ -303,6 +363,8 @@ mod tests {
         };
         assert!(judge(&pairs, &[vote(3, "x", 0)]).unwrap_err().to_string().contains("pair 3"));
         assert!(judge(&pairs, &[vote(0, "x", 2)]).unwrap_err().to_string().contains("better 2"));
+        let twice = judge(&pairs, &[vote(0, "x", 0), vote(0, "y", 0), vote(0, "x", 0)]);
+        assert!(twice.unwrap_err().to_string().contains("x on pair 0"));
         let judged = judge(&pairs, &[vote(0, "x", 0), vote(0, "y", 1), vote(1, "x", 1)]).unwrap();
         assert_eq!((judged.rows.len(), judged.undecided), (1, 2));
         assert_eq!(judged.rows[0]["strength"], "significantly_better");

@@ -240,6 +240,18 @@ impl RoundConfig {
         if *judges == 0 || annotator.is_empty() {
             return Err(TrainError::no("collect.judges", judges, "at least 1, and an annotator"));
         }
+        let twice = |(i, a): &(usize, &Annotator)| annotator[..*i].iter().any(|b| b.name == a.name);
+        if let Some((_, a)) = annotator.iter().enumerate().find(twice) {
+            return Err(TrainError::no("collect.annotator.name", &a.name, "a name of its own"));
+        }
+        // The policy is the mean of the last two checkpoints of `dpo`.
+        let kept = |key: &str| self.stages.dpo.get("checkpoint")?.get(key)?.as_integer();
+        for (key, least) in [("keep_last", 2), ("every", 1)] {
+            if let Some(value) = kept(key).filter(|value| *value < least) {
+                let key = format!("stages.dpo.checkpoint.{key}");
+                return Err(TrainError::no(&key, value, &format!("at least {least}")));
+            }
+        }
         if let Some(a) = annotator.iter().find(|a| !(0.0..=1.0).contains(&a.wrong)) {
             return Err(TrainError::no("collect.annotator.wrong", a.wrong, "0 to 1"));
         }
@@ -291,6 +303,9 @@ mod tests {
         assert!(error("rounds", "0").contains("rounds"));
         assert!(error("held", "[]").contains("held"));
         assert!(error("gate.k", "0").contains("gate"));
+        assert!(error("stages.dpo.checkpoint.keep_last", "1").contains("at least 2"));
+        let twice = "[{name = \"x\"}, {name = \"x\"}]";
+        assert!(error("collect.annotator", twice).contains("a name of its own"));
         assert!(error("collect.annotator", "[{name = \"x\", wrong = 2.0}]").contains("2"));
     }
 }

@@ -1,6 +1,7 @@
 //! The settings of the runs of a round, as files that can be run by hand.
 
 use crate::round::config::{By, RoundConfig, Start};
+use herd_data::Hash;
 use serde::Serialize;
 use std::path::Path;
 use toml::{Table, Value};
@@ -65,6 +66,11 @@ impl Settings {
     }
 }
 
+/// The seed of a part of a round.
+pub fn seed(seed: u64, round: u64, part: &str) -> u64 {
+    Hash::of(format!("{seed} {round} {part}").as_bytes()).word()
+}
+
 /// The preferences of a round, in its folder.
 pub fn preferences(round: u64) -> String {
     format!("preferences-{round}.jsonl")
@@ -93,9 +99,9 @@ fn text(path: &Path) -> String {
 }
 
 impl Maker<'_> {
-    fn seed(&self) -> i64 {
-        (self.config.seed.wrapping_mul(1_000_003).wrapping_add(self.begin.round) & 0xffff_ffff)
-            as i64
+    /// Every stage draws its own numbers: answers that are collected are not those that are sampled.
+    fn seed(&self, stage: &str) -> i64 {
+        i64::from(seed(self.config.seed, self.begin.round, stage) as u32)
     }
 
     /// A file of every round up to this one. Its name has the round: sources are known by their names.
@@ -107,6 +113,7 @@ impl Maker<'_> {
     /// What the samples of a round have in common.
     fn asking(
         &self,
+        stage: &str,
         input: &[std::path::PathBuf],
         policies: Vec<Value>,
         k: i64,
@@ -122,7 +129,7 @@ impl Maker<'_> {
             ("unfinished", value(&self.config.collect.unfinished)),
         ]);
         table([
-            ("seed", self.seed().into()),
+            ("seed", self.seed(stage).into()),
             ("input", paths(input)),
             ("chat", value(&self.config.chat)),
             ("sample", sample.into()),
@@ -136,7 +143,8 @@ impl Maker<'_> {
             .map(|p| p.as_str().into())
             .collect();
         let (config, k) = (&self.config.collect, if policies.len() == 1 { 2 } else { 1 });
-        let mut table = self.asking(&self.config.prompts, policies, k, config.temperature);
+        let mut table =
+            self.asking("collect", &self.config.prompts, policies, k, config.temperature);
         if config.by == By::Scores {
             table.insert("score".to_owned(), value(&config.score));
         }
@@ -144,8 +152,8 @@ impl Maker<'_> {
     }
 
     fn sample(&self, reward_model: &str) -> Table {
-        let mut of =
-            self.asking(&self.config.prompts, vec![self.begin.policy.as_str().into()], 16, 1.0);
+        let policies = vec![self.begin.policy.as_str().into()];
+        let mut of = self.asking("sample", &self.config.prompts, policies, 16, 1.0);
         of.insert("score".to_owned(), self.rewarded(reward_model));
         laid(of, &self.config.stages.sample)
     }
@@ -153,7 +161,8 @@ impl Maker<'_> {
     fn gate(&self, reward_model: &str) -> Table {
         let gate = &self.config.gate;
         let policies = vec![self.begin.policy.as_str().into(), "../average".into()];
-        let mut of = self.asking(&self.config.held, policies, gate.k as i64, gate.temperature);
+        let mut of =
+            self.asking("gate", &self.config.held, policies, gate.k as i64, gate.temperature);
         let score = match (gate.score.is_empty(), self.config.collect.by) {
             (false, _) => value(&gate.score),
             (true, By::Scores) => value(&self.config.collect.score),
@@ -170,10 +179,10 @@ impl Maker<'_> {
     }
 
     /// What training in a round has in common.
-    fn training(&self, init: String, input: Vec<Value>, steps: i64, lr: f64) -> Table {
+    fn training(&self, stage: &str, init: String, input: Vec<Value>, steps: i64, lr: f64) -> Table {
         table([
             ("preset", "tiny".into()),
-            ("seed", self.seed().into()),
+            ("seed", self.seed(stage).into()),
             ("tokenizer", text(&self.config.tokenizer).into()),
             ("model", table([("init", init.into())]).into()),
             ("chat", value(&self.config.chat)),
@@ -193,7 +202,7 @@ impl Maker<'_> {
 
     fn reward(&self) -> Table {
         let input = self.all_rounds(preferences).collect();
-        self.training(text(&self.config.base), input, 100, 1e-4)
+        self.training("reward", text(&self.config.base), input, 100, 1e-4)
     }
 
     fn sft(&self) -> Table {
@@ -204,11 +213,12 @@ impl Maker<'_> {
         let mut input: Vec<Value> =
             self.config.dialogues.iter().map(|path| text(path).into()).collect();
         input.extend(self.all_rounds(|round| format!("samples-{round}.best.jsonl")));
-        self.training(init, input, 200, 1e-3)
+        self.training("sft", init, input, 200, 1e-3)
     }
 
     fn dpo(&self, tuned: &str) -> Table {
         let mut of = self.training(
+            "dpo",
             format!("../{tuned}"),
             vec![format!("../{}", preferences(self.begin.round)).into()],
             40,

@@ -258,6 +258,9 @@ unsafe fn weigh<L: Entry>(
             row.logit = desk.logits[t * LOGITS + target - from];
         }
     }
+    if pass.listed.is_some() {
+        take_listed(pass, piece, desk, from..to);
+    }
     desk.sums.fill(0.0);
     for g in groups.clone().step_by(2) {
         let (first, both) = (g - groups.start, g + 1 < groups.end);
@@ -306,6 +309,17 @@ unsafe fn weigh<L: Entry>(
             let word = desk.g[t * G_ROW + at + (target - from) / 2];
             row.weight = bf16::from_bits((word >> (target % 2 * 16)) as u16).to_f32();
         }
+    }
+}
+
+/// Takes the listed outputs of these tokens out of their logits. A call, so that walks without lists stay as they are.
+#[cold]
+#[inline(never)]
+fn take_listed(pass: &Pass<'_>, piece: &Piece, desk: &mut Desk<'_>, outputs: Range<usize>) {
+    let Some(listed) = &pass.listed else { return };
+    for (t, logits) in piece.tokens.clone().zip(desk.logits.chunks_exact_mut(LOGITS)) {
+        // SAFETY: the tokens of this piece are in no other.
+        unsafe { listed.take(t, outputs.clone(), logits) };
     }
 }
 

@@ -1,5 +1,7 @@
 //! One pass of the fused head: rows in pieces by all outputs, then dW by groups of outputs.
 
+mod soft;
+
 use super::super::Packed;
 use super::super::activations::Kind;
 use super::super::backward::lay::{Compiled, Place};
@@ -10,6 +12,7 @@ use super::{Head, HeadGrads};
 use crate::Class;
 use crate::cpu::{Cpu, Parts};
 use crate::lanes::Plain;
+use crate::soft_targets::Soft;
 use half::bf16;
 use std::ops::Range;
 
@@ -33,6 +36,8 @@ pub(super) struct Pass<'a> {
     pub dx: Option<Parts<f32>>,
     /// g for dW: `[group][step][16 outputs]`, two tokens a word.
     pub kept: Option<Parts<u32>>,
+    /// The outputs that are no part of g.
+    pub listed: Option<soft::Listed<'a>>,
 }
 
 impl Pass<'_> {
@@ -164,7 +169,13 @@ impl<'a> Desk<'a> {
 }
 
 /// The nats of at most `ROWS` tokens, and their gradients.
-pub(super) fn run(cpu: &Cpu, nats: &mut [f32], head: &Head<'_>, grads: Option<HeadGrads<'_>>) {
+pub(super) fn run(
+    cpu: &Cpu,
+    nats: &mut [f32],
+    head: &Head<'_>,
+    taught: Option<Taught<'_>>,
+    grads: Option<HeadGrads<'_>>,
+) {
     let (width, tokens) = (head.w.cols(), nats.len());
     let room = Room::new(head.blocks, head.w.rows(), width, cpu.pool.threads());
     let mut scratch = cpu.scratch();
@@ -175,6 +186,7 @@ pub(super) fn run(cpu: &Cpu, nats: &mut [f32], head: &Head<'_>, grads: Option<He
     let line = scratch.as_ptr().align_offset(64);
     let (kept, desks) = scratch[line..].split_at_mut(room.kept_words());
     let (mut dx, dw) = grads.map_or((None, None), |grads| (Some(grads.dx), grads.dw));
+    let mut listed = taught.as_ref().map_or(Vec::new(), |taught| vec![0.0; taught.soft.ids.len()]);
     let pass = Pass {
         x: head.x,
         w: head.w,
@@ -187,9 +199,17 @@ pub(super) fn run(cpu: &Cpu, nats: &mut [f32], head: &Head<'_>, grads: Option<He
         chunk: (CHUNK_BYTES / (4 * GROUP * width)).clamp(1, 8),
         dx: dx.as_deref_mut().map(Parts::new),
         kept: dw.is_some().then(|| Parts::new(kept)),
+        listed: taught.as_ref().map(|taught| soft::Listed::new(taught.soft, &mut listed)),
     };
     let mut rows = vec![Row::default(); tokens];
     walk(cpu, &pass, &room, desks, &mut rows);
+    if let Some(Taught { soft, kl }) = taught {
+        let settled = soft::settle(cpu, &pass, soft, head.targets.scale, &rows, &mut listed);
+        for (t, settled) in settled.iter().enumerate() {
+            (nats[t], kl[t]) = (settled.nats, settled.kl);
+        }
+        return soft::add(cpu, &pass, &settled, &listed, desks, dx, dw);
+    }
     let scale = |t: usize| match pass.weights[t] {
         0.0 => 0.0,
         weight => (f64::from(weight * head.targets.scale) / rows[t].sum) as f32,
@@ -232,6 +252,12 @@ fn walk(cpu: &Cpu, pass: &Pass<'_>, room: &Room, desks: &mut [u32], rows: &mut [
     });
 }
 
+/// What a teacher says of the rows, and where their divergence from it goes.
+pub(super) struct Taught<'a> {
+    pub soft: &'a Soft<'a>,
+    pub kl: &'a mut [f32],
+}
+
 /// The target's g: e^(logit - m) less the sum, rounded.
 fn target_of(row: &Row) -> bf16 {
     let weight = f64::from(crate::math::exp::<false>(row.logit - row.shift));
@@ -244,13 +270,18 @@ fn finish_dx(dx: &mut [f32], pass: &Pass<'_>, row: &Row, id: u32, scale: f32) {
         return dx.fill(0.0);
     }
     let more = target_of(row).to_f32() - row.weight;
+    for (dx, w) in dx.iter_mut().zip(weights_of(pass, id)) {
+        *dx = scale * (*dx + more * w);
+    }
+}
+
+/// The weights of an output, in the order of columns.
+fn weights_of<'a>(pass: &Pass<'a>, id: u32) -> impl Iterator<Item = f32> + use<'a> {
     let (group, lane) = (id as usize / GROUP, id as usize % GROUP);
     let words: &[u32] = bytemuck::cast_slice(pass.w.data.bytes());
     let words = &words[group * pass.pairs * GROUP..][..pass.pairs * GROUP];
-    for (k, dx) in dx.iter_mut().enumerate() {
-        let bits = words[k / 2 * GROUP + lane] >> (k % 2 * 16);
-        *dx = scale * (*dx + more * f32::from_bits(bits << 16));
-    }
+    let pair = move |k: usize| words[k * GROUP + lane];
+    (0..pass.width).map(move |k| f32::from_bits(pair(k / 2) >> (k % 2 * 16) << 16))
 }
 
 /// The same for dW.

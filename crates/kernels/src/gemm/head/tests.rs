@@ -1,5 +1,7 @@
 //! The fused head against the products and the loss that it stands for.
 
+mod soft;
+
 use super::*;
 use crate::gemm::backward::blocks;
 use crate::naive;

@@ -1,0 +1,172 @@
+//! Step-by-step solutions (arXiv 2407.21783, section 4.3.3): kept by their final answer, by the arithmetic in their steps, and by the
+//! writer's own second look; wrong ones may be corrected.
+
+use crate::error::TrainError;
+use crate::rejection::{field_text, last_number, near};
+use crate::synth::arithmetic::check;
+use crate::synth::items::Item;
+use crate::synth::read::verdict;
+use crate::synth::{Harvest, Shelf, fall, said, unlearnt};
+use crate::writer::between;
+use crate::writer::desk::{Ask, Desk, Made, fault, reject};
+use crate::writer::prompts::Default;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Settings of `maths`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MathsConfig {
+    /// The field of a row that holds the right answer; dots lead into objects and lists.
+    pub answer: String,
+    /// Solutions of a problem: drawn from the least to the most.
+    pub k: [usize; 2],
+    /// Solutions of a problem that are kept at most.
+    pub keep: usize,
+    /// Whether every sum that is written out must be right.
+    pub steps: bool,
+    /// Whether the writer looks over a solution again.
+    pub verify: bool,
+    /// Wrong solutions of a problem that are corrected at most.
+    pub mistakes: usize,
+}
+
+/// What the writer is asked.
+pub(super) const PROMPTS: &[Default] = &[
+    Default {
+        step: "solve",
+        names: &["problem"],
+        text: "{{ problem }}\n\nSolve this step by step. Write out every calculation as an equation. End with a line `#### ANSWER` that \
+               holds the final number alone.",
+    },
+    Default {
+        step: "verify",
+        names: &["problem", "solution"],
+        text: "Problem:\n{{ problem }}\n\nSolution:\n{{ solution }}\n\nIs every step of this solution valid and its answer right? Think, \
+               then end with `Verdict: yes` or `Verdict: no`.",
+    },
+    Default {
+        step: "correct",
+        names: &["problem", "solution"],
+        text: "Problem:\n{{ problem }}\n\nA solution that is wrong:\n{{ solution }}\n\nFind the first mistake, say what it is, and solve the \
+               problem again step by step. End with a line `#### ANSWER` that holds the final number alone.",
+    },
+];
+
+/// What a user says to a wrong solution, in rows that learn from mistakes.
+const WRONG: &str = "That is not right. Find your mistake and solve it again.";
+
+impl MathsConfig {
+    pub(super) fn base() -> MathsConfig {
+        let (answer, k) = ("answer".to_owned(), [4, 8]);
+        MathsConfig { answer, k, keep: 4, steps: true, verify: true, mistakes: 0 }
+    }
+
+    pub(super) fn check(&self) -> Result<(), TrainError> {
+        let [least, most] = self.k;
+        if !(1 <= least && least <= most && most <= 1024) {
+            let expected = "[least, most] of 1 to 1024";
+            return Err(TrainError::no("maths.k", format!("[{least}, {most}]"), expected));
+        }
+        between("maths.keep", self.keep as u64, 0, 1024)?;
+        between("maths.mistakes", self.mistakes as u64, 0, 1024)
+    }
+}
+
+pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<Harvest> {
+    let config = shelf.config.maths.as_ref().expect("the settings of its kind");
+    let wanted = field_text(&item.value, &config.answer);
+    let Some(wanted) = wanted.as_deref().and_then(last_number) else {
+        return reject("problem", "no_number", item.value.clone());
+    };
+    let problem = &item.text;
+    let [least, most] = config.k.map(|k| k as u64);
+    let n = (least + desk.draw("k") % (most - least + 1)) as usize;
+    let solve = Ask { n, ..Ask::one("solve", json!({ "problem": problem })) };
+    let said = desk.ask(vec![solve])?.remove(0);
+    let mut harvest = Harvest::default();
+    let (mut good, mut mistaken): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    for answer in said {
+        let text = answer.text.trim().to_owned();
+        let reason = fault(&answer).or_else(|| wrong(&text, wanted, config));
+        match reason {
+            None if good.contains(&text) => fall(desk, &mut harvest, "solve", "duplicate", text),
+            None => {
+                desk.passed("solve");
+                good.push(text);
+            }
+            Some(reason) => {
+                if reason == "answer" && !mistaken.contains(&text) {
+                    mistaken.push(text.clone());
+                }
+                fall(desk, &mut harvest, "solve", reason, text);
+            }
+        }
+    }
+    if config.verify {
+        good = verified(desk, &mut harvest, problem, good)?;
+    }
+    let more = good.len().saturating_sub(config.keep);
+    for text in good.drain(good.len() - more..) {
+        fall(desk, &mut harvest, "keep", "enough", text);
+    }
+    harvest.rows.extend(good.iter().map(|text| row(&item.text, None, text)));
+    mistaken.truncate(config.mistakes);
+    let asks = mistaken
+        .iter()
+        .map(|wrong| Ask::one("correct", json!({ "problem": problem, "solution": wrong })));
+    let corrected = desk.ask(asks.collect())?;
+    for (first, mut said) in mistaken.iter().zip(corrected) {
+        let answer = said.remove(0);
+        let text = answer.text.trim().to_owned();
+        match fault(&answer).or_else(|| wrong(&text, wanted, config)) {
+            None => {
+                desk.passed("correct");
+                harvest.told.push("corrected");
+                harvest.rows.push(row(problem, Some(first), &text));
+            }
+            Some(reason) => fall(desk, &mut harvest, "correct", reason, text),
+        }
+    }
+    Ok(harvest)
+}
+
+/// Those of some solutions that the writer finds right at a second look.
+fn verified(
+    desk: &mut Desk<'_>,
+    harvest: &mut Harvest,
+    problem: &str,
+    good: Vec<String>,
+) -> Made<Vec<String>> {
+    let with = good.iter().map(|s| json!({ "problem": problem, "solution": s })).collect();
+    let verdicts = desk.verdicts("verify", with)?;
+    let mut kept = Vec::new();
+    for (text, said) in good.into_iter().zip(verdicts) {
+        match said.as_deref().and_then(verdict) {
+            Some(true) => {
+                desk.passed("verify");
+                kept.push(text);
+            }
+            Some(false) => fall(desk, harvest, "verify", "no", text),
+            None => fall(desk, harvest, "verify", "no_verdict", text),
+        }
+    }
+    Ok(kept)
+}
+
+/// Why a solution is not right.
+fn wrong(text: &str, wanted: f64, config: &MathsConfig) -> Option<&'static str> {
+    match last_number(text) {
+        None => Some("no_answer"),
+        Some(number) if !near(number, wanted) => Some("answer"),
+        Some(_) if config.steps && check(text).1.is_some() => Some("step"),
+        Some(_) => None,
+    }
+}
+
+fn row(problem: &str, mistake: Option<&String>, solution: &str) -> Value {
+    let mut messages = vec![said("user", problem)];
+    messages.extend(mistake.into_iter().flat_map(|text| [unlearnt(text), said("user", WRONG)]));
+    messages.push(said("assistant", solution));
+    json!({ "messages": messages })
+}
