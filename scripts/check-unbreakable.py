@@ -102,7 +102,7 @@ tokenizer = "words"
 base = "base/checkpoints/step-12"
 policy = "base/checkpoints/step-12"
 prompts = ["few.jsonl"]
-held = ["few.jsonl"]
+held = ["held.jsonl"]
 dialogues = ["few.jsonl"]
 start = "policy"
 rounds = 2
@@ -192,7 +192,9 @@ class Bench:
         lines = [json.dumps({"text": part}) for part in text.split("\n## ")]
         (self.root / "docs.jsonl").write_text("\n".join(lines))
         (self.root / "chats.jsonl").write_text("\n".join(dialogues(text)))
-        (self.root / "few.jsonl").write_text("\n".join(list(dialogues(text))[:12]))
+        few = list(dialogues(text))[:16]
+        (self.root / "few.jsonl").write_text("\n".join(few[:12]))
+        (self.root / "held.jsonl").write_text("\n".join(few[12:]))
         (self.root / "pairs.jsonl").write_text("\n".join(comparisons(text)))
         for name, config in CONFIGS.items():
             (self.root / name).write_text(config)

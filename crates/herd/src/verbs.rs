@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use herd_data::disk::{RealDisk, replace};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,18 +38,30 @@ impl Verb {
         Verb { args, makes, tells }
     }
 
-    /// Runs it with the flags of `machine` behind, unless what it makes is there, and says so. Whether that is there now:
-    /// it is not where the verb was asked to stop.
+    /// Runs it with those flags of `machine` that it knows behind, unless what it makes is there, and says so. Whether that is
+    /// there now: it is not where the verb was asked to stop.
     pub fn run(&self, machine: &[String], console: &Console) -> Result<bool, Error> {
         if ![Some(&self.makes), self.tells.as_ref()].into_iter().flatten().all(|path| path.exists())
         {
-            let args: Vec<String> = self.args.iter().chain(machine).cloned().collect();
+            let machine = known(&self.args, machine);
+            let args: Vec<String> = self.args.iter().cloned().chain(machine).collect();
             console.note(format!("          herd {}", args.join(" ")));
             let quiet = console.quiet || !stderr().is_terminal();
             run(&args, &Console { json: false, quiet, mute: true })?;
         }
         Ok(self.makes.exists())
     }
+}
+
+/// Of pairs of flags and values, those that a verb has.
+fn known(args: &[String], flags: &[String]) -> Vec<String> {
+    let program = crate::Cli::command();
+    let inner = |verb, arg: &String| clap::Command::find_subcommand(verb, arg);
+    let verb = args.iter().try_fold(&program, |verb, arg| inner(verb, arg).ok_or(verb));
+    let (Ok(verb) | Err(verb)) = verb;
+    let has =
+        |flag: &str| verb.get_arguments().any(|arg| arg.get_long() == flag.strip_prefix("--"));
+    flags.chunks(2).filter(|pair| has(&pair[0])).flatten().cloned().collect()
 }
 
 /// Runs one command line of this program.
@@ -104,5 +116,21 @@ pub fn hash(path: &Path) -> Result<String, Error> {
         hash.update(bytes);
         let read = bytes.len();
         file.consume(read);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verb_gets_the_flags_of_the_machine_that_it_has() {
+        let of = |args: &[&str]| {
+            let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            known(&args, &machine(Some(2), Some("avx2"))).join(" ")
+        };
+        assert_eq!(of(&["sft", "--out", "average"]), "--threads 2 --class avx2");
+        assert_eq!(of(&["tokenizer", "train", "--out", "x"]), "--threads 2");
+        assert_eq!(of(&["average", "sft", "--out", "x"]), "");
     }
 }

@@ -188,9 +188,7 @@ impl Walk<'_> {
             Verb::new(average, folder.join("average")),
             verb("sample", "gate", "gate.jsonl", "gate.pairs.jsonl"),
         ] {
-            // An average takes no flags of the machine.
-            let machine = if stage.args[0] == "average" { &[][..] } else { &self.machine };
-            if !stage.run(machine, self.console)? {
+            if !stage.run(&self.machine, self.console)? {
                 return Ok(None);
             }
         }
