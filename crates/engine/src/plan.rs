@@ -69,6 +69,15 @@ impl Plan {
     }
 }
 
+/// Bytes of all but the weights of a model that runs under these limits, where each token's nats are asked for as well.
+pub fn beside_weights(config: &Config, limits: Limits) -> usize {
+    let steps = limits.batch.min(limits.context.saturating_mul(limits.parallel));
+    // Logits stand there twice: to choose from, and for the trainer's numbers.
+    let logits = limits.parallel.saturating_mul(2 * config.vocab * 4) + config.vocab * 24;
+    let activations = steps.saturating_mul(activation_width(config) * 4);
+    cache_bytes(config, limits).saturating_add(activations).saturating_add(logits)
+}
+
 fn part_bytes(checkpoint: &Checkpoint, part: Part) -> Result<usize, CheckpointError> {
     match part.shape(&checkpoint.config)[..] {
         [rows, cols] => Ok(Weight::bytes_of(checkpoint.format(part)?, rows, cols)),

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use herd_kernels::probe;
+use herd_model::Config;
 use herd_tensor::Device;
 use herd_train::config::Precision;
 use herd_train::distill::Learnt;
 use herd_train::dpo::Preferences;
 use herd_train::metrics::{Line, StepLine};
+use herd_train::rollout::{Evaluation, Generation};
 use herd_train::runs::Speed;
 use herd_train::spikes::Leapt;
 use herd_train::tensorboard::EventWriter;
@@ -41,6 +43,7 @@ pub struct Teller<'a> {
     begun: Instant,
     step_begun: Instant,
     waited_s: f64,
+    first_step: u64,
     first_tokens: u64,
     tokens: u64,
     bpb: Option<f64>,
@@ -72,6 +75,7 @@ impl<'a> Teller<'a> {
             begun: now,
             step_begun: now,
             waited_s: 0.0,
+            first_step: 0,
             first_tokens: 0,
             tokens: 0,
             bpb: None,
@@ -96,23 +100,7 @@ impl<'a> Teller<'a> {
         match event {
             Event::Begin { step, tokens, shape, config } => {
                 self.config = (*config).clone();
-                let params = shape.params() as f64;
-                let (layers, width) = (shape.layers as f64, shape.width as f64);
-                self.flops_a_token =
-                    Box::new(move |seq_len| 6.0 * params + 6.0 * layers * width * seq_len as f64);
-                (self.first_tokens, self.tokens) = (*tokens, *tokens);
-                let steps = self.config.optim.steps;
-                let what = if *step == 0 { "begins" } else { "goes on" };
-                self.say(&format!(
-                    "{:.1}M parameters; the run {what} after step {step} of {steps}",
-                    params / 1e6
-                ));
-                if self.events.is_none() {
-                    let events = EventWriter::create(&self.events_folder, wall_time(), step + 1);
-                    self.events = events.ok();
-                }
-                self.begun = Instant::now();
-                self.step_begun = self.begun;
+                self.tell_beginning(*step, *tokens, shape);
             }
             Event::Reference { done, all } => {
                 self.say(&format!("the reference has read {done} of {all} prompts"));
@@ -130,6 +118,8 @@ impl<'a> Teller<'a> {
                 let n = of.len();
                 self.say(&format!("mean of {n}: loss {loss:.4}, {bpb:.4} bits per byte"));
             }
+            Event::Line(Line::Rollouts(met)) => self.tell_generation(met),
+            Event::Line(Line::Evaluation(met)) => self.tell_evaluation(met),
             Event::Line(Line::Sample { text, .. }) => {
                 self.say(&format!("sample: {}", visible(text)));
             }
@@ -163,6 +153,26 @@ impl<'a> Teller<'a> {
         }
     }
 
+    fn tell_beginning(&mut self, step: u64, tokens: u64, shape: &Config) {
+        let params = shape.params() as f64;
+        let (layers, width) = (shape.layers as f64, shape.width as f64);
+        self.flops_a_token =
+            Box::new(move |seq_len| 6.0 * params + 6.0 * layers * width * seq_len as f64);
+        (self.first_step, self.first_tokens, self.tokens) = (step, tokens, tokens);
+        let steps = self.config.optim.steps;
+        let what = if step == 0 { "begins" } else { "goes on" };
+        self.say(&format!(
+            "{:.1}M parameters; the run {what} after step {step} of {steps}",
+            params / 1e6
+        ));
+        if self.events.is_none() {
+            let events = EventWriter::create(&self.events_folder, wall_time(), step + 1);
+            self.events = events.ok();
+        }
+        self.begun = Instant::now();
+        self.step_begun = self.begun;
+    }
+
     fn tell_validation(
         &mut self,
         (step, loss, bpb): (u64, f64, Option<f64>),
@@ -188,15 +198,38 @@ impl<'a> Teller<'a> {
         self.say(&told);
     }
 
+    fn tell_generation(&mut self, met: &Generation) {
+        let numbers = [
+            ("train/reward", met.reward),
+            ("train/reward_std", met.reward_std),
+            ("train/frac_reward_zero_std", met.frac_reward_zero_std),
+            ("train/completions/mean_length", met.mean_length),
+            ("train/completions/clipped_ratio", met.clipped),
+        ];
+        self.record(met.step, &numbers);
+        let (answers, reward) = (met.answers, met.reward);
+        let (std, tokens) = (met.reward_std, met.mean_length);
+        self.say(&format!(
+            "answers: {answers}, reward {reward:.4} (deviation {std:.4}), {tokens:.1} tokens each"
+        ));
+    }
+
+    fn tell_evaluation(&mut self, met: &Evaluation) {
+        self.record(met.step, &[("validation/reward", met.eval_reward)]);
+        let interval = met.low.zip(met.high);
+        let interval = interval.map(|(low, high)| format!(" (95 %: {low:.4} to {high:.4})"));
+        let (prompts, reward) = (met.prompts, met.eval_reward);
+        let interval = interval.unwrap_or_default();
+        self.say(&format!("validation: reward {reward:.4}{interval} of {prompts} prompts"));
+    }
+
     fn tell_step(&mut self, step: &StepLine) {
         let step_s = self.step_begun.elapsed().as_secs_f64();
         let tok_s = (step.tokens - self.tokens) as f64 / step_s;
         self.tokens = step.tokens;
         let flops = tok_s * (self.flops_a_token)(step.seq_len);
         let mfu = self.peak_flops().map_or(f64::NAN, |peak| flops / peak);
-        let read = (step.tokens - self.first_tokens) as f64;
-        let all = schedule::tokens_in_all(&self.config.batch, self.config.optim.steps);
-        let left = all.saturating_sub(step.tokens) as f64;
+        let share_left = self.share_left(step);
         let speed = Speed {
             step: step.step,
             tok_s,
@@ -204,7 +237,7 @@ impl<'a> Teller<'a> {
             step_s,
             data_wait_s: self.waited_s,
             peak_bytes: machine::peak_bytes(),
-            eta_s: left / read * self.begun.elapsed().as_secs_f64(),
+            eta_s: share_left * self.begun.elapsed().as_secs_f64(),
         };
         // A full disk stops the run at its own files, with a proper error.
         let _ = self.speed.write_all(speed.text().as_bytes());
@@ -239,6 +272,18 @@ impl<'a> Teller<'a> {
         let text = self.live.step(&line, columns(&stderr()));
         self.show(&text);
         self.step_begun = Instant::now();
+    }
+
+    /// What is left to do, over what was done since the run began here.
+    fn share_left(&self, step: &StepLine) -> f64 {
+        let steps = self.config.optim.steps;
+        if self.config.rollout.is_some() {
+            // What steps will read nobody knows.
+            return (steps - step.step) as f64 / (step.step - self.first_step) as f64;
+        }
+        let read = (step.tokens - self.first_tokens) as f64;
+        let all = schedule::tokens_in_all(&self.config.batch, steps);
+        all.saturating_sub(step.tokens) as f64 / read
     }
 
     /// A line above the curve.

@@ -18,6 +18,7 @@ use herd_train::runs::Run;
 use herd_train::{Chat, Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
 
 use crate::about::About;
+use crate::commands::sample::rewards;
 use crate::console::{Console, count};
 use crate::error::Error;
 use crate::teller::Teller;
@@ -71,8 +72,11 @@ pub fn run(
     with_inputs(flags, config, name, console, |inputs, watch| {
         let mut trainer = Trainer::open(inputs, watch)?;
         stage(&mut trainer)?;
-        for told in left_out(trainer.ledger()) {
+        for told in trainer.ledger().into_iter().flat_map(left_out) {
             console.note(told);
+        }
+        for (reason, rows) in trainer.dropped_prompts().into_iter().flatten() {
+            console.note(format!("left out: {} rows ({reason})", count(*rows)));
         }
         if let Some(path) = trainer.last_checkpoint() {
             console.note(format!("the model stands in {}", path.display()));
@@ -133,12 +137,27 @@ pub fn with_inputs<T>(
     }
     std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
     refuse_what_does_not_fit(&config, &network(&config, &words)?, device.threads())?;
-    let shards = shards(&config, &words, &flags.out, device.threads(), console)?;
+    let shards = match config.rollout {
+        None => shards(&config, &words, &flags.out, device.threads(), console)?,
+        Some(_) => PathBuf::new(),
+    };
+    let rewards = match (&config.score, &config.chat) {
+        (Some(scores), Some(chat)) => rewards(scores, Path::new(""), chat, &device)?,
+        _ => Vec::new(),
+    };
     let stop = stop_on_interrupt(console);
     let mut teller = Teller::new(&config, &device, &flags.out, console)?;
     let out = &flags.out;
-    let inputs =
-        Inputs { stage: name, config, words, out, shards: &shards, device: &device, stop: &stop };
+    let inputs = Inputs {
+        stage: name,
+        config,
+        words,
+        out,
+        shards: &shards,
+        rewards,
+        device: &device,
+        stop: &stop,
+    };
     let mut watch = |event: Event<'_>| teller.tell(&event);
     let done = f(inputs, &mut watch);
     teller.end();

@@ -3,8 +3,11 @@
 use crate::distill::DistillConfig;
 use crate::dpo::DpoConfig;
 use crate::error::TrainError;
+use crate::grpo::GrpoConfig;
 use crate::presets;
+use crate::rejection::ScoreConfig;
 use crate::reward::RewardConfig;
+use crate::rollout::RolloutConfig;
 use herd_data::LongDocuments;
 use herd_data::dialogue::Shape;
 use herd_model::nearest;
@@ -57,6 +60,15 @@ pub struct RunConfig {
     /// Of `distill`: its teacher and its loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distill: Option<DistillConfig>,
+    /// Of stages that learn from answers of their own: how these are given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutConfig>,
+    /// Of `grpo`: its loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpo: Option<GrpoConfig>,
+    /// Of stages that learn from answers of their own: what these are judged by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<Vec<ScoreConfig>>,
 }
 
 /// How dialogues are read and rendered.
@@ -406,7 +418,7 @@ pub struct NeedleConfig {
 }
 
 /// Keys that a file may have and a preset need not.
-const OPTIONAL: [&str; 13] = [
+const OPTIONAL: [&str; 14] = [
     "model.init",
     "model.init_rope_theta",
     "model.lora",
@@ -420,6 +432,7 @@ const OPTIONAL: [&str; 13] = [
     "dpo.reference",
     "distill.sample",
     "distill.score",
+    "grpo.epsilon_high",
 ];
 
 /// Tokens a step at most, so that a slip of the pen takes no terabytes.
@@ -490,6 +503,12 @@ impl RunConfig {
         toml::to_string(self).expect("a config is a table")
     }
 
+    /// The reward models that judge.
+    pub(crate) fn judges(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let scores = self.score.iter_mut().flatten();
+        scores.filter_map(|score| score.judge.model_mut())
+    }
+
     fn relative_to(mut self, folder: &Path) -> RunConfig {
         let at = |path: &mut PathBuf| *path = folder.join(&*path);
         if !self.tokenizer.as_os_str().is_empty() {
@@ -498,9 +517,15 @@ impl RunConfig {
         self.model.init.iter_mut().for_each(at);
         self.dpo.iter_mut().filter_map(|dpo| dpo.reference.as_mut()).for_each(at);
         self.distill.iter_mut().for_each(|distill| distill.relative_to(folder));
+        self.judges().for_each(at);
         self.data.shards.iter_mut().for_each(at);
         self.data.input.iter_mut().for_each(at);
         self
+    }
+
+    /// Tokens of a step as the settings have them; where it learns from answers, these say how many it takes.
+    fn tokens_said(&self) -> usize {
+        if self.rollout.is_some() { self.batch.seq_len } else { self.batch.tokens }
     }
 
     /// Errors: a number is out of bounds, or two contradict each other.
@@ -508,7 +533,7 @@ impl RunConfig {
         let no = |key: &'static str, value: String, expected: &'static str| {
             Err(TrainError::Value { key: key.into(), value, expected: expected.into() })
         };
-        let sizes = [(self.batch.tokens, self.batch.seq_len)];
+        let sizes = [(self.tokens_said(), self.batch.seq_len)];
         let ramps = self.batch.ramp.iter().map(|r| (r.tokens, r.seq_len));
         for (tokens, seq_len) in sizes.into_iter().chain(ramps) {
             if seq_len == 0 || tokens == 0 || tokens > TOKENS_MAX || tokens % seq_len != 0 {

@@ -436,7 +436,7 @@ impl Distill {
                 sums.add_rows(&taught, &micro);
             }
             if sums.weight > 0.0 && bytes > 0 {
-                let name = run.corpus.sources()[source].name.clone();
+                let name = run.corpus().sources()[source].name.clone();
                 by_source.insert(name, sums.measured(&self.config, bytes));
                 bytes_in_all += bytes;
                 all.ce += sums.ce;

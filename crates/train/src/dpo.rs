@@ -17,7 +17,7 @@ use crate::pretrain::pretrain;
 use crate::reference::{Ask, Reference};
 use crate::step::{Micro, Packed, PackedRows};
 use crate::trainer::{Event, Trainer};
-use crate::{distill, reward, sft};
+use crate::{distill, grpo, reward, sft};
 use herd_data::dialogue::{Compare, Counting, Strength};
 use herd_data::validation::bits_per_byte;
 use herd_data::{Batch, Corpus, Span};
@@ -93,9 +93,9 @@ pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, Tr
 }
 
 /// The settings of a run over dialogues or, where they have a `[dpo]` or a `[reward]`, over preferences; a `[distill]` has
-/// a teacher.
+/// a teacher; with a `[grpo]`, over prompts.
 ///
-/// Errors: those of [`sft::read`], [`read`], [`reward::read`] or [`distill::read`].
+/// Errors: those of [`sft::read`], [`read`], [`reward::read`], [`distill::read`] or [`grpo::read`].
 pub fn read_either(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, TrainError> {
     let unknown = |error: &TrainError, name: &str| match error {
         TrainError::InFile { source, .. } => {
@@ -107,6 +107,7 @@ pub fn read_either(path: &Path, overrides: &[(String, String)]) -> Result<RunCon
         Err(error) if unknown(&error, "dpo") => read(path, overrides),
         Err(error) if unknown(&error, "reward") => reward::read(path, overrides),
         Err(error) if unknown(&error, "distill") => distill::read(path, overrides),
+        Err(error) if unknown(&error, "grpo") => grpo::read(path, overrides),
         config => config,
     }
 }
@@ -290,7 +291,7 @@ pub(crate) fn sigmoid(x: f64) -> f64 {
     (-softplus(-x)).exp()
 }
 
-fn hidden(model: &Llama, micro: &Micro<'_>) -> Tensor {
+pub(crate) fn hidden(model: &Llama, micro: &Micro<'_>) -> Tensor {
     let config = model.config();
     let documents =
         Arc::new(Documents::new(micro.documents.to_vec(), config.kv_heads, config.head_dim));
@@ -429,7 +430,7 @@ impl Dpo {
         let mut sums = Sums::default();
         for first in (0..batch.rows).step_by(rows) {
             let part = packed.rows(batch, first, rows.min(batch.rows - first));
-            let answers = self.answers(&run.corpus, Side::Train, batch, &part);
+            let answers = self.answers(run.corpus(), Side::Train, batch, &part);
             let micro = part.borrow();
             accumulate(&run.model, &run.tape, &micro, &answers, &self.config, share, &mut sums);
         }
@@ -447,13 +448,13 @@ impl Dpo {
                 let batch = batch?;
                 let packed = Packed::of(&batch, true);
                 let rows = packed.rows(&batch, 0, batch.rows);
-                let answers = self.answers(&run.corpus, Side::Validation, &batch, &rows);
+                let answers = self.answers(run.corpus(), Side::Validation, &batch, &rows);
                 let micro = rows.borrow();
                 let x_td = hidden(&run.model, &micro);
                 slopes(&run.model, &x_td, &micro, &answers, &self.config, &mut sums);
             }
             if sums.pairs > 0 && bytes > 0 {
-                by_source.insert(run.corpus.sources()[source].name.clone(), sums.measured(bytes));
+                by_source.insert(run.corpus().sources()[source].name.clone(), sums.measured(bytes));
                 bytes_in_all += bytes;
                 all += sums;
             }

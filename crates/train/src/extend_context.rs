@@ -255,6 +255,7 @@ impl Round<'_> {
             words: inputs.words.clone(),
             out: self.folder,
             shards: inputs.shards,
+            rewards: inputs.rewards.clone(),
             device: inputs.device,
             stop: inputs.stop,
         };

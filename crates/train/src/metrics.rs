@@ -4,8 +4,11 @@
 use crate::distill::Learnt;
 use crate::dpo::Preferences;
 use crate::error::TrainError;
+use crate::policy::Moved;
+use crate::rollout::{Evaluation, Generation};
 use crate::spikes::Leapt;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -48,6 +51,10 @@ pub enum Line {
         /// The same for each.
         by_source: BTreeMap<String, Measured>,
     },
+    /// The policy gave answers to learn from.
+    Rollouts(Generation),
+    /// Held-out prompts were answered and judged.
+    Evaluation(Evaluation),
     /// The model wrote something.
     Sample {
         /// Steps done.
@@ -103,8 +110,18 @@ pub struct StepLine {
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub preferences: Option<Preferences>,
     /// Of `distill`: the parts of the loss.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[serde(flatten, deserialize_with = "part", skip_serializing_if = "Option::is_none")]
     pub taught: Option<Learnt>,
+    /// Of stages that learn from answers of their own: what was met of their tokens.
+    #[serde(flatten, deserialize_with = "part", skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
+}
+
+/// What a stage adds to a line, where all of it is there. Two stages have a `kl`; left to itself, `flatten` lets the first
+/// take the second's.
+fn part<'de, D: Deserializer<'de>, T: DeserializeOwned>(line: D) -> Result<Option<T>, D::Error> {
+    let line = serde_json::Map::deserialize(line)?;
+    Ok(T::deserialize(serde_json::Value::Object(line)).ok())
 }
 
 /// Held-out text of one source.
@@ -116,7 +133,7 @@ pub struct Measured {
     pub bpb: f64,
 }
 
-/// The file under way.
+/// A file of lines under way.
 pub(crate) struct Metrics {
     file: File,
     path: PathBuf,
@@ -151,7 +168,7 @@ impl Metrics {
     }
 
     /// Adds a line.
-    pub fn write(&mut self, line: &Line) -> Result<(), TrainError> {
+    pub fn write(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
         let mut text = serde_json::to_vec(line).expect("a line serialises");
         text.push(b'\n');
         self.file.write_all(&text).map_err(|e| TrainError::io("write", &self.path, e))?;
@@ -166,5 +183,26 @@ impl Metrics {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_read_back_as_the_stage_that_wrote_it() {
+        let (preferences, taught, moved) = (None, None, None);
+        let (step, tokens, loss, grad_norm, lr, seq_len) = (1, 64, 2.0, 1.0, 1e-3, 8);
+        let plain =
+            StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught, moved };
+        let taught = StepLine { taught: Some(Learnt { ce: 1.5, kl: 0.5 }), ..plain };
+        let (kl, off) = (Some(0.25), Some(0.0));
+        let moved = Moved { kl, entropy: 1.0, low: 0.0, high: 0.1, clipped: 0.1, off };
+        let moved = StepLine { moved: Some(moved), ..plain };
+        for line in [plain, taught, moved] {
+            let text = serde_json::to_string(&line).unwrap();
+            assert_eq!(serde_json::from_str::<StepLine>(&text).unwrap(), line, "{text}");
+        }
     }
 }

@@ -6,11 +6,14 @@
 
 use crate::adapter;
 use crate::config::{LoraConfig, Precision, RunConfig};
+use crate::rollout;
 use crate::schedule::{self, Size};
+use herd_engine::{Limits, plan as engine};
 use herd_model::names::{Part, all_parts};
 use herd_model::{Checkpoint, Config, Head};
 use herd_tensor::ops::linears_back_bytes;
-use herd_tensor::{Format, Weight};
+use herd_tensor::{Format, KvFormat, Weight};
+use std::path::PathBuf;
 
 mod teacher;
 
@@ -29,6 +32,8 @@ pub struct Plan {
     pub activations: u64,
     /// What kernels lay beside them.
     pub scratch: u64,
+    /// What gives and judges answers, of stages that learn from their own.
+    pub answers: u64,
     /// The batch, the tokenizer, the program.
     pub rest: u64,
     /// The teacher of `distill` and what it takes: beside all else where it is live, else what it takes more, before.
@@ -48,12 +53,13 @@ impl Plan {
             + self.moments
             + self.activations
             + self.scratch
+            + self.answers
             + self.rest
             + self.teacher
     }
 
     /// The parts of the peak and their names.
-    pub fn parts(&self) -> [(&'static str, u64); 8] {
+    pub fn parts(&self) -> [(&'static str, u64); 9] {
         [
             ("masters", self.masters),
             ("weights", self.weights),
@@ -61,6 +67,7 @@ impl Plan {
             ("moments", self.moments),
             ("activations", self.activations),
             ("scratch", self.scratch),
+            ("answers", self.answers),
             ("rest", self.rest),
             ("teacher", self.teacher),
         ]
@@ -89,7 +96,9 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         sizes.iter().map(|size| f(size.seq_len)).max().unwrap_or_default()
     };
     // A reference beside the policy is as large, but has no gradient.
-    let models = if run.dpo.as_ref().is_some_and(|dpo| dpo.live) { 2 } else { 1 };
+    let live = run.dpo.as_ref().is_some_and(|dpo| dpo.live);
+    let kept_beside = run.grpo.as_ref().is_some_and(|grpo| grpo.beta != 0.0);
+    let models = if live || kept_beside { 2 } else { 1 };
     let plan = Plan {
         masters: models * 4 * params,
         weights: models * weights,
@@ -97,6 +106,7 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         moments: 8 * params,
         activations: most(&|seq_len| activations(run, shape, seq_len)),
         scratch: most(&|seq_len| scratch(run, shape, seq_len, threads)),
+        answers: answers(run, shape),
         rest: program() + HEAP + TOKEN * shape.vocab as u64 + batch(&sizes) + texts(run),
         teacher: 0,
         checkpoint,
@@ -106,6 +116,22 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         Some(distill) => teacher::beside(run, distill, shape, threads, plan),
         None => plan,
     }
+}
+
+/// What answers take: the engine's pages and tensors, and the reward models that judge.
+fn answers(run: &RunConfig, shape: &Config) -> u64 {
+    if run.rollout.is_none() {
+        return 0;
+    }
+    let judges = run.score.iter().flatten().filter_map(|score| score.judge.model());
+    let judge = |path: &PathBuf| {
+        let limits = Limits { kv: KvFormat::F32, ..Limits::single(2048) };
+        // One that cannot be opened is refused by those who load it.
+        let plan = Checkpoint::open_any(path).and_then(|judge| engine::Plan::new(&judge, limits));
+        plan.map_or(0, |plan| plan.peak() as u64)
+    };
+    let engine = engine::beside_weights(shape, rollout::limits(run, usize::MAX)) as u64;
+    engine + judges.map(judge).sum::<u64>()
 }
 
 /// Trained numbers, bytes of weights as products read them, and numbers of an embedding that is the
@@ -237,7 +263,7 @@ pub fn activations(run: &RunConfig, shape: &Config, seq_len: usize) -> u64 {
         (Some(_), _) => Top::Scores,
         (None, Some(distill)) => Top::Taught { fused, cooled: distill.temperature != 1.0 },
         (None, None) if fused => Top::Fused,
-        (None, None) => Top::Logits { again: run.dpo.is_some() },
+        (None, None) => Top::Logits { again: run.dpo.is_some() || run.rollout.is_some() },
     };
     played(run, shape, seq_len, head, copies(run, tokens))
 }

@@ -119,6 +119,9 @@ pub fn tiny() -> RunConfig {
         dpo: None,
         reward: None,
         distill: None,
+        rollout: None,
+        grpo: None,
+        score: None,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::config::RunConfig;
 use crate::dpo::{self, Side};
 use crate::error::TrainError;
 use crate::pieces::{self, Pieces};
+use crate::policy;
 use crate::step::{Micro, Packed};
 use crate::trainer::{Event, build, replace, told};
 use crate::words::Words;
@@ -118,6 +119,19 @@ impl Side {
 }
 
 impl Live {
+    /// The model that a run starts from, as the run sees its own weights.
+    ///
+    /// Errors: it cannot be opened.
+    pub fn first(config: &RunConfig, words: &Words, device: &Device) -> Result<Live, TrainError> {
+        let tape = Arc::new(Tape::default());
+        Ok(Live { model: build(config, words, device, &tape)?, tape })
+    }
+
+    /// The log-probability of every target that counts, 0 of the others: [T].
+    pub fn token_logps(&self, micro: &Micro<'_>) -> Vec<f32> {
+        self.tape.paused(|| policy::logps(&self.model, micro))
+    }
+
     fn logps(&self, micro: &Micro<'_>, places: &[Range<usize>]) -> Vec<f64> {
         self.tape.paused(|| dpo::logps(&self.model, micro, places))
     }
@@ -153,8 +167,7 @@ impl Ask<'_> {
         }
         let mut config = self.config.clone();
         config.model.init = Some(path.clone());
-        let tape = Arc::new(Tape::default());
-        Ok(Live { model: build(&config, self.words, self.device, &tape)?, tape })
+        Live::first(&config, self.words, self.device)
     }
 
     fn belongs_to(&self) -> Hash {

@@ -13,9 +13,10 @@ mod answer;
 mod config;
 mod export;
 mod file;
-mod prompts;
-mod score;
+pub(crate) mod prompts;
+pub(crate) mod score;
 mod script;
+pub(crate) mod spoken;
 mod summary;
 
 pub use answer::ends_with;
@@ -41,13 +42,13 @@ use file::{Place, Samples};
 use herd_codec::Tokenizer;
 use herd_codec::chat::Dialogue;
 use herd_data::Hash;
-use herd_data::dialogue::Encoder;
 use herd_engine::rng::uniform;
 use herd_engine::sample::Sampling;
 use herd_engine::{Engine, Event, Finish, Limits, Request, RequestId, What};
 use herd_model::llama::Llama;
 use prompts::{Prompt, Prompts};
-use score::{Answer, Asked, Scorer};
+use score::{Answer, Asked, Judges, Scores, total};
+use spoken::Spoken;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -82,7 +83,7 @@ pub struct Inputs<'a> {
     /// Those of the settings, in their order.
     pub policies: Vec<Policy>,
     /// The reward models of the settings, in their order, each with the hash of its weights.
-    pub rewards: Vec<(Hash, RewardModel)>,
+    pub rewards: Vec<(Hash, Arc<RewardModel>)>,
     /// Set from outside to end; answers of prompts that are not whole are sampled again.
     pub stop: &'a AtomicBool,
 }
@@ -105,9 +106,7 @@ pub fn sample(
     let settings = beside(out, "config.toml");
     let mut file = Samples::take(out, &settings)?;
     keep_settings(&settings, &told(config, &policies, &hashes, &input)?, out)?;
-    let mut rewards = rewards.into_iter().map(|(_, model)| model);
-    let judges = config.score.iter().map(|score| Scorer::open(&score.judge, &mut rewards));
-    let judges: Vec<Scorer> = judges.collect::<Result<_, _>>()?;
+    let judges = Judges::open(&config.score, rewards.into_iter().map(|(_, model)| model))?;
     let mut summary = Summary::default();
     let places = file.resume(config.answers(), |rows| summary.add(rows))?;
     let prompts = Prompts::open(&input, &config.chat, &config.score)?;
@@ -197,15 +196,12 @@ struct Take {
     system: Option<usize>,
     temperature: f32,
     prompt_tokens: usize,
-    ids: Vec<u32>,
-    nats: Vec<f32>,
-    text: String,
-    finish: Option<Finish>,
+    said: Spoken,
 }
 
 struct Run<'a> {
     config: &'a RejectionConfig,
-    judges: Vec<Scorer>,
+    judges: Judges,
     prompts: Prompts,
     /// Prompts whose answers are in the file.
     places: VecDeque<Place>,
@@ -334,14 +330,12 @@ impl Run<'_> {
         let mut order: Vec<usize> = (0..question.takes.len()).collect();
         order.sort_by_key(|i| kept(&question.takes[*i]));
         let dialogues: Vec<Dialogue> = order.iter().map(|i| under(&question.takes[*i])).collect();
-        let texts = order.iter().map(|i| question.takes[*i].text.as_str());
+        let texts = order.iter().map(|i| question.takes[*i].said.text.as_str());
         let answers: Vec<Answer<'_>> =
             dialogues.iter().zip(texts).map(|(dialogue, text)| Answer { dialogue, text }).collect();
-        let mut scores = vec![BTreeMap::new(); order.len()];
-        for (judge, score) in self.judges.iter().zip(&self.config.score) {
-            for (i, value) in order.iter().zip(judge.scores(&asked, &answers)?) {
-                scores[*i].extend(value.map(|value| (score.name.clone(), value)));
-            }
+        let mut scores = vec![Scores::new(); order.len()];
+        for (i, got) in order.iter().zip(self.judges.scores(&asked, &answers)?) {
+            scores[*i] = got;
         }
         let takes = question.takes.iter().enumerate().zip(scores);
         let mut rows: Vec<SampleRow> =
@@ -354,18 +348,12 @@ impl Run<'_> {
         Ok(rows)
     }
 
-    fn row(
-        &self,
-        question: &Question,
-        i: usize,
-        take: &Take,
-        scores: BTreeMap<String, f64>,
-    ) -> SampleRow {
+    fn row(&self, question: &Question, i: usize, take: &Take, scores: Scores) -> SampleRow {
         let (config, policy) = (self.config, &self.desks[take.policy].policy);
-        let weigh = |score: &ScoreConfig| Some(score.weight * scores.get(&score.name)?);
-        let total = config.score.iter().map(weigh).sum();
-        let finish = take.finish.as_ref().expect("it has ended");
-        let logps: Vec<f32> = take.nats.iter().map(|nats| -nats).collect();
+        let said = &take.said;
+        let total = total(&config.score, &scores);
+        let finish = said.finish.as_ref().expect("it has ended");
+        let logps = said.logps();
         SampleRow {
             prompt: question.prompt.id.clone(),
             file: question.prompt.file.clone(),
@@ -378,12 +366,12 @@ impl Run<'_> {
             temperature: take.temperature,
             system: take.system.map(|system| config.sample.system[system].clone()),
             prompt_tokens: take.prompt_tokens,
-            ids: take.ids.clone(),
-            text: take.text.clone(),
+            ids: said.ids.clone(),
+            text: said.text.clone(),
             logp: logps.iter().map(|logp| f64::from(*logp)).sum(),
             logps,
-            finish: finish_name(finish).to_owned(),
-            rejected: rejected(config, finish, &take.text, &scores),
+            finish: said.finish_name().to_owned(),
+            rejected: rejected(config, finish, &said.text, &scores),
             scores,
             total,
             chosen: false,
@@ -396,7 +384,7 @@ fn rejected(
     config: &RejectionConfig,
     finish: &Finish,
     text: &str,
-    scores: &BTreeMap<String, f64>,
+    scores: &Scores,
 ) -> Option<String> {
     let reason = match (finish, config.sample.unfinished) {
         (Finish::Failed(_) | Finish::Cancelled, _) => Some("failed"),
@@ -409,14 +397,6 @@ fn rejected(
     let lacks = |score: &&ScoreConfig| score.require.is_some_and(|r| scores[&score.name] < r);
     let lacking = || config.score.iter().find(lacks).map(|score| score.name.as_str());
     reason.or_else(lacking).map(str::to_owned)
-}
-
-fn finish_name(finish: &Finish) -> &'static str {
-    match finish {
-        Finish::StopToken(_) | Finish::StopString(_) => "stop",
-        Finish::Length => "length",
-        Finish::Failed(_) | Finish::Cancelled => "failed",
-    }
 }
 
 fn refused(prompt: &Prompt, error: impl ToString) -> TrainError {
@@ -455,38 +435,25 @@ impl Policy {
 
     /// The ids of the prompt for an answer.
     fn render(&self, prompt: &Prompt, system: Option<&str>) -> Result<Vec<u32>, herd_data::Fault> {
-        let Chat { format, .. } = &self.chat;
-        let encoder = Encoder { format, tokenizer: &self.tokenizer, options: self.chat.options() };
-        Ok(encoder.prompt(&prompt.under(system))?.into_iter().map(|id| id.0).collect())
+        prompt.render(&self.chat, &self.tokenizer, system)
     }
 }
 
 impl Take {
     fn new(policy: usize, system: Option<usize>, temperature: f32, prompt_tokens: usize) -> Take {
-        let (ids, nats, text, finish) = (Vec::new(), Vec::new(), String::new(), None);
-        Take { policy, system, temperature, prompt_tokens, ids, nats, text, finish }
+        Take { policy, system, temperature, prompt_tokens, said: Spoken::default() }
     }
 }
 
 impl Question {
     /// Something happened to one of its answers.
     fn take(&mut self, take: usize, event: Event, work: &mut Work) {
-        let take = &mut self.takes[take];
-        match event.what {
-            What::Token(token) => {
-                take.ids.push(token.id);
-                take.nats.push(token.nats.expect("they were asked for"));
-                take.text.push_str(&token.text);
-            }
-            What::End { finish, text, usage } => {
-                take.text.push_str(&text);
-                take.finish = Some(finish);
-                self.left -= 1;
-                work.samples += 1;
-                work.tokens += usage.generated as u64;
-                work.prompt_tokens += usage.prompt as u64;
-                work.cached += usage.cached as u64;
-            }
+        if let Some(usage) = self.takes[take].said.hear(event.what) {
+            self.left -= 1;
+            work.samples += 1;
+            work.tokens += usage.generated as u64;
+            work.prompt_tokens += usage.prompt as u64;
+            work.cached += usage.cached as u64;
         }
     }
 }

@@ -12,6 +12,7 @@ use self::chart::{Chart, Curve, Scale, Stroke};
 use crate::distill::Learnt;
 use crate::dpo::Preferences;
 use crate::paired::share;
+use crate::rollout::Evaluation;
 use crate::runs::{Metric, Run, RunError, Sample, Validation, smoothed};
 use crate::spikes::Leapt;
 
@@ -88,6 +89,7 @@ pub fn charts(runs: &[(&str, &Run)], metric: Metric) -> Chart {
             _ if noisy => Stroke::Faint,
             Metric::ValidationLoss | Metric::Bpb => Stroke::Dotted,
             Metric::ValidationMargin | Metric::ValidationAccuracy => Stroke::Dotted,
+            Metric::EvalReward => Stroke::Dotted,
             _ => Stroke::Solid,
         };
         if noisy {
@@ -118,6 +120,8 @@ fn is_noisy(metric: Metric) -> bool {
         Metric::Loss | Metric::GradNorm | Metric::TokS => true,
         Metric::Margin | Metric::Accuracy | Metric::Kl => true,
         Metric::ValidationMargin | Metric::ValidationAccuracy | Metric::ValidationKl => false,
+        Metric::Reward | Metric::AnswerTokens => true,
+        Metric::EvalReward => false,
         Metric::Mfu | Metric::StepS | Metric::DataWaitS => true,
         Metric::ValidationLoss | Metric::Bpb | Metric::Lr => false,
         Metric::PeakBytes | Metric::Tokens | Metric::SeqLen => false,
@@ -142,13 +146,20 @@ fn title(metric: Metric) -> &'static str {
         Metric::Accuracy => "share of pairs that are right",
         Metric::ValidationMargin => "validation, margin of rewards",
         Metric::ValidationAccuracy => "validation, share of pairs that are right",
-        Metric::Kl => "divergence from the teacher, nats a token",
+        Metric::Kl => "divergence from the teacher, or from the first policy, nats a token",
         Metric::ValidationKl => "validation, divergence from the teacher",
+        Metric::Reward => "mean reward",
+        Metric::EvalReward => "mean reward of held-out prompts",
+        Metric::AnswerTokens => "tokens an answer",
     }
 }
 
 fn figures(run: &Run) -> Vec<(String, String)> {
     let shown = [
+        Metric::Reward,
+        Metric::EvalReward,
+        Metric::AnswerTokens,
+        Metric::Kl,
         Metric::Loss,
         Metric::Bpb,
         Metric::ValidationMargin,
@@ -199,6 +210,9 @@ fn table(page: &mut String, run: &Run) {
         let told = |of: Learnt| format!("cross-entropy {:.4}, divergence {:.4}", of.ce, of.kl);
         row("held out, first and last", format!("{}; {}", told(first), told(last)));
     }
+    for (name, text) in rewarded(run) {
+        row(name, text);
+    }
     if let Some(average) = &run.average {
         row("mean of checkpoints", score(average));
     }
@@ -227,6 +241,28 @@ fn table(page: &mut String, run: &Run) {
     for torn in &run.torn {
         row("torn", format!("line {} of {}, {} bytes", torn.line, torn.file, torn.bytes));
     }
+}
+
+/// What answers of the run's own were worth, first and last.
+fn rewarded(run: &Run) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let (Some(first), Some(last)) = (run.generations.first(), run.generations.last()) {
+        let text = format!("{:.4}; {:.4}", first.reward, last.reward);
+        rows.push(("mean reward, first and last", text));
+        let text = format!("{:.1}; {:.1}", first.mean_length, last.mean_length);
+        rows.push(("tokens an answer", text));
+    }
+    if let (Some(first), Some(last)) = (run.evaluations.first(), run.evaluations.last()) {
+        let told = |met: &Evaluation| match (met.low, met.high) {
+            (Some(low), Some(high)) => {
+                format!("{:.4} (95 %: {low:.4} to {high:.4})", met.eval_reward)
+            }
+            _ => format!("{:.4}", met.eval_reward),
+        };
+        let text = format!("{}; {}", told(first), told(last));
+        rows.push(("that of held-out prompts", text));
+    }
+    rows
 }
 
 fn score(validation: &Validation) -> String {
@@ -394,8 +430,9 @@ mod tests {
         for step in 1..=100u64 {
             let loss = 2.0 + 8.0 * (-(step as f64) / 20.0).exp();
             let (tokens, grad_norm, lr, seq_len) = (step * 4096, 10.0 / step as f64, 1e-3, 256);
-            let (preferences, taught) = (None, None);
-            let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught };
+            let (preferences, taught, moved) = (None, None, None);
+            let line =
+                StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught, moved };
             metrics += &text(Line::Step(line));
             let (tok_s, mfu, step_s, data_wait_s) = (5000.0, 0.25, 0.8, 0.01);
             let (peak_bytes, eta_s) = (300 << 20, 80.0);

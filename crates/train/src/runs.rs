@@ -25,6 +25,7 @@ use herd_tensor::files::FileError;
 use crate::distill::Learnt;
 use crate::dpo::Preferences;
 use crate::metrics::{Line, Measured, StepLine};
+use crate::rollout::{Evaluation, Generation};
 use crate::spikes::Leapt;
 
 pub use diff::{Diff, Setting, Split, TensorSplit, diff};
@@ -92,6 +93,10 @@ pub struct Run {
     pub validations: Vec<Validation>,
     /// The mean of checkpoints, measured at the end of annealing.
     pub average: Option<Validation>,
+    /// What the answers were worth that it learnt from.
+    pub generations: Vec<Generation>,
+    /// What those to held-out prompts were.
+    pub evaluations: Vec<Evaluation>,
     /// All samples.
     pub samples: Vec<Sample>,
     /// All spikes.
@@ -194,6 +199,8 @@ impl Run {
             steps: Vec::new(),
             validations: Vec::new(),
             average: None,
+            generations: Vec::new(),
+            evaluations: Vec::new(),
             samples: Vec::new(),
             spikes: Vec::new(),
             failures: Vec::new(),
@@ -227,11 +234,15 @@ impl Run {
                 let (preferences, taught) = (None, None);
                 self.average = Some(Validation { step, loss, bpb, by_source, preferences, taught });
             }
+            Line::Rollouts(met) => self.generations.push(met),
+            Line::Evaluation(met) => self.evaluations.push(met),
             Line::Sample { step, prompt, text } => self.samples.push(Sample { step, prompt, text }),
             Line::Spike { step, what, loss, expected, rows, action } => {
                 if let Some(to) = rewound_to(&action) {
                     self.steps.retain(|step| step.step <= to);
                     self.validations.retain(|validation| validation.step <= to);
+                    self.generations.retain(|met| met.step < to);
+                    self.evaluations.retain(|met| met.step <= to);
                 }
                 self.spikes.push(Spike { step, what, loss, expected, rows, action });
             }
@@ -261,6 +272,9 @@ impl Run {
         let validations = |y: fn(&Validation) -> f64| -> Vec<(f64, f64)> {
             self.validations.iter().map(|v| (v.step as f64, y(v))).collect()
         };
+        let generations = |y: fn(&Generation) -> f64| -> Vec<(f64, f64)> {
+            self.generations.iter().map(|met| (met.step as f64, y(met))).collect()
+        };
         let speed = |y: fn(&Speed) -> f64| -> Vec<(f64, f64)> {
             let mut points: Vec<_> = self.speed.iter().map(|s| (s.step, y(s))).collect();
             points.sort_by_key(|(step, _)| *step); // stable: of a step done again, the last stands
@@ -282,8 +296,16 @@ impl Run {
             Metric::ValidationAccuracy => {
                 validations(|v| v.preferences.map_or(f64::NAN, |pairs| pairs.accuracy))
             }
-            Metric::Kl => steps(|s| s.taught.map_or(f64::NAN, |taught| taught.kl)),
+            Metric::Kl => steps(|s| {
+                let moved = s.moved.and_then(|moved| moved.kl);
+                s.taught.map(|taught| taught.kl).or(moved).unwrap_or(f64::NAN)
+            }),
             Metric::ValidationKl => validations(|v| v.taught.map_or(f64::NAN, |taught| taught.kl)),
+            Metric::Reward => generations(|met| met.reward),
+            Metric::AnswerTokens => generations(|met| met.mean_length),
+            Metric::EvalReward => {
+                self.evaluations.iter().map(|met| (met.step as f64, met.eval_reward)).collect()
+            }
             Metric::ValidationLoss => validations(|v| v.loss),
             Metric::Bpb => validations(|v| v.bpb),
             Metric::TokS => speed(|s| s.tok_s),
@@ -319,11 +341,14 @@ pub enum Metric {
     ValidationAccuracy,
     Kl,
     ValidationKl,
+    Reward,
+    EvalReward,
+    AnswerTokens,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 18] = [
+    pub const ALL: [Metric; 21] = [
         Metric::Loss,
         Metric::ValidationLoss,
         Metric::Bpb,
@@ -342,6 +367,9 @@ impl Metric {
         Metric::ValidationAccuracy,
         Metric::Kl,
         Metric::ValidationKl,
+        Metric::Reward,
+        Metric::EvalReward,
+        Metric::AnswerTokens,
     ];
 
     /// Its name, that of the field.
@@ -365,6 +393,9 @@ impl Metric {
             Metric::ValidationAccuracy => "validation_accuracy",
             Metric::Kl => "kl",
             Metric::ValidationKl => "validation_kl",
+            Metric::Reward => "reward",
+            Metric::EvalReward => "eval_reward",
+            Metric::AnswerTokens => "answer_tokens",
         }
     }
 
@@ -467,6 +498,7 @@ mod tests {
             seq_len,
             preferences: None,
             taught: None,
+            moved: None,
         })
     }
 

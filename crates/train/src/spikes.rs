@@ -73,6 +73,16 @@ impl Watch {
         self.steps += 1;
         None
     }
+
+    /// The same where the loss is around 0 and no measure of anything: only what is no number is a spike.
+    pub fn judge_numbers(&self, loss: f64, grad_norm: f64) -> Option<Spike> {
+        let spike = |what| Some(Spike { what, loss, grad_norm, expected: f64::MAX });
+        match (loss.is_finite(), grad_norm.is_finite()) {
+            (false, _) => spike(Leapt::Loss),
+            (true, false) => spike(Leapt::Gradient),
+            (true, true) => None,
+        }
+    }
 }
 
 #[cfg(test)]

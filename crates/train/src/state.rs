@@ -8,6 +8,7 @@ use crate::adapter;
 use crate::config::LoraConfig;
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
+use crate::rollout::Place;
 use crate::spikes::Watch;
 use crate::words::Words;
 use herd_data::Cursor;
@@ -35,8 +36,25 @@ pub struct Progress {
     pub metrics_bytes: u64,
     /// The running mean of the loss.
     pub watch: Watch,
-    /// The next batch.
-    pub cursor: Cursor,
+    /// The next batch, of stages that read shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<Cursor>,
+    /// The answers under way, of stages that learn from their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollouts: Option<Place>,
+}
+
+impl Progress {
+    /// Nothing done.
+    pub const NEW: Progress = Progress {
+        step: 0,
+        tokens: 0,
+        rewinds: 0,
+        metrics_bytes: 0,
+        watch: Watch::NEW,
+        cursor: None,
+        rollouts: None,
+    };
 }
 
 /// Where a checkpoint came from.

@@ -1,21 +1,25 @@
 //! A run under way: its model, its data, its folder, and the parts of a step that all stages share.
 
-use crate::config::{Long, Packing, Precision, RunConfig, SpikePolicy};
+use crate::config::{Precision, RunConfig, SpikePolicy};
 use crate::distill::{Distill, Learnt};
 use crate::dpo::{Dpo, Preferences};
 use crate::error::TrainError;
 use crate::extend_context::Verdict;
 use crate::metrics::{Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::policy::Moved;
 use crate::reference::Ask;
-use crate::reward::{FirstHead, RewardConfig};
-use crate::spikes::{Spike, Watch};
+use crate::reward::{FirstHead, RewardConfig, RewardModel};
+use crate::rollout::{Opening, Player, Rollouts};
+pub use crate::settings::keep_settings;
+pub(crate) use crate::settings::{keep_config, replace, take_lock, told};
+use crate::shards::{loader, open_corpus};
+use crate::spikes::Spike;
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Packed, Sums, accumulate};
-use crate::words::{Chat, Words};
+use crate::words::Words;
 use crate::{adapter, init, sample, schedule, validate};
-use herd_data::disk::RealDisk;
-use herd_data::{Batch, Check, Corpus, Documents, Ends, Hash, Ledger, Loader, Validation};
+use herd_data::{Batch, Corpus, Cursor, Hash, Ledger, Loader, Validation};
 use herd_model::llama::{Llama, Training};
 use herd_model::names::Part;
 use herd_model::{Checkpoint, Config, Head, RopeScaling};
@@ -24,10 +28,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-mod rows;
-
-use rows::loader_config;
 
 /// What a run tells while it goes on. The caller has the clock.
 #[derive(Clone, Debug)]
@@ -77,8 +77,10 @@ pub struct Inputs<'a> {
     pub words: Words,
     /// The run's folder.
     pub out: &'a Path,
-    /// The folder of shards.
+    /// The folder of shards; stages over prompts read none.
     pub shards: &'a Path,
+    /// The reward models of the settings' judges, in their order, each with the hash of its weights.
+    pub rewards: Vec<(Hash, Arc<RewardModel>)>,
     /// Where it runs.
     pub device: &'a Device,
     /// Set from outside to end the run after the step at hand, with a checkpoint.
@@ -92,10 +94,10 @@ pub struct Trainer<'a> {
     pub(crate) model: Arc<Llama>,
     pub(crate) tape: Arc<Tape>,
     pub(crate) words: Words,
-    pub(crate) corpus: Arc<Corpus>,
     pub(crate) objective: Objective,
     optimizer: Optimizer,
-    loader: Loader,
+    /// Shards and their batches, of stages that read them.
+    shards: Option<(Arc<Corpus>, Loader)>,
     progress: Progress,
     metrics: Metrics,
     provenance: Provenance,
@@ -117,13 +119,18 @@ pub(crate) enum Objective {
     Rewards(RewardConfig),
     /// Tokens that follow, and what a teacher says of them.
     Taught(Box<Distill>),
+    /// Its own answers to prompts, by what they are worth.
+    Rollouts(Box<Rollouts>),
 }
 
 impl Objective {
-    /// That of a run.
+    /// That of a run over shards.
     ///
     /// Errors: what it is measured by cannot be opened or made.
-    fn open(ask: &Ask<'_>, watch: &mut dyn FnMut(Event<'_>)) -> Result<Objective, TrainError> {
+    fn over_shards(
+        ask: &Ask<'_>,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Objective, TrainError> {
         if let Some(reward) = &ask.config.reward {
             return Ok(Objective::Rewards(reward.clone()));
         }
@@ -132,6 +139,14 @@ impl Objective {
         }
         let distill = Distill::open(ask, watch)?;
         Ok(distill.map_or(Objective::Tokens, |distill| Objective::Taught(Box::new(distill))))
+    }
+
+    /// That of a run over prompts, taken up where `saved` has it.
+    ///
+    /// Errors: those of [`Rollouts::open`].
+    fn over_prompts(opening: &Opening<'_>, saved: &Progress) -> Result<Objective, TrainError> {
+        let rollouts = Rollouts::open(opening, saved.rollouts.as_ref())?;
+        Ok(Objective::Rollouts(Box::new(rollouts)))
     }
 }
 
@@ -146,6 +161,8 @@ pub struct Gradient {
     pub preferences: Option<Preferences>,
     /// The parts of what a teacher's loss is made of.
     pub taught: Option<Learnt>,
+    /// What was met of the tokens of a policy's answers.
+    pub moved: Option<Moved>,
 }
 
 /// Batches that are read before they are asked for.
@@ -160,45 +177,48 @@ impl<'a> Trainer<'a> {
         inputs: Inputs<'a>,
         watch: &'a mut dyn FnMut(Event<'_>),
     ) -> Result<Trainer<'a>, TrainError> {
-        let Inputs { stage, config, words, out, shards, device, stop } = inputs;
+        let Inputs { stage, config, words, out, shards, rewards, device, stop } = inputs;
         fs::create_dir_all(out).map_err(|e| TrainError::io("make", out, e))?;
         let lock = take_lock(out)?;
         keep_config(&config, out)?;
-        let corpus = Arc::new(Corpus::open(shards, Check::Contents)?);
-        corpus.expect_tokenizer(Hash::of_tokenizer(&words.tokenizer))?;
-        corpus.expect_lessons(words.chat.as_ref().map(Chat::lessons).as_ref())?;
-        if config.data.packing == Packing::Whole && config.data.long == Long::Refuse {
-            refuse_long(&corpus, words.ends, config.batch.seq_len)?;
-        }
-        let ask = Ask { config: &config, words: &words, corpus: &corpus, device, out, stop };
-        let objective = Objective::open(&ask, watch)?;
+        // What a reference or a teacher says is made before the model takes its memory.
+        let read = match config.rollout {
+            None => {
+                let corpus = &Arc::new(open_corpus(&config, &words, shards)?);
+                let ask = Ask { config: &config, words: &words, corpus, device, out, stop };
+                Some((Arc::clone(corpus), Objective::over_shards(&ask, watch)?))
+            }
+            Some(_) => None,
+        };
         let tape = Arc::new(Tape::default());
         let model = build(&config, &words, device, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
-        let loader_config = loader_config(&config, &corpus, &words);
-        let mut loader = Loader::new(Arc::clone(&corpus), loader_config.clone(), config.seed)?;
         let checkpoints = out.join("checkpoints");
         fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io("make", &checkpoints, e))?;
         let saved = state::steps(&checkpoints)?.pop();
-        let progress = match saved {
+        let mut progress = match saved {
             Some(step) => {
                 let path = state::step_folder(&checkpoints, step);
-                let progress = state::load(&path, &model, &mut optimizer)?;
-                let cursor = progress.cursor.clone();
-                loader = Loader::at(Arc::clone(&corpus), loader_config, config.seed, cursor)?;
-                progress
+                state::load(&path, &model, &mut optimizer)?
             }
-            None => Progress {
-                step: 0,
-                tokens: 0,
-                rewinds: 0,
-                metrics_bytes: 0,
-                watch: Watch::NEW,
-                cursor: loader.cursor().clone(),
-            },
+            None => Progress::NEW,
+        };
+        let opening = Opening { config: &config, words: &words, device, out, rewards: &rewards };
+        let (shards, objective) = match read {
+            Some((corpus, objective)) => {
+                let loader = loader(&config, &corpus, &words, progress.cursor.take())?;
+                progress.cursor = Some(loader.cursor().clone());
+                (Some((corpus, loader)), objective)
+            }
+            None => (None, Objective::over_prompts(&opening, &progress)?),
+        };
+        let data = match (&shards, &objective) {
+            (_, Objective::Rollouts(rollouts)) => rollouts.hash(),
+            (Some((corpus, _)), _) => corpus.hash(),
+            (None, _) => unreachable!("all other stages read shards"),
         };
         let metrics = Metrics::open(&out.join("metrics.jsonl"), progress.metrics_bytes)?;
-        let provenance = provenance(stage, progress.step, &config, out, &corpus, device);
+        let provenance = provenance(stage, progress.step, &config, out, data, device);
         let Progress { step, tokens, .. } = progress;
         watch(Event::Begin { step, tokens, shape: model.config(), config: &config });
         Ok(Trainer {
@@ -206,10 +226,9 @@ impl<'a> Trainer<'a> {
             model: Arc::new(model),
             tape,
             words,
-            corpus,
             objective,
             optimizer,
-            loader: loader.ahead(AHEAD),
+            shards: shards.map(|(corpus, loader)| (corpus, loader.ahead(AHEAD))),
             progress,
             metrics,
             provenance,
@@ -227,9 +246,24 @@ impl<'a> Trainer<'a> {
         self.progress.step
     }
 
-    /// What packing did with the documents so far.
-    pub fn ledger(&self) -> &Ledger {
-        self.progress.cursor.ledger()
+    /// What packing did with the documents so far, where it reads shards.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        self.progress.cursor.as_ref().map(Cursor::ledger)
+    }
+
+    /// Rows of prompts that are left out, by the reason, where it answers such.
+    pub fn dropped_prompts(&self) -> Option<&std::collections::BTreeMap<String, u64>> {
+        match &self.objective {
+            Objective::Rollouts(rollouts) => Some(rollouts.dropped()),
+            Objective::Tokens | Objective::Pairs(_) => None,
+            Objective::Rewards(_) | Objective::Taught(_) => None,
+        }
+    }
+
+    /// The shards that it reads. Panics in stages over prompts.
+    pub(crate) fn corpus(&self) -> &Arc<Corpus> {
+        let (corpus, _) = self.shards.as_ref().expect("a stage over prompts asks for no shards");
+        corpus
     }
 
     /// Whether steps are left to do and nobody asked to stop.
@@ -241,7 +275,11 @@ impl<'a> Trainer<'a> {
     ///
     /// Errors: a shard cannot be read, or no token of the batch counts.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, TrainError> {
-        let batch = self.loader.next_batch()?;
+        let batch = match (&mut self.objective, &mut self.shards) {
+            (Objective::Rollouts(_), _) => return self.answers(),
+            (_, Some((_, loader))) => loader.next_batch()?,
+            (_, None) => unreachable!("all other stages read shards"),
+        };
         if batch.as_ref().is_some_and(|batch| batch.weight_t.iter().all(|w| *w == 0.0)) {
             return Err(TrainError::NothingLearnt { step: self.progress.step + 1 });
         }
@@ -252,11 +290,30 @@ impl<'a> Trainer<'a> {
         Ok(batch)
     }
 
+    /// The answers of the next step; a line tells of those that are new.
+    fn answers(&mut self) -> Result<Option<Batch>, TrainError> {
+        let Trainer { objective, config, words, model, tape, progress, .. } = self;
+        let Objective::Rollouts(rollouts) = objective else { return Ok(None) };
+        let player = Player { config, words, model, tape, step: progress.step };
+        let Some((batch, met)) = rollouts.batch(player)? else { return Ok(None) };
+        if let Some(met) = met {
+            self.write(&Line::Rollouts(met))?;
+        }
+        (self.watch)(Event::Batch);
+        Ok(Some(batch))
+    }
+
+    /// The policy as it is.
+    pub(crate) fn player(&self) -> Player<'_> {
+        let Trainer { config, words, model, tape, progress, .. } = self;
+        Player { config, words, model, tape, step: progress.step }
+    }
+
     /// Sums the gradient of a batch into the model's parameters.
     pub fn gradient(&mut self, batch: &Batch) -> Gradient {
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
         let packed = Packed::of(batch, self.config.data.document_mask);
-        let (mut preferences, mut taught) = (None, None);
+        let (mut preferences, mut taught, mut moved) = (None, None, None);
         let loss = match &self.objective {
             Objective::Tokens => self.token_gradient(batch, &packed, rows).loss(),
             Objective::Pairs(dpo) => {
@@ -274,9 +331,14 @@ impl<'a> Trainer<'a> {
                 taught = Some(sums.learnt());
                 sums.loss(&distill.config)
             }
+            Objective::Rollouts(rollouts) => {
+                let (loss, met) = rollouts.gradient(self, batch, &packed, rows);
+                moved = Some(met);
+                loss
+            }
         };
         let norm = self.optimizer.grad_norm(&self.model);
-        Gradient { loss, norm, preferences, taught }
+        Gradient { loss, norm, preferences, taught, moved }
     }
 
     /// The same of the tokens that follow, `rows` rows at a time.
@@ -293,7 +355,14 @@ impl<'a> Trainer<'a> {
 
     /// Whether the loss leapt, or a number is none. A loss that did neither joins the running mean.
     pub fn judge(&mut self, gradient: &Gradient) -> Option<Spike> {
-        self.progress.watch.judge(gradient.loss, gradient.norm, &self.config.spikes)
+        let Gradient { loss, norm, .. } = *gradient;
+        match &self.objective {
+            Objective::Rollouts(_) => self.progress.watch.judge_numbers(loss, norm),
+            Objective::Tokens
+            | Objective::Pairs(_)
+            | Objective::Rewards(_)
+            | Objective::Taught(_) => self.progress.watch.judge(loss, norm, &self.config.spikes),
+        }
     }
 
     /// Answers a spike by the policy: writes it down, or goes back to the last checkpoint and
@@ -320,8 +389,16 @@ impl<'a> Trainer<'a> {
                 format!("rewound to {}", self.progress.step)
             }
         };
-        let rows = batch.origins(&self.corpus)?;
-        let rows = rows.iter().map(|(source, row)| format!("{source} {row:?}")).collect();
+        let rows = match &self.objective {
+            Objective::Rollouts(rollouts) => rollouts.origins(batch),
+            Objective::Tokens
+            | Objective::Pairs(_)
+            | Objective::Rewards(_)
+            | Objective::Taught(_) => {
+                let rows = batch.origins(self.corpus())?;
+                rows.iter().map(|(source, row)| format!("{source} {row:?}")).collect()
+            }
+        };
         let loss = Some(spike.loss).filter(|loss| loss.is_finite());
         let (what, expected) = (spike.what, spike.expected);
         self.write(&Line::Spike { step, what, loss, expected, rows, action })?;
@@ -344,26 +421,31 @@ impl<'a> Trainer<'a> {
                 first_masters(&self.config, &self.model)?;
                 self.optimizer = Optimizer::new(&self.model, self.optimizer.config);
                 let Progress { cursor, .. } = self.progress.clone();
-                let (watch, metrics_bytes) = (Watch::NEW, 0);
-                self.progress =
-                    Progress { step: 0, tokens: 0, rewinds, metrics_bytes, watch, cursor };
+                self.progress = Progress { cursor, ..Progress::NEW };
             }
         }
         self.progress.rewinds = rewinds;
+        if let Objective::Rollouts(rollouts) = &mut self.objective {
+            rollouts.forget();
+        }
         Ok(())
     }
 
     /// Makes the step at the learning rate of the schedule. Panics if the gradient is no number.
     pub fn update(&mut self, gradient: &Gradient, batch: &Batch) -> Result<(), TrainError> {
         let step = self.progress.step + 1;
-        let Gradient { loss, norm: grad_norm, preferences, taught } = *gradient;
+        let Gradient { loss, norm: grad_norm, preferences, taught, moved } = *gradient;
         let lr = schedule::lr(&self.config.optim, step);
         self.optimizer.step(&self.model, lr, grad_norm);
         self.progress.step = step;
         self.progress.tokens += (batch.rows * batch.seq_len) as u64;
-        self.progress.cursor = self.loader.cursor().clone();
+        self.progress.cursor = self.shards.as_ref().map(|(_, loader)| loader.cursor().clone());
+        if let Objective::Rollouts(rollouts) = &self.objective {
+            self.progress.rollouts = Some(rollouts.place());
+        }
         let (tokens, seq_len) = (self.progress.tokens, batch.seq_len);
-        let line = StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught };
+        let line =
+            StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught, moved };
         self.write(&Line::Step(line))
     }
 
@@ -374,6 +456,15 @@ impl<'a> Trainer<'a> {
         }
         let step = self.progress.step;
         let line = guarded(step, "validation", || validate::line(self));
+        line.map_or(Ok(()), |line| self.write(&line))
+    }
+
+    /// Measures what is held out before the first step of a run that has done none.
+    pub(crate) fn validate_first(&mut self) -> Result<(), TrainError> {
+        if self.progress.step > 0 {
+            return Ok(());
+        }
+        let line = guarded(0, "validation", || validate::line(self));
         line.map_or(Ok(()), |line| self.write(&line))
     }
 
@@ -407,13 +498,12 @@ impl<'a> Trainer<'a> {
 
     /// The batches of the run from its first step on.
     pub(crate) fn first_loader(&self) -> Result<Loader, TrainError> {
-        let config = loader_config(&self.config, &self.corpus, &self.words);
-        Ok(Loader::new(Arc::clone(&self.corpus), config, self.config.seed)?)
+        loader(&self.config, self.corpus(), &self.words, None)
     }
 
     /// The held-out text, as each measurement reads it.
     pub(crate) fn held_out(&self) -> Result<Validation, TrainError> {
-        validate::held_out(&self.config, &self.corpus, self.words.ends)
+        validate::held_out(&self.config, self.corpus(), self.words.ends)
     }
 
     /// The run's folder.
@@ -427,6 +517,9 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::NotFinite { step, what, value });
         }
         self.metrics.sync()?;
+        if let Objective::Rollouts(rollouts) = &mut self.objective {
+            rollouts.keep()?;
+        }
         self.progress.metrics_bytes = self.metrics.bytes();
         let step = self.progress.step;
         let path = state::step_folder(&self.checkpoints, step);
@@ -477,7 +570,7 @@ fn provenance(
     step: u64,
     config: &RunConfig,
     out: &Path,
-    corpus: &Corpus,
+    data: Hash,
     device: &Device,
 ) -> Provenance {
     let config = told(config, out);
@@ -485,7 +578,7 @@ fn provenance(
         stage: stage.to_owned(),
         step,
         parent: config.model.init.as_ref().map(|path| path.display().to_string()),
-        data: corpus.hash().to_string(),
+        data: data.to_string(),
         config: config.write(),
         class: device.class().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -519,94 +612,6 @@ pub(crate) fn guarded(
             failure(text.unwrap_or_else(|| "a panic without words".into()))
         }
     }
-}
-
-/// One run in a folder at a time.
-pub(crate) fn take_lock(out: &Path) -> Result<File, TrainError> {
-    let path = out.join(".lock");
-    let file = File::create(&path).map_err(|e| TrainError::io("make", &path, e))?;
-    match file.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => Err(TrainError::Busy { folder: out.to_owned() }),
-        Err(fs::TryLockError::Error(_)) | Ok(()) => Ok(file), // some file systems have no locks
-    }
-}
-
-/// Writes the resolved config into a new folder; in an old one it must be the same.
-pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
-    keep_settings(&out.join("config.toml"), &told(config, out).write(), out)
-}
-
-/// Writes settings beside what is made by them, `begun`; if they are there, they must be the same.
-///
-/// Errors: they differ (the first key that does is named); the disk.
-pub fn keep_settings(path: &Path, text: &str, begun: &Path) -> Result<(), TrainError> {
-    let was = match fs::read_to_string(path) {
-        Ok(was) => was,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return replace(path, text.as_bytes());
-        }
-        Err(e) => return Err(TrainError::io("read", path, e)),
-    };
-    if was == text {
-        return Ok(());
-    }
-    let (was, is) = (flat(&was), flat(text));
-    let key = was.keys().chain(is.keys()).find(|key| was.get(*key) != is.get(*key));
-    let key = key.cloned().unwrap_or_else(|| "its text".into());
-    let of = |table: &std::collections::BTreeMap<String, String>| {
-        table.get(&key).cloned().unwrap_or_else(|| "nothing".into())
-    };
-    let (was, is) = (of(&was), of(&is));
-    Err(TrainError::OtherConfig { folder: begun.to_owned(), key, was, is })
-}
-
-/// The settings as files tell of them: a checkpoint that lies beside the run's folder by its way
-/// from there, so that folders that move together keep their bytes.
-pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
-    let mut config = config.clone();
-    let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
-    let teacher = config.distill.as_mut().map(|distill| &mut distill.teacher);
-    for path in config.model.init.as_mut().into_iter().chain(reference).chain(teacher) {
-        let inside = beside.and_then(|beside| path.strip_prefix(beside).ok());
-        if let Some(inside) = inside.map(|inside| Path::new("..").join(inside)) {
-            *path = inside;
-        }
-    }
-    config
-}
-
-/// A TOML text as dotted keys and their values.
-fn flat(text: &str) -> std::collections::BTreeMap<String, String> {
-    fn walk(
-        prefix: &str,
-        value: toml::Value,
-        out: &mut std::collections::BTreeMap<String, String>,
-    ) {
-        match value {
-            toml::Value::Table(table) => {
-                for (key, value) in table {
-                    let dot = if prefix.is_empty() { "" } else { "." };
-                    walk(&format!("{prefix}{dot}{key}"), value, out);
-                }
-            }
-            other => {
-                out.insert(prefix.to_owned(), other.to_string());
-            }
-        }
-    }
-    let mut out = std::collections::BTreeMap::new();
-    let table = text.parse::<toml::Table>().unwrap_or_default();
-    walk("", toml::Value::Table(table), &mut out);
-    out
-}
-
-/// Puts a small file in its place, on the disk, whole or not at all.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    Ok(herd_data::disk::replace(&RealDisk, folder, &name, &[bytes])?)
 }
 
 fn format(config: &RunConfig) -> Format {
@@ -742,28 +747,4 @@ fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
         named.param.set_master(&numbers);
     }
     Ok(())
-}
-
-/// Errors: a document, to train on or held out, is longer than a row.
-fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize) -> Result<(), TrainError> {
-    // A row of n places is made of n + 1 tokens.
-    let places = seq_len + 1;
-    let len = |side: &Documents, document: u64| side.tokens(document) + ends.count() as usize;
-    let (mut first, mut long) = (None, 0);
-    for (number, source) in corpus.sources().iter().enumerate() {
-        for side in [&source.train, &source.validation] {
-            for document in 0..side.counts().documents {
-                let tokens = len(side, document);
-                if tokens > places {
-                    long += 1;
-                    first.get_or_insert((number, side, document, tokens));
-                }
-            }
-        }
-    }
-    let Some((number, side, document, tokens)) = first else { return Ok(()) };
-    let (row, _) = side.row(document)?;
-    let name = &corpus.sources()[number].name;
-    let path = corpus.file_of(number, &row).unwrap_or(name).into();
-    Err(TrainError::Long { path, row: row.row, tokens, places, others: long - 1 })
 }

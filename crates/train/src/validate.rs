@@ -55,7 +55,7 @@ impl Measurement {
 
 /// Measures the held-out text of every source with a run's weights; `None` if none is held out.
 pub fn measure(run: &Trainer<'_>) -> Result<Option<Measurement>, TrainError> {
-    run.tape.paused(|| measure_model(&run.model, &run.config, &run.corpus, run.words.ends))
+    run.tape.paused(|| measure_model(&run.model, &run.config, run.corpus(), run.words.ends))
 }
 
 /// The line of a run's own measure: what it lessens, on what is held out.
@@ -64,6 +64,7 @@ pub(crate) fn line(run: &Trainer<'_>) -> Result<Option<Line>, TrainError> {
         Objective::Pairs(dpo) => run.tape.paused(|| dpo.measure(run)),
         Objective::Rewards(reward) => run.tape.paused(|| reward.measure(run)),
         Objective::Taught(distill) => run.tape.paused(|| distill.measure(run)),
+        Objective::Rollouts(rollouts) => rollouts.measure(run.player()),
         Objective::Tokens => Ok(measure(run)?.map(|measured| measured.line(run.step()))),
     }
 }

@@ -90,6 +90,7 @@ impl Place {
             words,
             out: &out,
             shards: &shards,
+            rewards: Vec::new(),
             device: &device,
             stop: &stop,
         };

@@ -14,6 +14,7 @@ mod distill;
 mod doctor;
 mod dpo;
 mod extend_context;
+mod grpo;
 mod inspect;
 mod logits;
 mod ls;
@@ -96,6 +97,8 @@ pub enum Command {
     Dpo(dpo::Flags),
     /// Teach a model what a larger one says
     Distill(distill::Flags),
+    /// Let a model answer prompts, and teach it what its better answers did
+    Grpo(grpo::Flags),
     /// Teach a model to say by a number how good an answer is
     Reward(reward::Flags),
     /// Say what a reward model makes of answers
@@ -152,6 +155,7 @@ impl Command {
             Command::Sft(flags) => sft::run(flags, console),
             Command::Dpo(flags) => dpo::run(flags, console),
             Command::Distill(flags) => distill::run(flags, console),
+            Command::Grpo(flags) => grpo::run(flags, console),
             Command::Reward(flags) => reward::run(flags, console),
             Command::Score(flags) => score::run(flags, console),
             Command::Sample(flags) => sample::run(flags, console),

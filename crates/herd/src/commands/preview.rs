@@ -120,6 +120,11 @@ impl Flags {
     fn asked(&self) -> Result<Asked, Error> {
         if let Some(file) = &self.config {
             let config = dpo::read_either(file, &[])?;
+            if config.rollout.is_some() {
+                let got = format!("{}: it learns from its own answers", file.display());
+                let expected = "settings of sft, dpo or reward".to_owned();
+                return Err(Error::Value { what: "--config", got, expected });
+            }
             let compare = config.dpo.as_ref().map(DpoConfig::compare);
             let compare = config.reward.as_ref().map(RewardConfig::compare).or(compare);
             let input = config.data.input.iter().map(|path| path.display().to_string()).collect();

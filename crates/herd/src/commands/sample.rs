@@ -12,7 +12,7 @@ use herd_model::llama::Llama;
 use herd_tensor::{Device, KvFormat};
 use herd_train::Chat;
 use herd_train::config::ChatConfig;
-use herd_train::rejection::{self, Inputs, Judge, Policy, RejectionConfig, ScoreConfig, Summary};
+use herd_train::rejection::{self, Inputs, Policy, RejectionConfig, ScoreConfig, Summary};
 use herd_train::reward::RewardModel;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -59,7 +59,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let policies = policies(&config, base, &device, console)?;
     let stop = training::stop_on_interrupt(console);
-    let rewards = rewards(&config, base, &device)?;
+    let rewards = rewards(&config.score, base, &config.chat, &device)?;
     let begun = Instant::now();
     let inputs = Inputs { config: &config, base, out: &flags.out, policies, rewards, stop: &stop };
     let mut meter = Meter { console, begun, shown: begun };
@@ -92,7 +92,7 @@ fn policies(
         page_len: 16,
         kv: KvFormat::F32,
     };
-    let judges: Vec<Checkpoint> = reward_paths(config, base)
+    let judges: Vec<Checkpoint> = reward_paths(&config.score, base)
         .map(|path| Ok(Checkpoint::open_any(path)?))
         .collect::<Result<_, Error>>()?;
     let needed = |parallel: usize| -> Result<u64, Error> {
@@ -146,31 +146,26 @@ pub fn policy(
     Ok(Policy { path, hash, model, tokenizer: about.tokenizer, chat, stops, limits })
 }
 
-fn reward_paths(config: &RejectionConfig, base: &Path) -> impl Iterator<Item = PathBuf> {
-    let path = |score: &ScoreConfig| match &score.judge {
-        Judge::Reward { model } => Some(base.join(model)),
-        Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } | Judge::Regex { .. } => {
-            None
-        }
-        Judge::Code { .. } | Judge::Format(_) | Judge::Length { .. } => None,
-    };
-    config.score.iter().filter_map(path).collect::<Vec<_>>().into_iter()
+fn reward_paths(scores: &[ScoreConfig], base: &Path) -> impl Iterator<Item = PathBuf> {
+    scores.iter().filter_map(|score| score.judge.model()).map(|model| base.join(model))
 }
 
 /// The reward models that judge, each with the hash of its weights.
 ///
 /// Errors: one cannot be opened, or is none.
-fn rewards(
-    config: &RejectionConfig,
+pub fn rewards(
+    scores: &[ScoreConfig],
     base: &Path,
+    chat: &ChatConfig,
     device: &Device,
-) -> Result<Vec<(Hash, RewardModel)>, Error> {
+) -> Result<Vec<(Hash, Arc<RewardModel>)>, Error> {
     let open = |path: PathBuf| {
         let hash = weights_hash(&Checkpoint::open_any(&path)?)?;
-        let ChatConfig { template, date, .. } = &config.chat;
-        Ok((hash, score::open(&path, template.as_deref(), date.as_deref(), device)?))
+        let ChatConfig { template, date, .. } = chat;
+        let model = score::open(&path, template.as_deref(), date.as_deref(), device)?;
+        Ok((hash, Arc::new(model)))
     };
-    reward_paths(config, base).map(open).collect()
+    reward_paths(scores, base).map(open).collect()
 }
 
 /// The hash of all tensors: their names, shapes and bytes.

@@ -331,3 +331,32 @@ pub fn expect_unbreakable(folder: &Path, enough: usize, command: impl Fn(&str) -
         }
     }
 }
+
+/// Settings of a run that learns from its own answers to the dialogues, from `init`: two steps a generation, each made twice,
+/// with a reference and held-out prompts.
+pub fn grpo_settings(init: &str) -> String {
+    let text = chat_settings(init).replace("\"shorten\"", "\"drop\"");
+    let text =
+        text.replace("tokens = 256\n", "").replace("micro_tokens = 128", "micro_tokens = 256");
+    let samples = &text[text.find("[samples]").unwrap()..];
+    text.replace(samples, GRPO)
+}
+
+const GRPO: &str = r#"
+[rollout]
+prompts = 4
+max_tokens = 12
+parallel = 6
+[grpo]
+num_generations = 3
+num_iterations = 2
+steps_per_generation = 2
+beta = 0.05
+[[score]]
+kind = "regex"
+pattern = "e"
+[[score]]
+kind = "length"
+words = [1, 6]
+weight = 0.5
+"#;

@@ -2,7 +2,7 @@
 
 use crate::config::{ChatConfig, lay, set};
 use crate::error::TrainError;
-use crate::rejection::score::ScoreConfig;
+use crate::rejection::score::{ScoreConfig, check_all};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::Table;
@@ -261,12 +261,7 @@ impl RejectionConfig {
                 return Err(TrainError::no(key, value, &expected));
             }
         }
-        let mut names: Vec<&str> = self.score.iter().map(|score| score.name.as_str()).collect();
-        names.sort_unstable();
-        match names.windows(2).find(|two| two[0] == two[1]) {
-            Some(twice) => Err(TrainError::no("score.name", twice[0], "a name of its own")),
-            None => self.score.iter().try_for_each(ScoreConfig::check),
-        }
+        check_all(&self.score)
     }
 }
 

@@ -3,16 +3,18 @@
 use crate::config::ChatConfig;
 use crate::error::TrainError;
 use crate::rejection::score::{ScoreConfig, field_text};
+use crate::words::Chat;
+use herd_codec::Tokenizer;
 use herd_codec::chat::{Dialogue, Message, Role};
-use herd_data::dialogue::{Shape, question};
+use herd_data::dialogue::{Encoder, Shape, question};
 use herd_data::read::{InputFile, Sources, objects};
-use herd_data::{DataError, Hash};
+use herd_data::{DataError, Fault, Hash};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// A question, and where it stands.
-pub(super) struct Prompt {
+pub(crate) struct Prompt {
     /// The file's name.
     pub file: String,
     /// Its line or row, from 1.
@@ -28,7 +30,7 @@ pub(super) struct Prompt {
 type Rows = Box<dyn Iterator<Item = Result<(u64, Value), DataError>>>;
 
 /// The questions of all files, one after another.
-pub(super) struct Prompts {
+pub(crate) struct Prompts {
     files: std::vec::IntoIter<InputFile>,
     open: Option<(PathBuf, Rows)>,
     shape: Option<Shape>,
@@ -126,6 +128,19 @@ fn id(dialogue: &Dialogue) -> String {
 }
 
 impl Prompt {
+    /// The ids of the prompt for an answer, under a system prompt behind its own.
+    ///
+    /// Errors: the format cannot say it.
+    pub fn render(
+        &self,
+        chat: &Chat,
+        tokenizer: &Tokenizer,
+        system: Option<&str>,
+    ) -> Result<Vec<u32>, Fault> {
+        let encoder = Encoder { format: &chat.format, tokenizer, options: chat.options() };
+        Ok(encoder.prompt(&self.under(system))?.into_iter().map(|id| id.0).collect())
+    }
+
     /// What was said up to the question, under a system prompt behind its own.
     pub fn under(&self, system: Option<&str>) -> Dialogue {
         let mut dialogue = self.dialogue.clone();

@@ -10,7 +10,9 @@ use herd_data::Hash;
 use herd_sandbox::{Helper, Limits, Python, Sandbox};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use toml::Table;
 
@@ -115,6 +117,26 @@ impl Judge {
         }
     }
 
+    /// The checkpoint of a reward model.
+    pub fn model(&self) -> Option<&PathBuf> {
+        match self {
+            Judge::Reward { model } => Some(model),
+            Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } => None,
+            Judge::Code { .. } | Judge::Regex { .. } | Judge::Format(_) => None,
+            Judge::Length { .. } => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn model_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Judge::Reward { model } => Some(model),
+            Judge::Exact { .. } | Judge::Number { .. } | Judge::Ends { .. } => None,
+            Judge::Code { .. } | Judge::Regex { .. } | Judge::Format(_) => None,
+            Judge::Length { .. } => None,
+        }
+    }
+
     /// The field that a row must have for it.
     pub fn field(&self) -> Option<&str> {
         match self {
@@ -160,7 +182,7 @@ impl From<ScoreConfig> for Table {
 
 impl ScoreConfig {
     /// Errors: a number or a pattern that is none.
-    pub(super) fn check(&self) -> Result<(), TrainError> {
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
         for (key, value) in [("weight", Some(self.weight)), ("require", self.require)] {
             if let Some(value) = value.filter(|value| !value.is_finite()) {
                 return Err(TrainError::no(&format!("score.{key}"), value, "a finite number"));
@@ -191,9 +213,64 @@ fn compiled(pattern: &str) -> Result<Regex, TrainError> {
         .map_err(|e| TrainError::no("score.pattern", format!("{pattern:?}: {e}"), "a pattern"))
 }
 
+/// What an answer got from each judge that could read it, by their names.
+pub(crate) type Scores = BTreeMap<String, f64>;
+
+/// The judges of some settings at work.
+pub(crate) struct Judges {
+    judges: Vec<(ScoreConfig, Scorer)>,
+}
+
+impl Judges {
+    /// `rewards` are the reward models of the settings, in their order.
+    ///
+    /// Errors: those of [`Scorer::open`].
+    pub fn open(
+        config: &[ScoreConfig],
+        rewards: impl IntoIterator<Item = Arc<RewardModel>>,
+    ) -> Result<Judges, TrainError> {
+        let mut rewards = rewards.into_iter();
+        let open =
+            |score: &ScoreConfig| Ok((score.clone(), Scorer::open(&score.judge, &mut rewards)?));
+        Ok(Judges { judges: config.iter().map(open).collect::<Result<_, TrainError>>()? })
+    }
+
+    /// What each answer to a question gets.
+    ///
+    /// Errors: those of [`Scorer::scores`].
+    pub fn scores(
+        &self,
+        asked: &Asked<'_>,
+        answers: &[Answer<'_>],
+    ) -> Result<Vec<Scores>, TrainError> {
+        let mut scores = vec![Scores::new(); answers.len()];
+        for (config, judge) in &self.judges {
+            for (scores, value) in scores.iter_mut().zip(judge.scores(asked, answers)?) {
+                scores.extend(value.map(|value| (config.name.clone(), value)));
+            }
+        }
+        Ok(scores)
+    }
+}
+
+/// The sum of weight times score; `None` where a judge could not read the answer.
+pub(crate) fn total(config: &[ScoreConfig], scores: &Scores) -> Option<f64> {
+    config.iter().map(|score| Some(score.weight * scores.get(&score.name)?)).sum()
+}
+
+/// Errors: settings that are none, or two of one name.
+pub(crate) fn check_all(config: &[ScoreConfig]) -> Result<(), TrainError> {
+    let mut names: Vec<&str> = config.iter().map(|score| score.name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|two| two[0] == two[1]) {
+        Some(twice) => Err(TrainError::no("score.name", twice[0], "a name of its own")),
+        None => config.iter().try_for_each(ScoreConfig::check),
+    }
+}
+
 /// A judge at work.
-pub(super) enum Scorer {
-    Reward(Box<RewardModel>),
+pub(crate) enum Scorer {
+    Reward(Arc<RewardModel>),
     Exact { field: String },
     Number { field: String },
     Ends { field: String },
@@ -204,13 +281,13 @@ pub(super) enum Scorer {
 }
 
 /// A question, and the row that it stands in.
-pub(super) struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     pub row: &'a Value,
     pub dialogue: &'a Dialogue,
 }
 
 /// An answer, and the dialogue that it ends: with the system prompt that it drew, where that is kept.
-pub(super) struct Answer<'a> {
+pub(crate) struct Answer<'a> {
     pub dialogue: &'a Dialogue,
     pub text: &'a str,
 }
@@ -221,11 +298,11 @@ impl Scorer {
     /// Errors: a pattern that is none; a reward model that is not among them.
     pub fn open(
         judge: &Judge,
-        rewards: &mut impl Iterator<Item = RewardModel>,
+        rewards: &mut impl Iterator<Item = Arc<RewardModel>>,
     ) -> Result<Scorer, TrainError> {
         Ok(match judge {
             Judge::Reward { model } => match rewards.next() {
-                Some(reward) => Scorer::Reward(Box::new(reward)),
+                Some(reward) => Scorer::Reward(reward),
                 None => return Err(TrainError::no("score.model", model.display(), "opened")),
             },
             Judge::Exact { field } => Scorer::Exact { field: field.clone() },

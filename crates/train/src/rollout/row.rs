@@ -1,0 +1,68 @@
+//! `rollouts.jsonl`: a row an answer, in the order in which they were given.
+
+use crate::error::TrainError;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::path::Path;
+
+/// An answer that a run learns from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)] // their names in the file say it
+pub struct RolloutRow {
+    /// Steps that the policy had done which gave it.
+    pub step: u64,
+    /// The hash of the dialogue up to the question.
+    pub prompt: String,
+    pub file: String,
+    pub row: u64,
+    /// Its place among the answers to the prompt, from 0.
+    pub sample: usize,
+    /// The answer is that of a request with this seed and stream.
+    pub seed: u64,
+    pub stream: u64,
+    pub prompt_tokens: usize,
+    /// The tokens of the answer, what ended it included.
+    pub ids: Vec<u32>,
+    pub text: String,
+    /// Minus the trainer's loss of each token, the same bits.
+    pub logps: Vec<f32>,
+    /// The same by the reference, where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ref_logps: Vec<f32>,
+    /// `stop` or `length`.
+    pub finish: String,
+    pub scores: BTreeMap<String, f64>,
+    /// The sum of weight times score.
+    pub reward: f64,
+    pub advantage: f64,
+}
+
+impl RolloutRow {
+    /// Whether it ended by itself.
+    pub fn ended(&self) -> bool {
+        self.finish == "stop"
+    }
+}
+
+/// The rows of a generation, which begin at a byte of the file.
+///
+/// Errors: they cannot be read, or are none.
+pub(super) fn read_back(path: &Path, at: u64, count: usize) -> Result<Vec<RolloutRow>, TrainError> {
+    let io = |e| TrainError::io("read", path, e);
+    let mut file = File::open(path).map_err(io)?;
+    file.seek(SeekFrom::Start(at)).map_err(io)?;
+    let mut rows = Vec::with_capacity(count);
+    for line in BufReader::new(file).lines().take(count) {
+        rows.push(serde_json::from_str(&line.map_err(io)?).map_err(|e| damaged(path, e))?);
+    }
+    match rows.len() == count {
+        true => Ok(rows),
+        false => Err(damaged(path, format!("{} of {count} answers are there", rows.len()))),
+    }
+}
+
+pub(super) fn damaged(path: &Path, what: impl ToString) -> TrainError {
+    TrainError::Damaged { path: path.to_owned(), what: what.to_string() }
+}

@@ -1,0 +1,97 @@
+//! What a run keeps of its settings in its folder, and how it tells of them.
+
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use herd_data::disk::RealDisk;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// One run in a folder at a time.
+pub(crate) fn take_lock(out: &Path) -> Result<File, TrainError> {
+    let path = out.join(".lock");
+    let file = File::create(&path).map_err(|e| TrainError::io("make", &path, e))?;
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => Err(TrainError::Busy { folder: out.to_owned() }),
+        Err(fs::TryLockError::Error(_)) | Ok(()) => Ok(file), // some file systems have no locks
+    }
+}
+
+/// Writes the resolved config into a new folder; in an old one it must be the same.
+pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
+    keep_settings(&out.join("config.toml"), &told(config, out).write(), out)
+}
+
+/// Writes settings beside what is made by them, `begun`; if they are there, they must be the same.
+///
+/// Errors: they differ (the first key that does is named); the disk.
+pub fn keep_settings(path: &Path, text: &str, begun: &Path) -> Result<(), TrainError> {
+    let was = match fs::read_to_string(path) {
+        Ok(was) => was,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return replace(path, text.as_bytes());
+        }
+        Err(e) => return Err(TrainError::io("read", path, e)),
+    };
+    if was == text {
+        return Ok(());
+    }
+    let (was, is) = (flat(&was), flat(text));
+    let key = was.keys().chain(is.keys()).find(|key| was.get(*key) != is.get(*key));
+    let key = key.cloned().unwrap_or_else(|| "its text".into());
+    let of = |table: &std::collections::BTreeMap<String, String>| {
+        table.get(&key).cloned().unwrap_or_else(|| "nothing".into())
+    };
+    let (was, is) = (of(&was), of(&is));
+    Err(TrainError::OtherConfig { folder: begun.to_owned(), key, was, is })
+}
+
+/// The settings as files tell of them: a checkpoint that lies beside the run's folder by its way
+/// from there, so that folders that move together keep their bytes.
+pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
+    let mut config = config.clone();
+    let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let retell = |path: &mut PathBuf| {
+        let inside = beside.and_then(|beside| path.strip_prefix(beside).ok());
+        if let Some(inside) = inside.map(|inside| Path::new("..").join(inside)) {
+            *path = inside;
+        }
+    };
+    config.judges().for_each(retell);
+    let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
+    let teacher = config.distill.as_mut().map(|distill| &mut distill.teacher);
+    config.model.init.as_mut().into_iter().chain(reference).chain(teacher).for_each(retell);
+    config
+}
+
+/// A TOML text as dotted keys and their values.
+fn flat(text: &str) -> std::collections::BTreeMap<String, String> {
+    fn walk(
+        prefix: &str,
+        value: toml::Value,
+        out: &mut std::collections::BTreeMap<String, String>,
+    ) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    walk(&format!("{prefix}{dot}{key}"), value, out);
+                }
+            }
+            other => {
+                out.insert(prefix.to_owned(), other.to_string());
+            }
+        }
+    }
+    let mut out = std::collections::BTreeMap::new();
+    let table = text.parse::<toml::Table>().unwrap_or_default();
+    walk("", toml::Value::Table(table), &mut out);
+    out
+}
+
+/// Puts a small file in its place, on the disk, whole or not at all.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    Ok(herd_data::disk::replace(&RealDisk, folder, &name, &[bytes])?)
+}
