@@ -165,7 +165,7 @@ pub fn accumulate(
     model.loss(&x_td, &targets).backward();
 }
 
-/// The log-probability of every target that counts, 0 of the others: [T]. Nothing may be recorded meanwhile.
+/// The log-probability of every target that counts, 0 of the others (T). Nothing may be recorded meanwhile.
 pub fn logps(model: &Llama, micro: &Micro<'_>) -> Vec<f32> {
     let targets = Targets { ids: micro.targets, weights: micro.weights, scale: 0.0, z_loss: 0.0 };
     let nats_t = model.loss(&hidden(model, micro), &targets).nats_t;

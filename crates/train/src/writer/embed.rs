@@ -5,7 +5,7 @@ use herd_model::llama::Llama;
 use herd_tensor::ops::Documents;
 use std::sync::Arc;
 
-/// The mean over positions of the normed hidden states, [D]; the first, which is large and the same for all texts, is left out
+/// The mean over positions of the normed hidden states (D); the first, which is large and the same for all texts, is left out
 /// where there are others.
 ///
 /// Of a longer text the first `tokens_max` tokens are read; an empty one gives an empty vector.
