@@ -6,6 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")" || exit 1
 exec </dev/null
 export CARGO_TERM_COLOR=never
+[ -d target ] || export CARGO_INCREMENTAL=0 # a first build has nothing to begin with
 failed=()
 
 step() { # NAME COMMAND...
