@@ -16,7 +16,7 @@ use training::{begin, done, expect_same, expect_unbreakable, files, herd, pretra
 #[test]
 fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     let folder = begin();
-    expect_unbreakable(folder.path(), 120, |out| pretrain(folder.path(), out, &[]));
+    expect_unbreakable(folder.path(), 60, |out| pretrain(folder.path(), out, &[]));
 }
 
 #[test]

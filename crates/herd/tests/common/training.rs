@@ -304,7 +304,7 @@ pub fn expect_same(a: &Path, b: &Path) {
     }
 }
 
-/// Kills a run at random moments, at least `enough` times, and takes it up until it is done.
+/// Kills a run at random moments, at least `enough` times in all, each way some times, and lets it end.
 pub fn expect_unbreakable(folder: &Path, enough: usize, command: impl Fn(&str) -> Command) {
     let begun = Instant::now();
     done(&mut command("whole"));
@@ -313,7 +313,7 @@ pub fn expect_unbreakable(folder: &Path, enough: usize, command: impl Fn(&str) -
     let mut kills = 0;
     for round in 0.. {
         let out = format!("killed-{round}");
-        loop {
+        for _ in 0..6 {
             let mut child = command(&out).stderr(Stdio::null()).spawn().unwrap();
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let wait = whole.as_secs_f64() * ((random >> 33) as f64 / (1u64 << 31) as f64);
@@ -324,6 +324,7 @@ pub fn expect_unbreakable(folder: &Path, enough: usize, command: impl Fn(&str) -
             }
             kills += 1;
         }
+        done(&mut command(&out));
         expect_same(&folder.join("whole"), &folder.join(&out));
         fs::remove_dir_all(folder.join(&out)).unwrap();
         if kills >= enough {
