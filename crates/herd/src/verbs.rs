@@ -22,12 +22,14 @@ pub struct Verb {
     pub makes: PathBuf,
     /// What it writes at last of all, if that is something else: where it is not there the verb runs once more.
     pub tells: Option<PathBuf>,
+    /// Whether it is there before it is whole: then the verb runs, and sees itself what is left to do.
+    pub early: bool,
 }
 
 impl Verb {
     /// One that is known by what it makes alone.
     pub fn new(args: Vec<String>, makes: PathBuf) -> Verb {
-        Verb { args, makes, tells: None }
+        Verb { args, makes, tells: None, early: false }
     }
 
     /// A verb with settings, that writes to `out` and makes `makes`; most that train tell of it.
@@ -35,14 +37,14 @@ impl Verb {
         let tells = (!matches!(verb, "sample" | "extend-context")).then(|| out.join("report.md"));
         let (config, out) = (config.display().to_string(), out.display().to_string());
         let args = [verb, "--config", &config, "--out", &out].map(str::to_owned).to_vec();
-        Verb { args, makes, tells }
+        Verb { args, makes, tells, early: false }
     }
 
     /// Runs it with those flags of `machine` that it knows behind, unless what it makes is there, and says so. Whether that is
     /// there now: it is not where the verb was asked to stop.
     pub fn run(&self, machine: &[String], console: &Console) -> Result<bool, Error> {
-        if ![Some(&self.makes), self.tells.as_ref()].into_iter().flatten().all(|path| path.exists())
-        {
+        let mut ends = [Some(&self.makes), self.tells.as_ref()].into_iter().flatten();
+        if self.early || !ends.all(|path| path.exists()) {
             let machine = known(&self.args, machine);
             let args: Vec<String> = self.args.iter().cloned().chain(machine).collect();
             console.note(format!("          herd {}", args.join(" ")));

@@ -22,6 +22,13 @@ fn a_quickstart_that_is_killed_on_its_way_ends_with_the_hashes_of_one_that_is_no
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     let ended = quickstart(&whole).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    // Once in the midst of its shards, whose manifest is there before them.
+    let mut run = quickstart(&killed).spawn().unwrap();
+    while run.try_wait().unwrap().is_none() && !killed.join("shards/manifest.json").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = run.kill();
+    run.wait().unwrap();
     for ms in [300, 900, 1700, 2500] {
         let mut run = quickstart(&killed).args(["-t", "1"]).spawn().unwrap(); // changes no bit
         std::thread::sleep(Duration::from_millis(ms));

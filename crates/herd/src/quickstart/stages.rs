@@ -258,10 +258,11 @@ impl Way<'_> {
         self.stages.push(Stage {
             name: "data",
             title: "turn the corpus into shards of tokens",
-            verbs: vec![Verb::new(
-                cut.map(str::to_owned).to_vec(),
-                self.at("shards/manifest.json"),
-            )],
+            // A manifest that is not complete stands there from the first moment on.
+            verbs: vec![Verb {
+                early: true,
+                ..Verb::new(cut.map(str::to_owned).to_vec(), self.at("shards/manifest.json"))
+            }],
             measure: Measure::Shards,
             made: ["train", "validation"]
                 .map(|of| self.at(&format!("shards/train.{of}-00000.tok")))
