@@ -60,6 +60,12 @@ pub fn replace(
     disk.sync_folder(folder).map_err(DataError::io("sync", folder))
 }
 
+/// Brings the name of a file to the medium.
+pub fn sync_name(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    RealDisk.sync_folder(folder.unwrap_or(Path::new(".")))
+}
+
 /// Keeps other writers out of a folder until it is dropped.
 #[derive(Debug)]
 pub struct FolderLock(#[allow(dead_code)] Option<File>);

@@ -6,18 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use herd_codec::Tokenizer;
-use herd_engine::Limits;
 use herd_engine::plan::Plan;
 use herd_model::checkpoint::Checkpoint;
-use herd_tensor::{Device, KvFormat};
+use herd_tensor::Device;
 use herd_train::TrainError;
 use herd_train::config::ChatConfig;
 use herd_train::writer::{AskConfig, Local, Question, Tell, WriterConfig};
 
-use crate::commands::sample::policy;
+use crate::commands::sample::{fitting, limits, policy};
 use crate::console::Console;
 use crate::error::Error;
-use crate::machine::machine;
 use crate::store::Store;
 pub use endpoint::Endpoint;
 
@@ -54,28 +52,9 @@ pub fn open(wanted: &Wanted<'_>, console: &Console) -> Result<Source, Error> {
         return Ok(Source::Endpoint(Endpoint::new(url, writer, ask.parallel)?));
     }
     let checkpoint = Checkpoint::open(&find(&writer.model, base)?)?;
-    let limits = |parallel: usize| Limits {
-        context: ask.context,
-        parallel,
-        batch: 512,
-        // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
-        page_len: 16,
-        kv: KvFormat::F32,
-    };
-    let needed =
-        |parallel| Ok::<u64, Error>(Plan::new(&checkpoint, limits(parallel))?.peak() as u64);
-    let available = machine().memory_available_bytes;
-    let mut parallel = ask.parallel;
-    while parallel > 1 && available > 0 && needed(parallel)? > available {
-        parallel /= 2;
-    }
-    if available > 0 && needed(parallel)? > available {
-        let change = Some("a smaller sample.context".to_owned());
-        return Err(Error::RunMemory { needed: needed(parallel)?, available, change });
-    }
-    if parallel < ask.parallel {
-        console.note(format!("memory has room for {parallel} answers at once"));
-    }
+    let limits = |parallel| limits(ask.context, parallel);
+    let needed = |parallel| Ok(Plan::new(&checkpoint, limits(parallel))?.peak() as u64);
+    let parallel = fitting(ask.parallel, needed, "a smaller sample.context", console)?;
     let path = writer.model.display().to_string();
     let policy = policy(&checkpoint, path, chat, limits(parallel), device)?;
     Ok(Source::Local(Box::new(Local::new(policy))))

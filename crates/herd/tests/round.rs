@@ -143,4 +143,10 @@ fn people_are_waited_for_and_their_votes_are_read() {
     fs::write(of("votes.jsonl"), votes(1)).unwrap();
     done(&mut round(folder.path(), "out", &people));
     assert_eq!(ended(folder.path(), "out")[0]["annotators"][0]["annotator"], "me");
+    // Other votes under a round that has begun to learn from these.
+    fs::write(of("votes.jsonl"), votes(0)).unwrap();
+    fs::remove_file(of("round.json")).unwrap();
+    let output = round(folder.path(), "out", &people).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && told.contains("other votes"), "{told}");
 }

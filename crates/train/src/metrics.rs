@@ -7,6 +7,7 @@ use crate::error::TrainError;
 use crate::policy::Moved;
 use crate::rollout::{Evaluation, Generation};
 use crate::spikes::Leapt;
+use herd_data::disk::sync_name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -152,10 +153,9 @@ impl Metrics {
                 file.set_len(bytes)?;
                 file.seek(SeekFrom::End(0))?;
             }
-            if cfg!(unix) && bytes == 0 {
+            if bytes == 0 {
                 // A checkpoint must not outlive the file that it counts the bytes of.
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+                sync_name(path)?;
             }
             Ok((file, len))
         };

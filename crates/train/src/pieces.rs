@@ -8,6 +8,7 @@
 
 use crate::error::TrainError;
 use herd_data::Hash;
+use herd_data::disk::sync_name;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -150,12 +151,7 @@ impl Pieces {
         let file = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
         file.sync_all().map_err(|e| TrainError::io("write", &self.path, e))?;
         fs::rename(&self.path, to).map_err(|e| TrainError::io("rename", &self.path, e))?;
-        if cfg!(unix) {
-            let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new("."));
-            let synced = File::open(folder).and_then(|folder| folder.sync_all());
-            synced.map_err(|e| TrainError::io("write", folder, e))?;
-        }
+        sync_name(to).map_err(|e| TrainError::io("rename", to, e))?;
         self.path = to.to_owned();
         Ok(())
     }

@@ -97,6 +97,9 @@ pub fn compared(
 }
 
 #[cfg(test)]
+pub(crate) use tests::sample;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -111,7 +114,8 @@ mod tests {
         assert!(passes(&gain(1.0, 0.9, -0.5, 0.3), -0.2));
     }
 
-    fn sample(policy: &str, row: u64, total: Option<f64>) -> SampleRow {
+    /// An answer that was worth so much.
+    pub(crate) fn sample(policy: &str, row: u64, total: Option<f64>) -> SampleRow {
         SampleRow {
             prompt: String::new(),
             file: "held".into(),

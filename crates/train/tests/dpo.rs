@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests too
 
-use herd_model::Checkpoint;
-use herd_model::llama::{Llama, Training};
+mod common;
+
+use common::{bits_of, expect_same_bits, load, near, testdata};
+use herd_model::llama::Llama;
 use herd_model::names::{Style, name};
 use herd_tensor::{Class, Device, Format, Tape};
 use herd_train::dpo::{Answer, DpoConfig, PairLoss, Sums, accumulate, logps};
@@ -11,8 +13,6 @@ use herd_train::{Micro, Optimizer, OptimizerConfig};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 #[derive(Deserialize)]
 struct Run {
@@ -32,10 +32,6 @@ struct Step {
     loss: f64,
     grad_norm: f64,
     means: [f64; 5],
-}
-
-fn testdata(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
 }
 
 fn recorded() -> Vec<Run> {
@@ -146,20 +142,6 @@ impl Rows {
     }
 }
 
-fn load(name: &str, device: Device, format: Format, recompute: bool) -> (Llama, Arc<Tape>) {
-    let checkpoint = Checkpoint::open(testdata("models").join(name)).unwrap();
-    let tape = Arc::new(Tape::default());
-    let training = Training { tape: Arc::clone(&tape), format, recompute };
-    let numbers = |part| checkpoint.part(part).map(|stored| stored.unpack());
-    let model = Llama::trainable(&checkpoint.config, &device, 64, &training, numbers).unwrap();
-    (model, tape)
-}
-
-fn near(got: f64, want: f64, tolerance: f64, what: &str) {
-    let error = (got - want).abs() / want.abs().max(1.0);
-    assert!(error <= tolerance, "{what}: {got} against {want}, {error:e} of it");
-}
-
 #[test]
 fn ten_steps_of_pairs_equal_pytorch_in_every_class() {
     for run in recorded() {
@@ -220,27 +202,15 @@ fn trained(run: &Run, device: Device, format: Format, recompute: bool, each: usi
         let norm = optimizer.grad_norm(&model);
         optimizer.step(&model, step.lr, norm);
     }
-    let masters = model.params().into_iter();
-    bits.extend(masters.flat_map(|p| {
-        p.param.with_master(|w| w.iter().map(|w| u64::from(w.to_bits())).collect::<Vec<_>>())
-    }));
+    bits.extend(bits_of(&model));
     bits
 }
 
 #[test]
 fn micro_batches_threads_and_recomputing_change_no_bit_of_pairs() {
     for run in recorded() {
-        for class in Class::available() {
-            for format in [Format::F32, Format::BF16] {
-                let want = trained(&run, Device::cpu(class, 1), format, false, 3);
-                for (threads, recompute, each) in
-                    [(1, false, 1), (1, false, 2), (2, false, 3), (1, true, 3), (2, true, 1)]
-                {
-                    let got = trained(&run, Device::cpu(class, threads), format, recompute, each);
-                    let what = format!("{threads} threads, {recompute}, {each} rows at a time");
-                    assert!(got == want, "{} in {class}, {}: {what}", run.model, format.name());
-                }
-            }
-        }
+        expect_same_bits(&run.model, |device, format, recompute, each| {
+            trained(&run, device, format, recompute, each)
+        });
     }
 }

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests too
 
-use herd_model::Checkpoint;
-use herd_model::llama::{Llama, Training};
+mod common;
+
+use common::{bits_of, expect_same_bits, load, near, testdata};
+use herd_model::llama::Llama;
 use herd_model::names::{Style, name};
 use herd_tensor::{Class, Device, Format, Tape};
 use herd_train::grpo::GrpoConfig;
@@ -12,8 +14,6 @@ use herd_train::{Micro, Optimizer, OptimizerConfig};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 #[derive(Deserialize)]
 struct Run {
@@ -42,10 +42,6 @@ struct Given {
     reward: f64,
     old: Vec<f32>,
     reference: Vec<f32>,
-}
-
-fn testdata(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
 }
 
 fn recorded() -> Vec<Run> {
@@ -142,20 +138,6 @@ impl Rows {
     }
 }
 
-fn load(name: &str, device: Device, format: Format, recompute: bool) -> (Llama, Arc<Tape>) {
-    let checkpoint = Checkpoint::open(testdata("models").join(name)).unwrap();
-    let tape = Arc::new(Tape::default());
-    let training = Training { tape: Arc::clone(&tape), format, recompute };
-    let numbers = |part| checkpoint.part(part).map(|stored| stored.unpack());
-    let model = Llama::trainable(&checkpoint.config, &device, 64, &training, numbers).unwrap();
-    (model, tape)
-}
-
-fn near(got: f64, want: f64, what: &str) {
-    let error = (got - want).abs() / want.abs().max(1.0);
-    assert!(error <= 1e-5, "{what}: {got} against {want}, {error:e} of it");
-}
-
 #[test]
 fn steps_of_a_policy_equal_pytorch_in_every_class_for_every_loss() {
     for (number, run) in recorded().iter().enumerate() {
@@ -166,16 +148,16 @@ fn steps_of_a_policy_equal_pytorch_in_every_class_for_every_loss() {
                 let what = format!("run {number} in {class}, step {i}");
                 let rewards: Vec<f64> = step.answers.iter().map(|a| a.reward).collect();
                 for (got, want) in run.settings.advantages(&rewards).iter().zip(&step.advantages) {
-                    near(*got, *want, &what);
+                    near(*got, *want, 1e-5, &what);
                 }
                 let sums = Rows::of(step).accumulate(&model, &tape, run, step, 2);
-                near(sums.loss, step.loss, &what);
+                near(sums.loss, step.loss, 1e-5, &what);
                 let moved = sums.moved(1.0, false);
                 let got = [moved.kl.unwrap(), moved.low, moved.high];
                 let has_reference = run.settings.beta != 0.0;
                 for (got, want) in got.into_iter().zip(step.means).skip(usize::from(!has_reference))
                 {
-                    near(got, want, &what);
+                    near(got, want, 1e-5, &what);
                 }
                 let norm = optimizer.grad_norm(&model);
                 let want = step.grad_norm;
@@ -208,27 +190,15 @@ fn trained(run: &Run, device: Device, format: Format, recompute: bool, each: usi
         let norm = optimizer.grad_norm(&model);
         optimizer.step(&model, step.lr, norm);
     }
-    let masters = model.params().into_iter();
-    bits.extend(masters.flat_map(|p| {
-        p.param.with_master(|w| w.iter().map(|w| u64::from(w.to_bits())).collect::<Vec<_>>())
-    }));
+    bits.extend(bits_of(&model));
     bits
 }
 
 #[test]
 fn micro_batches_threads_and_recomputing_change_no_bit_of_a_policy() {
     for run in recorded() {
-        for class in Class::available() {
-            for format in [Format::F32, Format::BF16] {
-                let want = trained(&run, Device::cpu(class, 1), format, false, 3);
-                for (threads, recompute, each) in
-                    [(1, false, 1), (1, false, 2), (2, false, 3), (1, true, 3), (2, true, 1)]
-                {
-                    let got = trained(&run, Device::cpu(class, threads), format, recompute, each);
-                    let what = format!("{threads} threads, {recompute}, {each} rows at a time");
-                    assert!(got == want, "{} in {class}, {}: {what}", run.model, format.name());
-                }
-            }
-        }
+        expect_same_bits(&run.model, |device, format, recompute, each| {
+            trained(&run, device, format, recompute, each)
+        });
     }
 }

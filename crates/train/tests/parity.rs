@@ -2,15 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests too
 
-use herd_model::Checkpoint;
-use herd_model::llama::{Llama, Training};
+mod common;
+
+use common::{expect_same_bits, load, testdata};
+use herd_model::llama::Llama;
 use herd_model::names::{Style, name};
 use herd_tensor::{Class, Device, Format, Tape};
 use herd_train::{Micro, Optimizer, OptimizerConfig, Sums, accumulate};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 #[derive(Deserialize)]
 struct Run {
@@ -27,10 +27,6 @@ struct Step {
     lr: f64,
     loss: f64,
     grad_norm: f64,
-}
-
-fn testdata(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
 }
 
 fn recorded() -> Vec<Run> {
@@ -87,15 +83,6 @@ impl Rows {
         }
         sums.loss()
     }
-}
-
-fn load(name: &str, device: Device, format: Format, recompute: bool) -> (Llama, Arc<Tape>) {
-    let checkpoint = Checkpoint::open(testdata("models").join(name)).unwrap();
-    let tape = Arc::new(Tape::default());
-    let training = Training { tape: Arc::clone(&tape), format, recompute };
-    let numbers = |part| checkpoint.part(part).map(|stored| stored.unpack());
-    let model = Llama::trainable(&checkpoint.config, &device, 64, &training, numbers).unwrap();
-    (model, tape)
 }
 
 fn near(got: f64, want: f64, tolerance: f64, what: &str) {
@@ -159,17 +146,8 @@ fn trained(run: &Run, device: Device, format: Format, recompute: bool, each: usi
 #[test]
 fn micro_batches_threads_and_recomputing_change_no_bit() {
     for run in recorded() {
-        for class in Class::available() {
-            for format in [Format::F32, Format::BF16] {
-                let want = trained(&run, Device::cpu(class, 1), format, false, 3);
-                for (threads, recompute, each) in
-                    [(1, false, 1), (1, false, 2), (2, false, 3), (1, true, 3), (2, true, 1)]
-                {
-                    let got = trained(&run, Device::cpu(class, threads), format, recompute, each);
-                    let what = format!("{threads} threads, {recompute}, {each} rows at a time");
-                    assert!(got == want, "{} in {class}, {}: {what}", run.model, format.name());
-                }
-            }
-        }
+        expect_same_bits(&run.model, |device, format, recompute, each| {
+            trained(&run, device, format, recompute, each)
+        });
     }
 }

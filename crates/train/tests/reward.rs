@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests too
 
+mod common;
+
+use common::{bits_of, expect_same_bits, near, testdata};
 use herd_data::dialogue::Mark;
 use herd_model::llama::{Llama, Training};
 use herd_model::names::{Part, Style, name};
@@ -14,7 +17,6 @@ use herd_train::{Micro, Optimizer, OptimizerConfig};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(Deserialize)]
@@ -36,10 +38,6 @@ struct Step {
     loss: f64,
     grad_norm: f64,
     means: [f64; 3],
-}
-
-fn testdata(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
 }
 
 fn recorded() -> Vec<Run> {
@@ -135,11 +133,6 @@ fn load(run: &Run, device: Device, format: Format, recompute: bool) -> (Llama, A
     (model, tape)
 }
 
-fn near(got: f64, want: f64, tolerance: f64, what: &str) {
-    let error = (got - want).abs() / want.abs().max(1.0);
-    assert!(error <= tolerance, "{what}: {got} against {want}, {error:e} of it");
-}
-
 #[test]
 fn ten_steps_of_rewards_equal_pytorch_in_every_class() {
     let three = |run: &Run| run.steps.iter().flat_map(|s| &s.prompts).any(|p| p.2.len() == 3);
@@ -221,27 +214,15 @@ fn trained(run: &Run, device: Device, format: Format, recompute: bool, each: usi
         let norm = optimizer.grad_norm(&model);
         optimizer.step(&model, step.lr, norm);
     }
-    let masters = model.params().into_iter();
-    bits.extend(masters.flat_map(|p| {
-        p.param.with_master(|w| w.iter().map(|w| u64::from(w.to_bits())).collect::<Vec<_>>())
-    }));
+    bits.extend(bits_of(&model));
     bits
 }
 
 #[test]
 fn micro_batches_threads_and_recomputing_change_no_bit_of_rewards() {
     for run in recorded() {
-        for class in Class::available() {
-            for format in [Format::F32, Format::BF16] {
-                let want = trained(&run, Device::cpu(class, 1), format, false, 3);
-                for (threads, recompute, each) in
-                    [(1, false, 1), (1, false, 2), (2, false, 3), (1, true, 3), (2, true, 1)]
-                {
-                    let got = trained(&run, Device::cpu(class, threads), format, recompute, each);
-                    let what = format!("{threads} threads, {recompute}, {each} rows at a time");
-                    assert!(got == want, "{} in {class}, {}: {what}", run.model, format.name());
-                }
-            }
-        }
+        expect_same_bits(&run.model, |device, format, recompute, each| {
+            trained(&run, device, format, recompute, each)
+        });
     }
 }

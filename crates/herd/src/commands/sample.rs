@@ -84,14 +84,7 @@ fn policies(
     let paths = sample.policies.iter().map(|path| base.join(path));
     let checkpoints: Vec<Checkpoint> =
         paths.map(|path| Checkpoint::open(&path)).collect::<Result<_, _>>()?;
-    let limits = |parallel: usize| Limits {
-        context: sample.context,
-        parallel,
-        batch: 512,
-        // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
-        page_len: 16,
-        kv: KvFormat::F32,
-    };
+    let limits = |parallel| limits(sample.context, parallel);
     let judges: Vec<Checkpoint> = reward_paths(&config.score, base)
         .map(|path| Ok(Checkpoint::open_any(path)?))
         .collect::<Result<_, Error>>()?;
@@ -102,22 +95,42 @@ fn policies(
         let bytes = |plan: Plan| (plan.peak() + plan.logits) as u64;
         policies.chain(judges).map(|plan| Ok(bytes(plan?))).sum()
     };
-    let available = machine().memory_available_bytes;
-    let mut parallel = sample.parallel;
-    while parallel > 1 && available > 0 && needed(parallel)? > available {
-        parallel /= 2;
-    }
-    if available > 0 && needed(parallel)? > available {
-        let change = Some("a smaller sample.context, or fewer policies".to_owned());
-        return Err(Error::RunMemory { needed: needed(parallel)?, available, change });
-    }
-    if parallel < sample.parallel {
-        console.note(format!("memory has room for {parallel} answers at once"));
-    }
+    let parallel =
+        fitting(sample.parallel, needed, "a smaller sample.context, or fewer policies", console)?;
     let told = sample.policies.iter().map(|path| path.display().to_string());
     let both = checkpoints.iter().zip(told);
     both.map(|(checkpoint, path)| policy(checkpoint, path, &config.chat, limits(parallel), device))
         .collect()
+}
+
+/// How many answers at once memory has room for, at most `wanted`; `needed` are the bytes of so many.
+///
+/// Errors: one alone does not fit; `change` would make it.
+pub fn fitting(
+    wanted: usize,
+    needed: impl Fn(usize) -> Result<u64, Error>,
+    change: &str,
+    console: &Console,
+) -> Result<usize, Error> {
+    let available = machine().memory_available_bytes;
+    let mut parallel = wanted;
+    while parallel > 1 && available > 0 && needed(parallel)? > available {
+        parallel /= 2;
+    }
+    if available > 0 && needed(parallel)? > available {
+        let change = Some(change.to_owned());
+        return Err(Error::RunMemory { needed: needed(parallel)?, available, change });
+    }
+    if parallel < wanted {
+        console.note(format!("memory has room for {parallel} answers at once"));
+    }
+    Ok(parallel)
+}
+
+/// Limits of answers whose cache is of f32, as the trainer's.
+pub fn limits(context: usize, parallel: usize) -> Limits {
+    // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
+    Limits { context, parallel, batch: 512, page_len: 16, kv: KvFormat::F32 }
 }
 
 /// A checkpoint that answers, under these limits.

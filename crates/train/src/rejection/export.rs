@@ -130,3 +130,25 @@ fn message(message: &Message) -> Value {
 fn answer(row: &SampleRow) -> Value {
     message(&Message::new(Role::Assistant, row.text.as_str()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::round::sample;
+    use herd_codec::chat::Dialogue;
+
+    #[test]
+    fn an_answer_that_no_judge_could_read_is_never_the_worse_one() {
+        let settings = "input = [\"p\"]\nsample.policies = [\"m\"]";
+        let config = RejectionConfig::parse(settings, &[]).unwrap();
+        let dialogue = Dialogue::from(vec![Message::new(Role::User, "Why?")]);
+        let (file, id, value) = (String::new(), String::new(), Value::Null);
+        let prompt = Prompt { file, row: 1, value, dialogue, id };
+        let best = sample("m", 1, Some(0.5));
+        let unread = SampleRow { rejected: Some("unread".into()), ..sample("m", 1, None) };
+        assert_eq!(pair(&config, &prompt, &[&best, &unread]), Err("ties"));
+        let worse = sample("m", 1, Some(-3.0));
+        let row = pair(&config, &prompt, &[&best, &worse, &unread]).unwrap();
+        assert_eq!(row["scores"], json!([0.5, -3.0]));
+    }
+}

@@ -1,6 +1,7 @@
 //! The file of samples: a row a sample, prompt by prompt on the disk, taken up behind the last whole prompt.
 
 use crate::error::TrainError;
+use herd_data::disk::sync_name;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -86,7 +87,7 @@ impl Samples {
             let what = format!("no samples: {} is not there", settings.display());
             return Err(TrainError::Damaged { path: path.to_owned(), what });
         }
-        sync_folder(path).map_err(io("sync"))?;
+        sync_name(path).map_err(io("sync"))?;
         Ok(Samples { file, path: path.to_owned() })
     }
 
@@ -197,16 +198,7 @@ impl Rows {
         let io = |e| TrainError::io("write", &path, e);
         let file = file.into_inner().map_err(|e| io(e.into_error()))?;
         file.sync_all().and_then(|()| fs::rename(&part, &path)).map_err(io)?;
-        sync_folder(&path).map_err(io)?;
+        sync_name(&path).map_err(io)?;
         Ok(count)
     }
-}
-
-/// Brings the name of a file to the disk.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
-    if cfg!(not(unix)) {
-        return Ok(());
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

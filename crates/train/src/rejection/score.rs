@@ -386,10 +386,7 @@ impl Scorer {
                 if tests.trim().is_empty() {
                     return Ok(false);
                 }
-                // Who ends before the tests have run does not say so.
-                let program = format!("{}\n\n{tests}\n", code_of(answer));
-                let passed = Hash::of(program.as_bytes()).to_string();
-                let program = format!("{program}print(\"\\n{passed}\")\n");
+                let (program, passed) = trial(answer, &tests);
                 let outcome = sandbox.python(&program, b"", Python::Bare)?;
                 outcome.succeeded() && outcome.stdout.text().trim_end().ends_with(&passed)
             }
@@ -410,6 +407,13 @@ impl Form {
             && self.words_max.is_none_or(|most| words(answer) <= most)
             && (!self.same_script || script(answer) == script(&question))
     }
+}
+
+/// The program of an answer with its tests behind, and what it prints last where these have run: who ends before does not.
+fn trial(answer: &str, tests: &str) -> (String, String) {
+    let program = format!("{}\n\n{tests}\n", code_of(answer));
+    let passed = Hash::of(program.as_bytes()).to_string();
+    (format!("{program}print(\"\\n{passed}\")\n"), passed)
 }
 
 fn words(text: &str) -> usize {
@@ -470,6 +474,22 @@ mod tests {
         };
         assert_eq!((exact(" paris. "), exact("Paris, France")), (1.0, 0.0));
         assert_eq!(exact("I know.\n#### Paris"), 1.0);
+    }
+
+    #[test]
+    fn a_program_that_ends_before_its_tests_has_not_passed_them() {
+        let passes = |answer: &str| {
+            let (program, passed) = trial(answer, "assert add(1, 2) == 3");
+            let run = std::process::Command::new("python3").args(["-I", "-c", &program]).output();
+            let run = run.unwrap();
+            run.status.success()
+                && String::from_utf8_lossy(&run.stdout).trim_end().ends_with(&passed)
+        };
+        let of = |more: &str| format!("```python\ndef add(a, b):\n    return a + b{more}\n```");
+        assert!(passes(&of("")) && passes(&of("\nprint('done', end='')")));
+        assert!(!passes(&of(" + 1")));
+        assert!(!passes(&of(" + 1\nimport sys\nsys.exit(0)")));
+        assert!(!passes(&of(" + 1\nimport os\nos._exit(0)")));
     }
 
     #[test]

@@ -295,4 +295,19 @@ mod tests {
         // Checkpoints at 2, 4, 6, 8 and 10.
         assert_eq!(of.averaged, ["dpo/checkpoints/step-8", "dpo/checkpoints/step-10"]);
     }
+
+    #[test]
+    fn no_two_stages_or_rounds_draw_the_same_numbers() {
+        let mut seeds = Vec::new();
+        for round in 1..=6 {
+            let begin = Beginning { round, policy: "/p".into(), previous: None };
+            let of = Settings::of(&config(""), &begin);
+            for text in [of.collect, of.reward, of.sample, of.sft, of.dpo, of.gate] {
+                seeds.push(text.parse::<Table>().unwrap()["seed"].as_integer().unwrap());
+            }
+        }
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), 36);
+    }
 }

@@ -6,6 +6,7 @@
 use crate::error::TrainError;
 use crate::rejection::Rows;
 use herd_data::Hash;
+use herd_data::disk::sync_name;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -65,11 +66,7 @@ impl Log {
         if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
             return Err(TrainError::Busy { folder: path.to_owned() });
         }
-        if cfg!(unix) {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = File::open(folder.unwrap_or(Path::new(".")));
-            folder.and_then(|folder| folder.sync_all()).map_err(io("sync"))?;
-        }
+        sync_name(path).map_err(io("sync"))?;
         let mut log = Log { file, path: path.to_owned(), places: HashMap::new(), end: 0 };
         log.index()?;
         log.file.set_len(log.end).map_err(io("write"))?;
