@@ -9,9 +9,9 @@ mod training;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use script::{Reply, Writer, says};
+use script::{Reply, Writer, fails, rows, says, summary};
 use serde_json::{Value, json};
 use training::{
     SELECT_SETTINGS, begin, done, expect_unbreakable, herd, pretrain, reward_settings, stage,
@@ -36,26 +36,6 @@ fn begin_select(rows: &[String], settings: &str) -> tempfile::TempDir {
 fn row(question: &str, answer: &str) -> String {
     let say = |role: &str, text: &str| json!({ "role": role, "content": text });
     json!({ "messages": [say("user", question), say("assistant", answer)], "n": 1 }).to_string()
-}
-
-fn summary(mut command: Command) -> Value {
-    let output = command.arg("--json").stdout(Stdio::piped()).output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{command:?}: {err}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn fails(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{command:?}: {err}");
-    assert!(!err.contains("a fault in herd"), "{err}");
-    err
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]

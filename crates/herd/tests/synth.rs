@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use script::{Reply, Writer, says};
+use script::{Reply, Writer, fails, rows, says, summary};
 use serde_json::{Value, json};
 use training::{SYNTH_SETTINGS, begin, done, expect_unbreakable, herd, pretrain};
 
@@ -36,28 +36,6 @@ fn begin_synth(texts: &[&str], more: &str) -> tempfile::TempDir {
     let settings = "input = [\"input.jsonl\"]\n[writer]\nmodel = \"scripted\"\npause_ms = 1\n";
     fs::write(folder.path().join("synth.toml"), format!("{settings}{more}")).unwrap();
     folder
-}
-
-/// The summary, as JSON.
-fn summary(mut command: Command) -> Value {
-    let output = command.arg("--json").stdout(Stdio::piped()).output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{command:?}: {err}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// The words of a failure.
-fn fails(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{command:?}: {err}");
-    assert!(!err.contains("a fault in herd"), "{err}");
-    err
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Steps and reasons of the rows that fell.

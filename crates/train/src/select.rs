@@ -148,7 +148,7 @@ pub fn select(mut inputs: Inputs<'_, '_>) -> Result<Option<Summary>, TrainError>
         judge::quality(quality, &mut entries, &mut summary);
     }
     if let Some(dedup) = &config.dedup {
-        summary.clusters = cluster::dedup(dedup, config.seed, &mut entries);
+        summary.clusters = cluster::dedup(dedup, config.seed, &mut entries)?;
     }
     if let Some(phrases) = &config.phrases {
         phrases::balance(phrases, config.seed, &mut entries, &mut open()?, &mut summary)?;

@@ -2,8 +2,11 @@
 
 #![allow(dead_code)] // each test file uses a part
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -126,4 +129,27 @@ fn serve(
     let head = "Content-Type: application/json\r\nConnection: close\r\n";
     write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{head}\r\n{body}")?;
     stream.flush()
+}
+
+/// The summary, as JSON.
+pub fn summary(mut command: Command) -> Value {
+    let output = command.arg("--json").stdout(Stdio::piped()).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {err}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The words of a failure.
+pub fn fails(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{command:?}: {err}");
+    assert!(!err.contains("a fault in herd"), "{err}");
+    err
+}
+
+/// The rows of a file.
+pub fn rows(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

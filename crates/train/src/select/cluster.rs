@@ -66,15 +66,21 @@ impl DedupConfig {
 }
 
 /// Drops duplicates; the clusters that were looked through.
-pub(super) fn dedup(config: &DedupConfig, seed: u64, entries: &mut [Entry]) -> u64 {
+///
+/// Errors: vectors of several lengths, as a broken endpoint gives them.
+pub(super) fn dedup(
+    config: &DedupConfig,
+    seed: u64,
+    entries: &mut [Entry],
+) -> Result<u64, TrainError> {
     let mut alive: Vec<usize> = (0..entries.len()).collect();
     alive.retain(|i| entries[*i].dropped.is_none() && !entries[*i].vector.is_empty());
     let mut vectors: Vec<Vec<f64>> =
         alive.iter().map(|i| entries[*i].vector.iter().map(|x| f64::from(*x)).collect()).collect();
-    // An endpoint may give vectors of several lengths; such are not compared.
-    let width = vectors.first().map_or(0, Vec::len);
-    if vectors.iter().any(|vector| vector.len() != width) || width == 0 {
-        return 0;
+    let Some(width) = vectors.first().map(Vec::len) else { return Ok(0) };
+    if let Some(other) = vectors.iter().map(Vec::len).find(|len| *len != width) {
+        let value = format!("vectors of {width} and of {other} numbers");
+        return Err(TrainError::no("dedup.model", value, "one length"));
     }
     if config.centre {
         centre(&mut vectors);
@@ -110,7 +116,7 @@ pub(super) fn dedup(config: &DedupConfig, seed: u64, entries: &mut [Entry]) -> u
             }
         }
     }
-    clusters as u64
+    Ok(clusters as u64)
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -230,11 +236,14 @@ mod tests {
             entry("e", &[-1.0, 0.0], 0.1, 1),
             entry("f", &[0.0, 0.0], 0.1, 1),
         ];
-        dedup(&config, 3, &mut entries);
+        dedup(&config, 3, &mut entries).unwrap();
         let fallen: Vec<&str> =
             entries.iter().filter(|e| e.dropped.is_some()).map(|e| e.id.as_str()).collect();
         assert_eq!(fallen, ["a", "d"]);
         assert_eq!(entries[0].dropped.as_ref().unwrap().1["of"], "b");
+        let mut entries = [entry("a", &[1.0], 0.5, 1), entry("b", &[1.0, 0.0], 0.5, 1)];
+        let error = dedup(&config, 3, &mut entries).unwrap_err().to_string();
+        assert!(error.contains("of 1 and of 2"), "{error}");
     }
 
     #[test]
