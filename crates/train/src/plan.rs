@@ -14,6 +14,7 @@ use herd_model::{Checkpoint, Config, Head};
 use herd_tensor::ops::linears_back_bytes;
 use herd_tensor::{Format, KvFormat, Weight};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 mod teacher;
 
@@ -199,29 +200,38 @@ pub fn savings(run: &RunConfig, shape: &Config, threads: usize) -> Vec<(String, 
     savings
 }
 
-/// Pages of the program and its libraries that a run touches: `RssFile` in `/proc/PID/status`, 0.59 to 0.69 of what
-/// is mapped of the program, in builds of 16 to 22 MB, as its file lies in the system's cache.
+/// Pages of the program and its libraries that a run touches: those that are touched by now, and `LATER`.
+///
+/// How many pages come with one that is touched depends on how the program's file lies in the system's cache, so that
+/// 10 to 14 MB are in memory by now.
 fn program() -> u64 {
-    const SHARE: f64 = 0.635;
-    let mapped = mapped().unwrap_or(20_000_000); // where nothing tells, as a build of x86-64
-    (SHARE * mapped as f64) as u64
+    static NOW: OnceLock<u64> = OnceLock::new();
+    *NOW.get_or_init(|| touched().unwrap_or(12_000_000)) + LATER
 }
 
-/// Bytes that are mapped of the file of this program.
-fn mapped() -> Option<u64> {
+/// What a run touches of the program after its plan is made: 3.6 to 4.6 MB.
+const LATER: u64 = 4_100_000;
+
+/// Bytes of the program's file and its libraries that are in memory now; none where the system does not tell.
+fn touched() -> Option<u64> {
     let program = std::env::current_exe().ok()?;
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let of_program = maps.lines().filter(|line| line.ends_with(&*program.to_string_lossy()));
-    let bytes = |line: &str| {
-        let (from, to) = line.split_whitespace().next()?.split_once('-')?;
-        u64::from_str_radix(to, 16).ok()?.checked_sub(u64::from_str_radix(from, 16).ok()?)
-    };
-    of_program.map(bytes).sum()
+    let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+    let (mut ours, mut bytes) = (false, 0);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if ours => bytes += words.next()?.parse::<u64>().ok()? * 1024,
+            Some(word) if word.ends_with(':') => {}
+            // The first line of a mapping ends with its file.
+            _ => ours = line.ends_with(&*program.to_string_lossy()) || line.contains(".so"),
+        }
+    }
+    (bytes > 0).then_some(bytes)
 }
 
-/// What is left when all else is taken from what a run holds: 2.6 to 6 MB over the runs of
+/// What is left when all else is taken from what a run holds: 2 to 5 MB over the runs of
 /// `scripts/check-plan.py`, free in the allocator or read from files.
-const HEAP: u64 = 3_700_000;
+const HEAP: u64 = 2_700_000;
 
 /// Freed after the run's own input was tokenized and kept by the allocator: 3 to 9 MB, by chance of
 /// the threads.
