@@ -15,7 +15,12 @@ use herd_tensor::ops::linears_back_bytes;
 use herd_tensor::{Format, KvFormat, Weight};
 use std::path::PathBuf;
 
+mod round;
+mod sample;
 mod teacher;
+
+pub use round::{Stage, round};
+pub use sample::{Model, SamplePlan, Sampling};
 
 /// Bytes by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 mod score;
 
+pub(crate) use score::TOKENS;
 pub use score::{Asked, RewardModel};
 
 /// The settings of the loss and of its pairs.

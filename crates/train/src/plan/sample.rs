@@ -93,13 +93,26 @@ impl Sampling {
     ///
     /// Errors: one that cannot be opened.
     pub fn open(config: &RejectionConfig, base: &Path) -> Result<Sampling, TrainError> {
-        let open = |path: &Path| Ok(Model::of(&Checkpoint::open_any(base.join(path))?)?);
+        let policies = config.sample.policies.iter();
+        let policies = policies.map(|path| opened(&base.join(path))).collect::<Result<_, _>>()?;
         let judges = config.score.iter().filter_map(|score| score.judge.model());
-        Ok(Sampling {
-            policies: config.sample.policies.iter().map(|path| open(path)).collect::<Result<_, TrainError>>()?,
-            judges: judges.map(|path| open(path)).collect::<Result<_, TrainError>>()?,
-            prompts: None,
-        })
+        let judges = judges.map(|path| opened(&base.join(path))).collect::<Result<_, _>>()?;
+        Ok(Sampling { policies, judges, prompts: None })
+    }
+
+    /// The same settings with as many answers at once as `available` bytes have room for, but at least one; 0: all.
+    pub fn fitting(
+        &self,
+        config: &RejectionConfig,
+        available: u64,
+        threads: usize,
+    ) -> RejectionConfig {
+        let mut config = config.clone();
+        let fits = |config: &RejectionConfig| self.plan(config, threads).peak() <= available;
+        while available > 0 && config.sample.parallel > 1 && !fits(&config) {
+            config.sample.parallel /= 2;
+        }
+        config
     }
 
     /// The plan of a run by these settings on so many threads.
@@ -153,7 +166,8 @@ impl Sampling {
         let sample = &config.sample;
         let longest = self.prompts.as_ref().map(|tokens| tokens.iter().copied().max().unwrap_or(1));
         let prompt = longest.unwrap_or(sample.context - sample.max_tokens);
-        let at_once = (TOKENS.saturating_sub(prompt) / sample.max_tokens).clamp(1, config.answers());
+        let at_once =
+            (TOKENS.saturating_sub(prompt) / sample.max_tokens).clamp(1, config.answers());
         let copies = at_once * (prompt + sample.max_tokens);
         (prompt + at_once * sample.max_tokens, copies)
     }
@@ -171,7 +185,8 @@ impl Sampling {
         }
         while changed.sample.context / 2 > changed.sample.max_tokens {
             changed.sample.context /= 2;
-            let word = format!("--set sample.parallel=1 --set sample.context={}", changed.sample.context);
+            let word =
+                format!("--set sample.parallel=1 --set sample.context={}", changed.sample.context);
             let shorter = Sampling { prompts: self.prompts_within(&changed), ..self.clone() };
             savings.push((word, shorter.plan(&changed, threads)));
         }
@@ -183,6 +198,10 @@ impl Sampling {
         let fits = |tokens: &Vec<usize>| tokens.iter().copied().filter(|n| *n <= room).collect();
         self.prompts.as_ref().map(fits)
     }
+}
+
+fn opened(path: &Path) -> Result<Model, TrainError> {
+    Ok(Model::of(&Checkpoint::open_any(path)?)?)
 }
 
 /// Buffers after steps of so many rows, and the choice of tokens behind as many answers as run at once.
