@@ -140,10 +140,16 @@ impl Sampling {
         }
     }
 
-    /// Tokens of a step at most.
+    /// Tokens of a step at most: no more than the prompts of all answers that run at once.
     fn step(&self, config: &RejectionConfig) -> usize {
         let sample = &config.sample;
-        limits(sample.context, sample.parallel).batch.min(sample.context * sample.parallel)
+        let longest = self.longest().unwrap_or(sample.context);
+        limits(sample.context, sample.parallel).batch.min(longest.max(1) * sample.parallel)
+    }
+
+    /// Tokens of the longest prompt, where they are known.
+    fn longest(&self) -> Option<usize> {
+        self.prompts.as_ref().map(|tokens| tokens.iter().copied().max().unwrap_or(0))
     }
 
     /// Pages are taken anew until none is left that was never written: what was answered stays, and may be found again.
@@ -164,8 +170,7 @@ impl Sampling {
     /// Tokens of the largest judgement, a prompt and some of its answers, and rows that attention sees of it.
     fn judgement(&self, config: &RejectionConfig) -> (usize, usize) {
         let sample = &config.sample;
-        let longest = self.prompts.as_ref().map(|tokens| tokens.iter().copied().max().unwrap_or(1));
-        let prompt = longest.unwrap_or(sample.context - sample.max_tokens);
+        let prompt = self.longest().unwrap_or(sample.context - sample.max_tokens).max(1);
         let at_once =
             (TOKENS.saturating_sub(prompt) / sample.max_tokens).clamp(1, config.answers());
         let copies = at_once * (prompt + sample.max_tokens);
