@@ -22,7 +22,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from common import REPOSITORY, herd_flag
+
 # What has to do with clocks.
 TIMED = {"stats.json", "speed.jsonl", "events", "report", "report.md", "report.html", "times.json", ".lock"}
 # Verbs that run others take long, so that they are killed more often on one way.
@@ -431,7 +432,7 @@ class Bench:
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--herd", required=True, type=lambda path: str(Path(path).resolve()))
+    herd_flag(parser)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--every", type=int, default=1, help="0: no faults of the disk")
     parser.add_argument("--verbs", default=",".join(VERBS))
