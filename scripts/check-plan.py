@@ -13,9 +13,10 @@ import random
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "pretrain-tiny.toml"
+from common import EXAMPLES, herd_flag
+
+EXAMPLE = EXAMPLES / "pretrain-tiny.toml"
 
 
 def settings(rng):
@@ -49,7 +50,7 @@ def tokenized(herd, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--herd", required=True)
+    herd_flag(parser)
     parser.add_argument("--configs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--input", action="store_true")

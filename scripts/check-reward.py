@@ -11,23 +11,15 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error")
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-BASE = """
-tokenizer = "tokenizer"
-data.input = ["speeches.jsonl.zst"]
-precision.weights = "f32"
-optim.steps = 40
-validation.every = 0
-samples.every = 0
-"""
+from common import BASE, furnish, herd_flag, offline, run_herd
+
+offline()
 LEARN = """
 model.init = "base/checkpoints/step-40"
 chat.template = "llama3"
@@ -49,16 +41,14 @@ TOLERANCE = 1e-5
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--herd", required=True, type=lambda path: str(Path(path).resolve()))
+    herd_flag(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        shutil.copytree(EXAMPLES / "tokenizer", "tokenizer")
-        for name in ("speeches.jsonl.zst", "comparisons.jsonl"):
-            shutil.copy(EXAMPLES / name, name)
+        furnish(Path(folder), "comparisons.jsonl")
         Path("base.toml").write_text(BASE)
         Path("reward.toml").write_text(LEARN)
-        run = lambda *words: subprocess.run([args.herd, "-q", *words], check=True, capture_output=True, text=True).stdout
+        run = lambda *words: run_herd(args.herd, folder, "-q", *words)
         run("pretrain", "--config", "base.toml", "--out", "base")
         run("reward", "--config", "reward.toml", "--out", "run")
         worst = check(run, "run/checkpoints/step-20")

@@ -12,9 +12,6 @@ an adapter beside PEFT's; so is the norm of each gradient. Exit 0 if all of it h
 """
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,16 +20,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error")
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-BASE = """
-tokenizer = "tokenizer"
-data.input = ["speeches.jsonl.zst"]
-precision.weights = "f32"
-optim.steps = 40
-validation.every = 0
-samples.every = 0
-"""
+from common import BASE, furnish, herd_flag, offline, run_herd
+
+offline()
 LEARN = """
 model.init = "base/checkpoints/step-40"
 chat.template = "llama3"
@@ -60,10 +50,6 @@ TEMPLATE = (
     "{% endgeneration %}{% else %}{{ message['content'] | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-
-
-def run_herd(herd, folder, *args):
-    return subprocess.run([herd, *map(str, args)], cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def rendered(tokenizer, dialogues):
@@ -212,15 +198,13 @@ def compare(herd, folder, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--herd", required=True, type=lambda path: str(Path(path).resolve()))
+    herd_flag(parser)
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name in ["speeches.jsonl.zst", "dialogues.jsonl"]:
-            shutil.copy(EXAMPLES / name, folder)
-        shutil.copytree(EXAMPLES / "tokenizer", folder / "tokenizer")
+        furnish(folder, "dialogues.jsonl")
         return 0 if compare(args.herd, folder, args.steps) else 1
 
 

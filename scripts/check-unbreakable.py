@@ -3,11 +3,13 @@
 
 usage: scripts/check-unbreakable.py --herd target/release/herd [--kills 200] [--every 1] [--verbs NAME,..] [--seed 1]        (needs: cc)
 
-First each verb is killed (SIGKILL) at --kills random moments. Then it runs on a disk that fails (crates/herd/tests/common/faulty_disk.c): the
+First each verb is killed (SIGKILL) at --kills random moments, one in twenty of them within a millisecond of its start. `synth` and `select` ask a
+small checkpoint, and a writer on 127.0.0.1 that this script is. Then it runs on a disk that fails (crates/herd/tests/common/faulty_disk.c): the
 power is cut after each step that it makes on the disk (every --every-th), in three ways, and the disk is full after as many bytes;
 mostly twice in a row. Prints a line a verb, and ends with code 1 if one was broken.
 """
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -15,10 +17,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from common import REPOSITORY, herd_flag
+
 # What has to do with clocks.
 TIMED = {"stats.json", "speed.jsonl", "events", "report", "report.md", "report.html", "times.json", ".lock"}
 # Verbs that run others take long, so that they are killed more often on one way.
@@ -76,6 +81,15 @@ CHAT += '[chat]\ntemplate = "llama3"\n'
 PAIRS = CHAT.replace("chats.jsonl", "pairs.jsonl").replace("shorten", "drop").replace("seq_len = 128", "seq_len = 256")
 PAIRS = PAIRS.replace("tokens = 256\n", "tokens = 512\n") + "[dpo]\n"
 REWARD = PAIRS.replace("[samples]\nevery = 6\ntokens = 8\n", "").replace("[dpo]", "[reward]")
+RULES = """
+[[score]]
+kind = "regex"
+pattern = "e"
+[[score]]
+kind = "length"
+words = [1, 6]
+weight = 0.5
+"""
 SAMPLE = """
 input = ["chats.jsonl"]
 [sample]
@@ -88,14 +102,70 @@ system = ["brief", "kind"]
 unfinished = "keep"
 [chat]
 template = "llama3"
-[[score]]
-kind = "regex"
-pattern = "e"
-[[score]]
-kind = "length"
-words = [1, 6]
-weight = 0.5
+""" + RULES
+GRPO = CHAT.replace("shorten", "drop").replace("tokens = 256\n", "").replace("micro_tokens = 128", "micro_tokens = 256")
+GRPO = GRPO.replace("[samples]\nevery = 6\ntokens = 8\n", "") + RULES + """
+[rollout]
+prompts = 4
+max_tokens = 12
+parallel = 6
+[grpo]
+num_generations = 3
+num_iterations = 2
+steps_per_generation = 2
+beta = 0.05
 """
+TEACHER = 'teacher = "large/checkpoints/step-12"\nk = 8\n'
+TEXT_TAUGHT = SETTINGS + f'[distill]\nlearn = "text"\n{TEACHER}'
+ANSWERS_TAUGHT = CHAT + f'[distill]\ntemperature = 2.0\nrest = "drop"\n{TEACHER}'
+SAMPLES_TAUGHT = """
+[distill]
+from = "samples"
+teacher = "large/checkpoints/step-12"
+sample = { max_tokens = 12, context = 64, k = 2, unfinished = "keep" }
+score = [{ kind = "regex", pattern = "e" }]
+"""
+LOCAL = """
+[writer]
+model = "base/checkpoints/step-12"
+[sample]
+max_tokens = 8
+context = 64
+parallel = 4
+[chat]
+template = "llama3"
+"""
+SYNTH = 'input = ["chats.jsonl"]\nitems_max = 12\n' + LOCAL + """
+[prompts]
+solve = "{{ problem }}"
+[maths]
+answer = "number"
+k = [1, 3]
+verify = false
+"""
+SELECT = 'input = ["chats.jsonl"]\n' + LOCAL + """
+[prompts]
+general = "{{ dialogue[:40] }}"
+[clean]
+[quality]
+judge = true
+reward_model = "judge/checkpoints/step-12"
+[dedup]
+model = "base/checkpoints/step-12"
+cosine_max = 0.8
+[phrases]
+find_share = 0.2
+"""
+ENDPOINT = """
+[writer]
+model = "scripted"
+base_url = "{url}"
+pause_ms = 1
+[sample]
+parallel = 3
+"""
+SYNTH_CODE = 'input = ["snippets.jsonl"]\ncopies = 2\n' + ENDPOINT + "[code]\nturns = 1\n"
+SELECT_TAGS = 'input = ["chats.jsonl"]\n' + ENDPOINT + "[clean]\n[tags]\n[quality]\n[phrases]\nfind_share = 0.2\n"
 STAGE = 'optim = { steps = 2, lr = 1e-3, warmup_steps = 0 }\nbatch = { tokens = 256, seq_len = 128, micro_tokens = 256 }\ndata.long = "drop"\n'
 ROUND = """
 tokenizer = "words"
@@ -131,6 +201,15 @@ CONFIGS = {
     "sft-lora.toml": CHAT.format(model=OLD, optim="warmup_steps = 3") + LORA,
     "dpo.toml": PAIRS.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
     "reward.toml": REWARD.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
+    "grpo.toml": GRPO.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
+    "grpo-lora.toml": GRPO.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3") + LORA,
+    "distill.toml": TEXT_TAUGHT.format(model=NEW, optim="warmup_steps = 3"),
+    "distill-answers.toml": ANSWERS_TAUGHT.format(model=OLD, optim="warmup_steps = 3") + LORA,
+    "distill-samples.toml": CHAT.format(model=OLD, optim="warmup_steps = 3") + SAMPLES_TAUGHT,
+    "synth.toml": SYNTH,
+    "synth-code.toml": SYNTH_CODE,
+    "select.toml": SELECT,
+    "select-tags.toml": SELECT_TAGS,
     "longer.toml": SETTINGS.format(model=OLD, optim="warmup_steps = 3") + LONGER,
 }
 TRAIN = "tokenizer train -i docs.jsonl --vocab-size 400 --specials 16 -t 1 -o"
@@ -148,6 +227,15 @@ VERBS = {
     "sft with LoRA": ("sft --config sft-lora.toml -t 1 --out OUT", False),
     "dpo": ("dpo --config dpo.toml -t 1 --out OUT", False),
     "reward": ("reward --config reward.toml -t 1 --out OUT", False),
+    "grpo": ("grpo --config grpo.toml -t 1 --out OUT", False),
+    "grpo with LoRA": ("grpo --config grpo-lora.toml -t 1 --out OUT", False),
+    "distill": ("distill --config distill.toml -t 1 --out OUT", False),
+    "distill from answers": ("distill --config distill-answers.toml -t 1 --out OUT", False),
+    "distill from samples": ("distill --config distill-samples.toml -t 1 --out OUT", False),
+    "synth": ("synth maths --config synth.toml -t 1 --out OUT/rows.jsonl", False),
+    "synth by an endpoint": ("synth code --config synth-code.toml -t 1 --out OUT/rows.jsonl", False),
+    "select": ("select --config select.toml -t 1 --out OUT/rows.jsonl", False),
+    "select by an endpoint": ("select --config select-tags.toml -t 1 --out OUT/rows.jsonl", False),
     "sample": ("sample --config sample.toml -t 1 --out OUT/samples.jsonl", False),
     "round": ("round --config round.toml -t 1 --out OUT", False),
     "quickstart": ("quickstart --size smoke -t 1 --out OUT", False),
@@ -178,6 +266,55 @@ def comparisons(text):
             yield json.dumps(row | ({"edited": " ".join(words[:5])} if number % 5 == 0 else {}))
 
 
+ADD = "def add(a, b):\n    \"\"\"The sum.\"\"\"\n    return a + b"
+WAYS = ["right", "wrong", "stubborn", "syntax", "idle", "mute"]
+
+
+def scripted(prompt, seed):
+    """What the writer says: programs, their faults and tests as the snippet's <way> has it; else marks and topics by chance."""
+    python = lambda code: f"Here it is.\n```python\n{code}\n```\n"
+    way = next((way for way in WAYS if f"<{way}>" in prompt), None)
+    chance = hashlib.sha256(f"{seed} {prompt}".encode()).digest()[0]
+    if way is None:
+        return f"Topic: {['coding', 'science', 'Sciense'][chance % 3]}\nIntentions: learn, explain\nScore: {1 + chance % 3}"
+    if "Invent a small" in prompt:
+        return f"Write add(a, b). Way: <{way}> {chance}"
+    if "Say in a sentence what is at fault" in prompt:
+        return {"stubborn": python(ADD.replace("+", "-")), "mute": "I give up."}.get(way, python(ADD))
+    if "Write unit tests" in prompt:
+        return python("assert 1 + 1 == 2" if way == "idle" else "assert add(1, 2) == 3\nassert add(-1, 1) == 0")
+    return python({"syntax": ADD.replace("):", ":"), "right": ADD, "idle": ADD}.get(way, ADD.replace("+", "-")))
+
+
+class Writer(BaseHTTPRequestHandler):
+    """Answers in OpenAI's manner; hangs up on one question in eight the first time that it is asked."""
+
+    seen = set()
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = scripted(asked["messages"][-1]["content"], asked.get("seed"))
+        key = json.dumps(asked, sort_keys=True)
+        if hash(key) % 8 == 0 and key not in self.seen:
+            self.seen.add(key)
+            return
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        body = json.dumps({"choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Endpoint(ThreadingHTTPServer):
+    def handle_error(self, *_):
+        """Who asked was killed."""
+
+
 class Bench:
     """A folder to run in, and the program."""
 
@@ -196,10 +333,15 @@ class Bench:
         (self.root / "few.jsonl").write_text("\n".join(few[:12]))
         (self.root / "held.jsonl").write_text("\n".join(few[12:]))
         (self.root / "pairs.jsonl").write_text("\n".join(comparisons(text)))
+        (self.root / "snippets.jsonl").write_text("\n".join(json.dumps({"text": f"a snippet <{way}>"}) for way in WAYS))
+        endpoint = Endpoint(("127.0.0.1", 0), Writer)
+        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
         for name, config in CONFIGS.items():
-            (self.root / name).write_text(config)
+            (self.root / name).write_text(config.replace("{url}", f"http://127.0.0.1:{endpoint.server_port}/v1"))
         self.run(f"{TRAIN} words".split())
         self.run("pretrain --config run.toml -t 1 --out base --set checkpoint.keep_every=3".split())
+        self.run("pretrain --config run.toml -t 1 --out large --set model.width=64 --set seed=5".split())
+        self.run("reward --config reward.toml -t 1 --out judge".split())
 
     def start(self, args, fault="count:0", **more):
         env = {
@@ -258,7 +400,8 @@ class Bench:
                 if VERBS[verb][1] and (self.root / "out").exists():
                     break
                 process = self.start(command, stderr=subprocess.DEVNULL)
-                time.sleep(length * self.random.random())
+                moment = 0.001 if self.random.random() < 0.05 else length
+                time.sleep(moment * self.random.random())
                 process.kill()
                 done += process.wait() < 0
             self.finish(verb, "out")
@@ -289,7 +432,7 @@ class Bench:
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--herd", required=True, type=lambda path: str(Path(path).resolve()))
+    herd_flag(parser)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--every", type=int, default=1, help="0: no faults of the disk")
     parser.add_argument("--verbs", default=",".join(VERBS))

@@ -86,13 +86,18 @@ fn part_bytes(checkpoint: &Checkpoint, part: Part) -> Result<usize, CheckpointEr
 }
 
 fn cache_bytes(config: &Config, limits: Limits) -> usize {
+    pages_bytes(config, limits, limits.pages())
+}
+
+/// Bytes of so many pages of the cache, in all layers.
+pub fn pages_bytes(config: &Config, limits: Limits, pages: usize) -> usize {
     let shape = KvShape {
         format: limits.kv,
         page_len: limits.page_len,
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
     };
-    limits.pages().saturating_mul(shape.page_bytes()).saturating_mul(config.layers)
+    pages.saturating_mul(shape.page_bytes()).saturating_mul(config.layers)
 }
 
 /// Numbers that one token holds at the widest place, the feed-forward: the stream, its norm and

@@ -11,9 +11,10 @@ use herd_model::checkpoint::Checkpoint;
 use herd_tensor::Device;
 use herd_train::TrainError;
 use herd_train::config::ChatConfig;
+use herd_train::rejection::limits;
 use herd_train::writer::{AskConfig, Local, Question, Tell, WriterConfig};
 
-use crate::commands::sample::{fitting, limits, policy};
+use crate::commands::sample::{fitting, policy};
 use crate::console::Console;
 use crate::error::Error;
 use crate::store::Store;

@@ -201,7 +201,10 @@ fn a_teacher_answers_and_its_student_learns_what_it_said() {
     assert!(String::from_utf8_lossy(&answers).contains("policy_hash"));
     // What is there is not made again, what is gone is made as it was.
     fs::remove_dir_all(folder.join("run/student")).unwrap();
+    // Killed between the best answers and the pairs.
+    fs::remove_file(folder.join("run/samples.pairs.jsonl")).unwrap();
     done(&mut command(folder, "samples.toml", "run", &set));
+    assert!(folder.join("run/samples.pairs.jsonl").exists());
     assert!(first == fs::read(folder.join(model)).unwrap());
     let err = fails(folder, "samples.toml", "run", &[&set[..3], &["optim.steps=5"]].concat());
     assert!(err.contains("another config") && err.contains("optim.steps"), "{err}");

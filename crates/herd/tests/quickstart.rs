@@ -35,8 +35,25 @@ fn a_quickstart_that_is_killed_on_its_way_ends_with_the_hashes_of_one_that_is_no
         let _ = run.kill(); // it may have ended
         run.wait().unwrap();
     }
-    let ended = quickstart(&killed).output().unwrap();
-    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let end = || {
+        let ended = quickstart(&killed).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    };
+    end();
+    // Killed between a model and what is said of it.
+    let told = ["extend/stage-1/verdict.json", "sft/report.md"];
+    for file in told {
+        std::fs::remove_file(killed.join(file)).unwrap();
+    }
+    for stage in std::fs::read_dir(killed.join("stages")).unwrap() {
+        let stage = stage.unwrap().path();
+        if ["-context.json", "-sft.json"].iter().any(|end| stage.to_string_lossy().ends_with(end)) {
+            std::fs::remove_file(stage).unwrap();
+        }
+    }
+    end();
+    assert_eq!(read(whole.join(told[0])), read(killed.join(told[0])));
+    assert!(killed.join(told[1]).exists());
     assert_eq!(read(whole.join("hashes.json")), read(killed.join("hashes.json")));
     let report = read(whole.join("report.md"));
     for stage in [

@@ -51,6 +51,32 @@ fn score(folder: &Path, model: &str, input: &str, more: &[&str]) -> Vec<Value> {
 }
 
 #[test]
+fn an_adapter_and_its_head_have_the_same_bytes_however_often_they_are_killed() {
+    let folder = begin_reward();
+    let folder = folder.path();
+    fs::write(folder.join("lora.toml"), reward_settings(BASE) + LORA).unwrap();
+    expect_unbreakable(folder, 10, |out| stage(folder, "reward", "lora.toml", out));
+    let steps = metrics(&folder.join("whole"), "step");
+    let norm = |line: &Value| line["grad_norm"].as_f64().unwrap();
+    assert!(steps.len() == 12 && steps.iter().all(|line| norm(line) > 0.0));
+    let adapter = folder.join("whole/checkpoints/step-12");
+    let text = fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&told["task_type"], &told["modules_to_save"][0]),
+        (&"SEQ_CLS".into(), &"score".into())
+    );
+    let tensors = fs::read(adapter.join("adapter_model.safetensors")).unwrap();
+    let names = String::from_utf8_lossy(&tensors);
+    for name in ["layers.0.self_attn.q_proj.lora_A.weight", "layers.0.mlp.down_proj.lora_B.weight"]
+    {
+        assert!(names.contains(&format!("\"base_model.model.model.{name}\"")), "{name}");
+    }
+    assert!(names.contains("\"base_model.model.score.weight\""));
+    assert!(!adapter.join("model.safetensors").exists());
+}
+
+#[test]
 fn a_run_has_the_same_bytes_however_often_it_is_killed() {
     let folder = begin_reward();
     expect_unbreakable(folder.path(), 20, |out| stage(folder.path(), "reward", "reward.toml", out));
@@ -182,9 +208,6 @@ fn settings_rows_and_models_that_do_not_fit_are_named() {
         let err = fails(folder, &args);
         assert!(err.contains(told), "{set}: {err}");
     }
-    fs::write(folder.join("lora.toml"), reward_settings(BASE) + LORA).unwrap();
-    let err = fails(folder, &["reward", "--config", "lora.toml", "--out", "lora"]);
-    assert!(err.contains("model.lora"), "{err}");
     run(folder, "run", &[]);
     let model = "run/checkpoints/step-12";
     // A verb that needs logits, one that needs rewards, and stages that begin at the wrong head.

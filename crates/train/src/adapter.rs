@@ -10,7 +10,7 @@ use crate::error::TrainError;
 use crate::init;
 use herd_model::llama::{Llama, Named, Piece, Training};
 use herd_model::names::{Direction, Part, Style, name, permute_rows};
-use herd_model::{Checkpoint, Config};
+use herd_model::{Checkpoint, Config, Head};
 use herd_tensor::files::{DType, NewFolder, SafetensorsWriter, TensorInfo};
 use herd_tensor::{Device, Format};
 use serde_json::json;
@@ -57,7 +57,8 @@ pub(crate) fn parts(lora: &LoraConfig, shape: &Config) -> Result<Vec<Part>, Trai
     Ok((0..shape.layers).flat_map(|l| targets.iter().map(move |(_, _, part)| part(l))).collect())
 }
 
-/// The checkpoint with all weights frozen, and a trained addition beside each target.
+/// The checkpoint with all weights frozen, and a trained addition beside each target; `head` are the first numbers of one that
+/// scores, which is trained whole.
 ///
 /// Errors: a target, rank or alpha that cannot be; a part that cannot be read.
 pub fn build(
@@ -66,17 +67,22 @@ pub fn build(
     checkpoint: &Checkpoint,
     device: &Device,
     training: &Training,
+    head: Option<Vec<f32>>,
 ) -> Result<Llama, TrainError> {
     let shape = checkpoint.config.clone();
     let parts = parts(lora, &shape)?;
-    let mut llama = Llama::load(checkpoint, device, shape.context)?;
+    let mut llama = match head {
+        Some(head) => Llama::scoring(checkpoint, device, shape.context, training, head)?,
+        None => Llama::load(checkpoint, device, shape.context)?,
+    };
     llama.add_lora(training, &parts, lora.rank, lora.alpha as f32, |part, piece, len| {
         init::lora(&shape, part, piece, lora.rank, len, config.seed)
     });
     Ok(llama)
 }
 
-/// Writes `adapter_config.json` and `adapter_model.safetensors`, in f32.
+/// Writes `adapter_config.json` and `adapter_model.safetensors`, in f32; a head that scores is among the tensors, as PEFT has
+/// modules that are trained whole.
 ///
 /// Errors: the disk.
 pub fn write(
@@ -87,14 +93,19 @@ pub fn write(
 ) -> Result<(), TrainError> {
     let modules: Vec<&str> =
         targets(lora, model.config())?.iter().map(|(_, module, _)| *module).collect();
+    let (task, whole) = match model.config().head {
+        Head::Language => ("CAUSAL_LM", None),
+        Head::Score => ("SEQ_CLS", Some(["score"])),
+    };
     let config = json!({
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": task,
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
         "target_modules": modules,
+        "modules_to_save": whole,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -119,11 +130,11 @@ fn peft_name(named: &Named<'_>) -> String {
     let part = name(named.part, Style::Hf).expect("every target has a name in that style");
     let module = part.trim_end_matches(".weight");
     let piece = match named.piece {
-        Piece::LoraA => "lora_A",
-        Piece::LoraB => "lora_B",
-        Piece::Whole => panic!("{part} is trained whole, beside LoRA"),
+        Piece::LoraA => ".lora_A",
+        Piece::LoraB => ".lora_B",
+        Piece::Whole => "",
     };
-    format!("base_model.model.{module}.{piece}.weight")
+    format!("base_model.model.{module}{piece}.weight")
 }
 
 /// The numbers as the file has them: outputs of queries and keys in Hugging Face's order.

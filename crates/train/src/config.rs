@@ -12,7 +12,7 @@ use herd_data::LongDocuments;
 use herd_data::dialogue::Shape;
 use herd_model::nearest;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -440,6 +440,19 @@ const TOKENS_MAX: usize = 1 << 28;
 
 /// Tokens a sample at most.
 const SAMPLE_MAX: usize = 1 << 16;
+
+/// The first parts of all keys that a file of settings and the overrides over it have: they tell which verb it is for.
+///
+/// Errors: the file cannot be read, or is no TOML.
+pub fn keys(path: &Path, overrides: &[(String, String)]) -> Result<BTreeSet<String>, TrainError> {
+    let text = std::fs::read_to_string(path).map_err(|e| TrainError::io("read", path, e))?;
+    let given: Table = text.parse().map_err(|e: toml::de::Error| {
+        let source = Box::new(TrainError::Toml { source: Box::new(e) });
+        TrainError::InFile { path: path.into(), source }
+    })?;
+    let first = |(key, _): &(String, String)| key.split('.').next().unwrap_or(key).to_owned();
+    Ok(given.into_iter().map(|(key, _)| key).chain(overrides.iter().map(first)).collect())
+}
 
 impl RunConfig {
     /// Reads a file and the `--set` overrides over it; paths in the file are relative to it.

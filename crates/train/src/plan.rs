@@ -16,7 +16,12 @@ use herd_tensor::{Format, KvFormat, Weight};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+mod round;
+mod sample;
 mod teacher;
+
+pub use round::{Stage, round};
+pub use sample::{Model, SamplePlan, Sampling};
 
 /// Bytes by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +167,8 @@ fn beside_frozen(run: &RunConfig, lora: &LoraConfig, shape: &Config, format: For
     // Settings that are out of bounds are refused by those who load the model.
     let targets = adapter::parts(lora, shape).unwrap_or_default();
     let added = |part: &Part| lora.rank * part.shape(shape).iter().sum::<usize>();
-    let params = targets.iter().map(added).sum::<usize>() as u64;
+    let head = if shape.head == Head::Score { shape.width } else { 0 };
+    let params = (targets.iter().map(added).sum::<usize>() + head) as u64;
     Sizes { params, weights: frozen + 4 * params, looked_up: 0 }
 }
 

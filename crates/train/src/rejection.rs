@@ -27,8 +27,8 @@ pub use config::{
 };
 pub(crate) use file::Rows;
 pub use file::SampleRow;
-pub use prompts::asked;
 pub(crate) use prompts::hash as hash_input;
+pub use prompts::{asked, lengths};
 pub(crate) use score::field_text;
 pub use score::{Form, Judge, ScoreConfig};
 pub(crate) use summary::least;
@@ -46,6 +46,7 @@ use herd_engine::rng::uniform;
 use herd_engine::sample::Sampling;
 use herd_engine::{Engine, Event, Finish, Limits, Request, RequestId, What};
 use herd_model::llama::Llama;
+use herd_tensor::KvFormat;
 use prompts::{Prompt, Prompts};
 use score::{Answer, Asked, Judges, Scores, total};
 use spoken::Spoken;
@@ -70,6 +71,12 @@ pub struct Policy {
     pub stops: Vec<u32>,
     /// Answers under way at once; its cache is of f32, as the trainer's.
     pub limits: Limits,
+}
+
+/// Limits of answers whose cache is of f32, as the trainer's.
+pub fn limits(context: usize, parallel: usize) -> Limits {
+    // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
+    Limits { context, parallel, batch: 512, page_len: 16, kv: KvFormat::F32 }
 }
 
 /// What sampling needs from outside.

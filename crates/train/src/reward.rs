@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 mod score;
 
+pub(crate) use score::TOKENS;
 pub use score::{Asked, RewardModel};
 
 /// The settings of the loss and of its pairs.
@@ -109,7 +110,7 @@ impl Margin {
 
 /// Reads the settings of a run that teaches a reward model: those of [`sft::read`], and the paper's of `[reward]`.
 ///
-/// Errors: as there; a setting out of its range, long answers cut, samples asked for, LoRA.
+/// Errors: as there; a setting out of its range, long answers cut, samples asked for.
 pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, TrainError> {
     let more = |base: RunConfig| RunConfig {
         reward: Some(RewardConfig::LLAMA),
@@ -127,10 +128,6 @@ fn check(config: &RunConfig) -> Result<(), TrainError> {
     if config.samples.every > 0 {
         let expected = "0: a reward model writes nothing";
         return Err(TrainError::no("samples.every", config.samples.every, expected));
-    }
-    if config.model.lora.is_some() {
-        let expected = "nothing: a reward model is trained whole, with its new head";
-        return Err(TrainError::no("model.lora", "an adapter", expected));
     }
     match config.data.long {
         Long::Shorten => {

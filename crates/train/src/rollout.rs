@@ -25,6 +25,7 @@ use crate::metrics::{Line, Metrics};
 use crate::paired::interval;
 use crate::policy::{self, Answer, Loss, Moved, Sums};
 use crate::reference::Live;
+use crate::rejection::limits as limits_of_answers;
 use crate::rejection::score::{self, Asked, Judges, Scores};
 use crate::rejection::spoken::Spoken;
 use crate::reward::RewardModel;
@@ -36,7 +37,7 @@ use herd_data::{Batch, Hash, Span};
 use herd_engine::sample::Sampling;
 use herd_engine::{Engine, Limits, Request};
 use herd_model::llama::Llama;
-use herd_tensor::{Device, KvFormat, Tape};
+use herd_tensor::{Device, Tape};
 use row::{damaged, read_back};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -507,9 +508,7 @@ fn seed(config: &RunConfig, what: &str, place: u64) -> u64 {
 /// How the engine divides its memory for so many answers; its cache is of f32, as the trainer's.
 pub(crate) fn limits(config: &RunConfig, answers: usize) -> Limits {
     let parallel = config.rollout.as_ref().map_or(1, |rollout| rollout.parallel.min(answers));
-    let context = config.batch.seq_len + 1;
-    // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
-    Limits { context, parallel, batch: 512, page_len: 16, kv: KvFormat::F32 }
+    limits_of_answers(config.batch.seq_len + 1, parallel)
 }
 
 /// `each` answers to each prompt.

@@ -20,7 +20,7 @@ use crate::step::{Packed, Sums, accumulate};
 use crate::words::Words;
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::{Batch, Corpus, Cursor, Hash, Ledger, Loader, Validation};
-use herd_model::llama::{Llama, Training};
+use herd_model::llama::{Llama, Piece, Training};
 use herd_model::names::Part;
 use herd_model::{Checkpoint, Config, Head, RopeScaling};
 use herd_tensor::{Device, Format, Tape};
@@ -718,8 +718,11 @@ pub(crate) fn build(
             shape.rope_theta = config.model.init_rope_theta.unwrap_or(shape.rope_theta);
             shape.context = shape.context.max(config.batch.seq_len);
             if let Some(lora) = &config.model.lora {
+                let scores = config.reward.is_some();
+                let head = scores.then(|| first_numbers(config, &checkpoint, Part::Score));
+                let head = head.transpose()?;
                 checkpoint.config = shape;
-                return adapter::build(config, lora, &checkpoint, device, &training);
+                return adapter::build(config, lora, &checkpoint, device, &training, head);
             }
             Llama::trainable(&shape, device, shape.context, &training, |part| {
                 first_numbers(config, &checkpoint, part)
@@ -736,13 +739,13 @@ fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
     for named in model.params() {
         let len = named.param.rows() * named.param.cols();
         let numbers = match (&checkpoint, &config.model.lora) {
-            (_, Some(lora)) => {
+            (_, Some(lora)) if named.piece != Piece::Whole => {
                 init::lora(model.config(), named.part, named.piece, lora.rank, len, config.seed)
             }
-            (None, None) => {
+            (None, _) => {
                 init::numbers(model.config(), named.part, config.model.init_std, config.seed)
             }
-            (Some(checkpoint), None) => first_numbers(config, checkpoint, named.part)?,
+            (Some(checkpoint), _) => first_numbers(config, checkpoint, named.part)?,
         };
         named.param.set_master(&numbers);
     }

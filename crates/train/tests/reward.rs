@@ -7,9 +7,9 @@ mod common;
 
 use common::{bits_of, expect_same_bits, near, testdata};
 use herd_data::dialogue::Mark;
-use herd_model::llama::{Llama, Training};
-use herd_model::names::{Part, Style, name};
-use herd_model::{Checkpoint, Config, Head};
+use herd_model::llama::{Llama, Piece, Training};
+use herd_model::names::{Direction, Part, Style, name, permute_rows};
+use herd_model::{Checkpoint, CheckpointError, Config, Head};
 use herd_tensor::ops::Documents;
 use herd_tensor::{Class, Device, Format, Tape};
 use herd_train::reward::{Margin, Prompt, Sums, accumulate, rewards};
@@ -26,6 +26,23 @@ struct Run {
     head: Vec<f32>,
     steps: Vec<Step>,
     first_gradient: BTreeMap<String, f64>,
+    /// Where an adapter is trained beside frozen weights, and the head.
+    #[serde(default)]
+    lora: Option<Adapter>,
+    /// Rewards of the last answers in the end, with the adapter and merged.
+    #[serde(default)]
+    rewards: Vec<f64>,
+    #[serde(default)]
+    merged: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct Adapter {
+    rank: usize,
+    alpha: f32,
+    targets: Vec<String>,
+    /// A and B, by their names in PEFT's files.
+    first: BTreeMap<String, Vec<f32>>,
 }
 
 /// Ids of a prompt, its strength, and its answers: ids, and what people made of them.
@@ -125,12 +142,90 @@ fn load(run: &Run, device: Device, format: Format, recompute: bool) -> (Llama, A
     let config = Config { head: Head::Score, ..checkpoint.config.clone() };
     let tape = Arc::new(Tape::default());
     let training = Training { tape: Arc::clone(&tape), format, recompute };
-    let numbers = |part| match part {
-        Part::Score => Ok(run.head.clone()),
-        part => checkpoint.part(part).map(|stored| stored.unpack()),
+    let Some(lora) = &run.lora else {
+        let numbers = |part| match part {
+            Part::Score => Ok(run.head.clone()),
+            part => checkpoint.part(part).map(|stored| stored.unpack()),
+        };
+        let model = Llama::trainable(&config, &device, 64, &training, numbers).unwrap();
+        return (model, tape);
     };
-    let model = Llama::trainable(&config, &device, 64, &training, numbers).unwrap();
+    let head = run.head.clone();
+    let mut model = Llama::scoring(&checkpoint, &device, 64, &training, head).unwrap();
+    let kind = |part: &Part| match part {
+        Part::Q(_) => "q",
+        Part::K(_) => "k",
+        Part::V(_) => "v",
+        Part::Down(_) => "down",
+        other => panic!("{other:?} has no name here"),
+    };
+    let parts =
+        (0..config.layers).flat_map(|l| [Part::Q(l), Part::K(l), Part::V(l), Part::Down(l)]);
+    let parts: Vec<Part> =
+        parts.filter(|part| lora.targets.iter().any(|target| target == kind(part))).collect();
+    assert_eq!(parts.len(), config.layers * lora.targets.len());
+    model.add_lora(&training, &parts, lora.rank, lora.alpha, |part, piece, _| {
+        let numbers = lora.first[&tensor(part, piece)].clone();
+        match part.permuted_heads(&config) {
+            Some(heads) if piece == Piece::LoraB => {
+                reordered(&numbers, heads, lora.rank, &config, Direction::HfToMeta)
+            }
+            Some(_) | None => numbers,
+        }
+    });
     (model, tape)
+}
+
+/// The name in PEFT's files, less its prefix.
+fn tensor(part: Part, piece: Piece) -> String {
+    let name = name(part, Style::Hf).unwrap();
+    match piece {
+        Piece::Whole => name,
+        Piece::LoraA => name.replace(".weight", ".lora_A.weight"),
+        Piece::LoraB => name.replace(".weight", ".lora_B.weight"),
+    }
+}
+
+/// Rows of queries and keys in another order.
+fn reordered(
+    rows: &[f32],
+    heads: usize,
+    cols: usize,
+    config: &Config,
+    direction: Direction,
+) -> Vec<f32> {
+    let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let bytes = permute_rows(&bytes, heads, config.head_dim, 4 * cols, direction);
+    bytes.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect()
+}
+
+/// W + (alpha / rank) B A in place of each target, all of it in f32.
+fn merged(run: &Run, model: &Llama, device: &Device) -> (Llama, Arc<Tape>) {
+    let lora = run.lora.as_ref().unwrap();
+    let checkpoint = Checkpoint::open(testdata("models").join(&run.model)).unwrap();
+    let mut trained: BTreeMap<(Part, Piece), Vec<f32>> = BTreeMap::new();
+    for p in model.params() {
+        trained.insert((p.part, p.piece), p.param.with_master(<[f32]>::to_vec));
+    }
+    let tape = Arc::new(Tape::default());
+    let training = Training { tape: Arc::clone(&tape), format: Format::F32, recompute: false };
+    let numbers = |part: Part| {
+        if part == Part::Score {
+            return Ok(trained[&(part, Piece::Whole)].clone());
+        }
+        let mut w = checkpoint.part(part)?.unpack();
+        let pieces = [Piece::LoraA, Piece::LoraB].map(|piece| trained.get(&(part, piece)));
+        if let [Some(a), Some(b)] = pieces {
+            let (cols, scale) = (a.len() / lora.rank, lora.alpha / lora.rank as f32);
+            for (i, w) in w.iter_mut().enumerate() {
+                let (row, col) = (i / cols, i % cols);
+                let sum = |r: usize| b[row * lora.rank + r] * a[r * cols + col];
+                *w += scale * (0..lora.rank).map(sum).sum::<f32>();
+            }
+        }
+        Ok::<_, CheckpointError>(w)
+    };
+    (Llama::trainable(model.config(), device, 64, &training, numbers).unwrap(), tape)
 }
 
 #[test]
@@ -155,7 +250,7 @@ fn ten_steps_of_rewards_equal_pytorch_in_every_class() {
                 assert!(off < 1e-5, "{what}: {norm}, {}", step.grad_norm);
                 if i == 0 {
                     for p in model.params() {
-                        let name = name(p.part, Style::Hf).unwrap();
+                        let name = tensor(p.part, p.piece);
                         let square =
                             |g: &[f32]| g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
                         let got = p.param.with_gradient(square).sqrt();
@@ -165,7 +260,32 @@ fn ten_steps_of_rewards_equal_pytorch_in_every_class() {
                 }
                 optimizer.step(&model, step.lr, norm);
             }
+            expect_rewards(&run, &model, &tape, class);
         }
+    }
+}
+
+/// What the last answers of an adapter are worth in the end, beside its weights and merged with them.
+fn expect_rewards(run: &Run, model: &Llama, tape: &Tape, class: Class) {
+    if run.lora.is_none() {
+        return;
+    }
+    let rows = Rows::of(run.steps.last().unwrap());
+    let ask = |model: &Llama, tape: &Tape| -> Vec<f64> {
+        let mut got = Vec::new();
+        rows.each(3, |micro, prompts| {
+            got.extend(tape.paused(|| rewards(model, micro, &prompts)).concat());
+        });
+        got
+    };
+    let (own, (model, tape)) = (ask(model, tape), merged(run, model, &Device::cpu(class, 2)));
+    let merged = ask(&model, &tape);
+    assert_eq!((own.len(), merged.len()), (run.rewards.len(), run.merged.len()));
+    for (i, (own, merged)) in own.iter().zip(&merged).enumerate() {
+        let what = format!("{} in {class}, answer {i}", run.model);
+        near(*own, run.rewards[i], 1e-5, &what);
+        near(*merged, run.merged[i], 1e-5, &what);
+        near(*own, *merged, 2e-6, &what);
     }
 }
 

@@ -5,11 +5,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
+use herd_engine::bench::Bench;
 use herd_kernels::probe::peaks;
 use herd_model::llama::{Llama, Training};
 use herd_model::{Config, Head, RopeScaling};
 use herd_tensor::ops::{Documents, Targets};
-use herd_tensor::{Device, Format, Tape, blocks_of};
+use herd_tensor::{Device, Format, KvFormat, Tape, blocks_of};
 use herd_train::config::Precision;
 use herd_train::{Optimizer, OptimizerConfig, RunConfig, first_numbers, presets};
 use serde_json::json;
@@ -115,8 +116,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
 /// Seconds a token of a run, foretold from one step of a network of the same width with at most two
 /// layers and a small vocabulary, by the arithmetic that each has.
 pub fn seconds_a_token(run: &RunConfig, shape: &Config, device: &Device) -> f64 {
-    let small =
-        Config { layers: shape.layers.min(2), vocab: shape.vocab.min(4096), ..shape.clone() };
+    let small = small(shape);
     let seq_len = run.batch.seq_len;
     let format = match run.precision.weights {
         Precision::Bf16 => Format::BF16,
@@ -138,6 +138,31 @@ pub fn seconds_a_token(run: &RunConfig, shape: &Config, device: &Device) -> f64 
     let per_param = seconds.optimizer / small.params() as f64;
     passing / tokens as f64 / work(&small) * work(shape)
         + per_param * shape.params() as f64 / run.batch.tokens as f64
+}
+
+/// Seconds a token of answers of which `parallel` are under way, foretold from a network of the same width as above.
+pub fn seconds_an_answered_token(shape: &Config, parallel: usize, device: &Device) -> f64 {
+    const AT: usize = 64; // positions that a token looks back on
+    let small = small(shape);
+    let training = Training { tape: Arc::default(), format: Format::BF16, recompute: false };
+    let numbers = |part| Ok::<_, Infallible>(first_numbers(&small, part, 0.02, 1));
+    let Ok(model) = Llama::trainable(&small, device, 2 * AT, &training, numbers);
+    let mut bench = Bench::new(&model, parallel, 2 * AT, KvFormat::F32);
+    bench.token(AT); // the first allocates
+    let begun = Instant::now();
+    let steps = 8;
+    (1..=steps).for_each(|step| bench.token(AT + step));
+    let seconds = begun.elapsed().as_secs_f64() / (steps * parallel) as f64;
+    let work = |shape: &Config| {
+        let flops = flops_a_token(shape, AT);
+        flops["forward"] + flops["loss"] / 3.0
+    };
+    seconds / work(&small) * work(shape)
+}
+
+/// The same with at most two layers and a small vocabulary.
+fn small(shape: &Config) -> Config {
+    Config { layers: shape.layers.min(2), vocab: shape.vocab.min(4096), ..shape.clone() }
 }
 
 struct Random {

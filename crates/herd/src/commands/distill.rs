@@ -53,8 +53,9 @@ fn from_samples(flags: &RunFlags, config: &RunConfig, console: &Console) -> Resu
     write(&file("sft"), of.sft.as_bytes())?;
     let (answers, student) = (out.join("samples.jsonl"), out.join("student"));
     let last = format!("checkpoints/step-{}", config.optim.steps);
+    let pairs = out.join("samples.pairs.jsonl"); // behind the best, that are learnt from
     for verb in [
-        Verb::with_settings("sample", &file("sample"), &answers, out.join("samples.best.jsonl")),
+        Verb::with_settings("sample", &file("sample"), &answers, pairs),
         Verb::with_settings("sft", &file("sft"), &student, student.join(&last)),
     ] {
         if !verb.run(&machine, console)? {

@@ -3,13 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use herd_engine::plan::Plan;
+use herd_model::checkpoint::Checkpoint;
 use herd_tensor::Device;
-use herd_train::plan::{plan, savings};
+use herd_train::config::keys;
+use herd_train::plan::{Sampling, Stage, plan, savings};
+use herd_train::rejection::{self, RejectionConfig};
+use herd_train::round::RoundConfig;
 use herd_train::schedule::tokens_in_all;
 use herd_train::{RunConfig, TrainError};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
+use crate::about::About;
 use crate::commands::bench_train;
+use crate::commands::sample::spoken;
 use crate::console::{Console, Verdict, bytes};
 use crate::error::Error;
 use crate::flags::{KvFlag, ModelFlags};
@@ -19,7 +25,7 @@ use crate::{flags, live, run, training};
 /// Flags of `herd plan`.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
-    /// Plan a training run by its settings instead of a model
+    /// Plan a run by its settings instead of a model: of training, `herd sample` or `herd round`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "ctx_size", "kv"])]
     config: Option<PathBuf>,
     /// Override a setting: `--set optim.lr=3e-4`
@@ -34,7 +40,7 @@ pub struct Flags {
 /// Prints the parts; the answer is no if they do not fit.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     if let Some(config) = &flags.config {
-        return training(config, &flags.set, console);
+        return planned(config, &flags.set, console);
     }
     let Some(model) = &flags.model else {
         let problem = "nothing to plan: give a model with -m, or a run with --config".to_owned();
@@ -53,7 +59,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         ("rest", plan.rest),
     ];
     if console.json {
-        let parts: serde_json::Map<String, serde_json::Value> =
+        let parts: Map<String, Value> =
             parts.into_iter().map(|(name, bytes)| (name.to_owned(), json!(bytes))).collect();
         console.print_json(&json!({
             "context": limits.context,
@@ -96,44 +102,140 @@ fn settings(file: &Path, set: &[(String, String)]) -> Result<RunConfig, TrainErr
     }
 }
 
-/// The plan of a run: memory by part, disk, and time as a short trial foretells it.
-fn training(config: &Path, set: &[(String, String)], console: &Console) -> Result<Verdict, Error> {
-    let config = settings(config, set)?;
-    let words = training::words(&config.tokenizer)?;
-    let shape = herd_train::network(&config, &words)?;
-    let device = Device::cpu(flags::class(None)?, flags::threads(None)?);
-    let plan = plan(&config, &shape, device.threads());
+/// What is told of a plan.
+struct Outlook {
+    parts: Vec<(&'static str, u64)>,
+    /// What could be changed, from the cheapest on, and the peak then.
+    changes: Vec<(String, u64)>,
+    seconds: Option<f64>,
+    disk: Option<u64>,
+    /// For those who read JSON.
+    more: Value,
+}
+
+/// The plan of what a file of settings is for: a round, answers, or a run that trains.
+fn planned(file: &Path, set: &[(String, String)], console: &Console) -> Result<Verdict, Error> {
     let available = machine().memory_available_bytes;
-    let fits = available == 0 || plan.peak() <= available;
-    let changes: Vec<(String, u64)> = savings(&config, &shape, device.threads())
-        .into_iter()
-        .map(|(change, plan)| (change, plan.peak()))
-        .filter(|(_, peak)| *peak <= available)
-        .collect();
+    let device = Device::cpu(flags::class(None)?, flags::threads(None)?);
+    let keys = keys(file, set)?;
+    let outlook = if keys.contains("policy") {
+        round(&RoundConfig::read(file, set)?, available, &device)?
+    } else if keys.contains("sample") {
+        let base = file.parent().unwrap_or(Path::new("."));
+        sampling(&RejectionConfig::read(file, set)?, base, &device)?
+    } else {
+        training(&settings(file, set)?, &device)?
+    };
+    tell(outlook, available, console)
+}
+
+/// A run that trains: memory by part, disk, and time as a short trial foretells it.
+fn training(config: &RunConfig, device: &Device) -> Result<Outlook, Error> {
+    let words = training::words(&config.tokenizer)?;
+    let shape = herd_train::network(config, &words)?;
+    let plan = plan(config, &shape, device.threads());
+    let savings = savings(config, &shape, device.threads()).into_iter();
     let tokens = tokens_in_all(&config.batch, config.optim.steps);
-    let seconds = tokens as f64 * bench_train::seconds_a_token(&config, &shape, &device);
+    Ok(Outlook {
+        parts: plan.parts().to_vec(),
+        changes: savings.map(|(change, plan)| (change, plan.peak())).collect(),
+        seconds: Some(tokens as f64 * bench_train::seconds_a_token(config, &shape, device)),
+        disk: Some(plan.disk),
+        more: json!({ "params": shape.params(), "tokens": tokens }),
+    })
+}
+
+/// Answers: as many tokens as they may have.
+fn sampling(config: &RejectionConfig, base: &Path, device: &Device) -> Result<Outlook, Error> {
+    let mut of = Sampling::open(config, base)?;
+    // One tokenizer tells how long prompts are; those of other policies differ little.
+    let about = About::read(&Checkpoint::open(base.join(&config.sample.policies[0]))?)?;
+    let chat = spoken(&about, &config.chat)?;
+    let prompts = rejection::lengths(config, base, &chat, &about.tokenizer)?;
+    let answers = config.answers() * config.sample.max_tokens;
+    let tokens = prompts.iter().map(|prompt| prompt + answers).sum::<usize>() as u64;
+    let (each, threads) = (config.sample.parallel, device.threads());
+    let seconds = bench_train::seconds_an_answered_token(&of.policies[0].shape, each, device);
+    of.prompts = Some(prompts);
+    let savings = of.savings(config, threads).into_iter();
+    Ok(Outlook {
+        parts: of.plan(config, threads).parts().to_vec(),
+        changes: savings.map(|(change, plan)| (change, plan.peak())).collect(),
+        seconds: Some(tokens as f64 * seconds),
+        disk: None,
+        more: json!({ "tokens": tokens }),
+    })
+}
+
+/// The largest stage of a round; each that does not fit has to be changed.
+fn round(config: &RoundConfig, available: u64, device: &Device) -> Result<Outlook, Error> {
+    let stages = herd_train::plan::round(config, available, device.threads())?;
+    let peaks: Map<String, Value> =
+        stages.iter().map(|stage| (stage.name.to_owned(), json!(stage.peak()))).collect();
+    let largest = stages.iter().max_by_key(|stage| stage.peak()).expect("a round has stages");
+    let change = |stage: &Stage| {
+        let fits = |(_, peak): &&(String, u64)| *peak <= available;
+        stage.savings.iter().find(fits).cloned()
+    };
+    let over = stages.iter().filter(|stage| stage.peak() > available);
+    let changes: Option<Vec<(String, u64)>> = over.map(change).collect();
+    let all = changes.filter(|changes| !changes.is_empty()).map(|changes| {
+        let peak = changes.iter().map(|(_, peak)| *peak).max().unwrap_or(0);
+        (changes.into_iter().map(|(change, _)| change).collect::<Vec<_>>().join(" "), peak)
+    });
+    Ok(Outlook {
+        parts: largest.parts.clone(),
+        changes: all.into_iter().collect(),
+        seconds: None,
+        disk: None,
+        more: json!({ "stage": largest.name, "stages": peaks }),
+    })
+}
+
+/// Prints a plan; the answer is no if it does not fit.
+fn tell(outlook: Outlook, available: u64, console: &Console) -> Result<Verdict, Error> {
+    let Outlook { parts, changes, seconds, disk, more } = outlook;
+    let peak = parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let fits = available == 0 || peak <= available;
+    let changes: Vec<_> = changes.into_iter().filter(|(_, peak)| *peak <= available).collect();
+    let verdict = if fits { Verdict::Done } else { Verdict::No };
     if console.json {
-        let parts: serde_json::Map<String, serde_json::Value> =
-            plan.parts().iter().map(|(name, bytes)| ((*name).to_owned(), json!(bytes))).collect();
-        console.print_json(&json!({
+        let parts: Map<String, Value> =
+            parts.iter().map(|(name, bytes)| ((*name).to_owned(), json!(bytes))).collect();
+        let mut told = json!({
             "parts": parts,
-            "peak_bytes": plan.peak(),
+            "peak_bytes": peak,
             "available_bytes": available,
             "fits": fits,
             "would_fit": changes.iter().map(|(change, _)| change).collect::<Vec<_>>(),
-            "disk_bytes": plan.disk,
-            "params": shape.params(),
-            "tokens": tokens,
             "seconds": seconds,
-        }))?;
-        return Ok(if fits { Verdict::Done } else { Verdict::No });
+        });
+        if let Some(disk) = disk {
+            told["disk_bytes"] = disk.into();
+        }
+        for (key, value) in more.as_object().into_iter().flatten() {
+            told[key] = value.clone();
+        }
+        console.print_json(&told)?;
+        return Ok(verdict);
     }
-    for (name, size) in plan.parts() {
+    for (stage, bytes_of_stage) in more["stages"].as_object().into_iter().flatten() {
+        let peak = bytes(bytes_of_stage.as_u64().unwrap_or(0));
+        console.print(format!("{stage:<12} {peak:>11}"))?;
+    }
+    if let Some(stage) = more["stage"].as_str() {
+        console.print(format!("of {stage}:"))?;
+    }
+    for (name, size) in parts {
         console.print(format!("{name:<12} {:>11}", bytes(size)))?;
     }
-    console.print(format!("{:<12} {:>11}", "peak", bytes(plan.peak())))?;
-    console.print(format!("{:<12} {:>11}", "disk", bytes(plan.disk)))?;
-    console.print(format!("{:<12} {:>11}", "time", live::duration(seconds)))?;
+    console.print(format!("{:<12} {:>11}", "peak", bytes(peak)))?;
+    if let Some(disk) = disk {
+        console.print(format!("{:<12} {:>11}", "disk", bytes(disk)))?;
+    }
+    if let Some(seconds) = seconds {
+        console.print(format!("{:<12} {:>11}", "time", live::duration(seconds)))?;
+    }
     let free = bytes(available);
     console.print(match (fits, changes.first()) {
         (true, _) => format!("fits into the {free} that are free"),
@@ -142,5 +244,5 @@ fn training(config: &Path, set: &[(String, String)], console: &Console) -> Resul
         }
         (false, None) => format!("does not fit into {free}; take a smaller model"),
     })?;
-    Ok(if fits { Verdict::Done } else { Verdict::No })
+    Ok(verdict)
 }

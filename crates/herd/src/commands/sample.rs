@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use herd_data::Hash;
 use herd_engine::Limits;
-use herd_engine::plan::Plan;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::llama::Llama;
-use herd_tensor::{Device, KvFormat};
+use herd_tensor::Device;
 use herd_train::Chat;
 use herd_train::config::ChatConfig;
-use herd_train::rejection::{self, Inputs, Policy, RejectionConfig, ScoreConfig, Summary};
+use herd_train::plan::Sampling;
+use herd_train::rejection::{self, Inputs, Policy, RejectionConfig, ScoreConfig, Summary, limits};
 use herd_train::reward::RewardModel;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -84,23 +84,17 @@ fn policies(
     let paths = sample.policies.iter().map(|path| base.join(path));
     let checkpoints: Vec<Checkpoint> =
         paths.map(|path| Checkpoint::open(&path)).collect::<Result<_, _>>()?;
-    let limits = |parallel| limits(sample.context, parallel);
-    let judges: Vec<Checkpoint> = reward_paths(&config.score, base)
-        .map(|path| Ok(Checkpoint::open_any(path)?))
-        .collect::<Result<_, Error>>()?;
-    let needed = |parallel: usize| -> Result<u64, Error> {
-        let policies = checkpoints.iter().map(|policy| Plan::new(policy, limits(parallel)));
-        let judges = judges.iter().map(|judge| Plan::new(judge, limits(1)));
-        // Logits stand there twice: to choose from, and for the trainer's numbers.
-        let bytes = |plan: Plan| (plan.peak() + plan.logits) as u64;
-        policies.chain(judges).map(|plan| Ok(bytes(plan?))).sum()
+    let of = Sampling::open(config, base)?;
+    let needed = |parallel: usize| {
+        let mut config = config.clone();
+        config.sample.parallel = parallel;
+        Ok(of.plan(&config, device.threads()).peak())
     };
     let parallel =
         fitting(sample.parallel, needed, "a smaller sample.context, or fewer policies", console)?;
     let told = sample.policies.iter().map(|path| path.display().to_string());
-    let both = checkpoints.iter().zip(told);
-    both.map(|(checkpoint, path)| policy(checkpoint, path, &config.chat, limits(parallel), device))
-        .collect()
+    let (both, limits) = (checkpoints.iter().zip(told), limits(sample.context, parallel));
+    both.map(|(checkpoint, path)| policy(checkpoint, path, &config.chat, limits, device)).collect()
 }
 
 /// How many answers at once memory has room for, at most `wanted`; `needed` are the bytes of so many.
@@ -127,12 +121,6 @@ pub fn fitting(
     Ok(parallel)
 }
 
-/// Limits of answers whose cache is of f32, as the trainer's.
-pub fn limits(context: usize, parallel: usize) -> Limits {
-    // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
-    Limits { context, parallel, batch: 512, page_len: 16, kv: KvFormat::F32 }
-}
-
 /// A checkpoint that answers, under these limits.
 ///
 /// Errors: its context is shorter, nothing says how it chats, or it cannot be read.
@@ -150,13 +138,20 @@ pub fn policy(
         return Err(Error::Value { what: "sample.context", got, expected });
     }
     let about = About::read(checkpoint)?;
-    let format = about.chat_format(chat.template.as_deref())?;
-    let today = chat.date.as_deref().map(flags::day).transpose()?;
-    let stops = about.stop_ids(Some(&format));
+    let chat = spoken(&about, chat)?;
+    let stops = about.stop_ids(Some(&chat.format));
     let hash = weights_hash(checkpoint)?;
     let model = Arc::new(Llama::load(checkpoint, device, limits.context)?);
-    let chat = Chat { format, today, shape: chat.shape, compare: None };
     Ok(Policy { path, hash, model, tokenizer: about.tokenizer, chat, stops, limits })
+}
+
+/// How a model chats under some settings.
+///
+/// Errors: nothing says how.
+pub fn spoken(about: &About, chat: &ChatConfig) -> Result<Chat, Error> {
+    let format = about.chat_format(chat.template.as_deref())?;
+    let today = chat.date.as_deref().map(flags::day).transpose()?;
+    Ok(Chat { format, today, shape: chat.shape, compare: None })
 }
 
 fn reward_paths(scores: &[ScoreConfig], base: &Path) -> impl Iterator<Item = PathBuf> {

@@ -355,7 +355,9 @@ impl Way<'_> {
             (steps / 10).max(1),
         );
         let model = format!("extend/stage-1/checkpoints/step-{steps}");
-        let verb = self.run("extend-context", "extend", settings, &model);
+        // The model is there before it is judged.
+        let tells = Some(self.at("extend/stage-1/verdict.json"));
+        let verb = Verb { tells, ..self.run("extend-context", "extend", settings, &model) };
         let before = TextBefore::Model(self.at(init));
         let measure = Measure::Text { model: self.at(&model), tokens: LONGER, before };
         self.stage(

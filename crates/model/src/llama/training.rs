@@ -1,8 +1,9 @@
 //! A Llama whose weights are trained: all of them, or additions of low rank beside frozen ones.
 
-use super::{Llama, Parts};
+use super::{Llama, Loader, Parts};
+use crate::checkpoint::Checkpoint;
 use crate::names::{Part, all_parts};
-use crate::{Config, Head};
+use crate::{CheckpointError, Config, Head};
 use herd_tensor::{Device, Format, Gain, Lora, Param, Tape, Weight};
 use std::sync::Arc;
 
@@ -52,6 +53,24 @@ impl Llama {
     ) -> Result<Llama, E> {
         let mut parts = Trained { config, device, training, numbers };
         let llama = Llama::build(config, device, context, &mut parts)?;
+        Ok(Llama { recompute: training.recompute, ..llama })
+    }
+
+    /// The frozen weights of a checkpoint under a head that scores, which is trained from these numbers; the checkpoint may have
+    /// another head.
+    ///
+    /// Panics if the head's numbers are not as many as the model is wide. Errors: a part that cannot be read.
+    pub fn scoring(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        context: usize,
+        training: &Training,
+        head: Vec<f32>,
+    ) -> Result<Llama, CheckpointError> {
+        let config = Config { head: Head::Score, ..checkpoint.config.clone() };
+        let frozen = Loader { checkpoint, device };
+        let mut parts = Scoring { frozen, training, head };
+        let llama = Llama::build(&config, device, context, &mut parts)?;
         Ok(Llama { recompute: training.recompute, ..llama })
     }
 
@@ -157,6 +176,30 @@ impl Llama {
             Part::Q(_) | Part::K(_) | Part::V(_) | Part::O(_) => None,
             Part::Gate(_) | Part::Up(_) | Part::Down(_) => None,
         }
+    }
+}
+
+/// Frozen parts, and a head that scores.
+struct Scoring<'a> {
+    frozen: Loader<'a>,
+    training: &'a Training,
+    head: Vec<f32>,
+}
+
+impl Parts for Scoring<'_> {
+    type Error = CheckpointError;
+
+    fn weight(&mut self, part: Part) -> Result<Weight, CheckpointError> {
+        if part != Part::Score {
+            return self.frozen.weight(part);
+        }
+        let (device, tape) = (self.frozen.device, &self.training.tape);
+        let (head, width) = (std::mem::take(&mut self.head), self.frozen.checkpoint.config.width);
+        Ok(Weight::Trained(Param::matrix(device, tape, Format::F32, [1, width], head)))
+    }
+
+    fn gain(&mut self, part: Part) -> Result<Gain, CheckpointError> {
+        self.frozen.gain(part)
     }
 }
 

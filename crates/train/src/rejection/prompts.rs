@@ -2,6 +2,7 @@
 
 use crate::config::ChatConfig;
 use crate::error::TrainError;
+use crate::rejection::config::RejectionConfig;
 use crate::rejection::score::{ScoreConfig, field_text};
 use crate::words::Chat;
 use herd_codec::Tokenizer;
@@ -11,7 +12,7 @@ use herd_data::read::{InputFile, Sources, objects};
 use herd_data::{DataError, Fault, Hash};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A question, and where it stands.
 pub(crate) struct Prompt {
@@ -106,6 +107,29 @@ pub fn asked(inputs: &[PathBuf], chat: &ChatConfig) -> Result<BTreeSet<String>, 
         ids.insert(prompt.id);
     }
     Ok(ids)
+}
+
+/// Tokens of each question as a model reads it, under the longest system prompt; those that leave no room for an answer, or
+/// cannot be said, are not among them.
+///
+/// Errors: those of reading the input.
+pub fn lengths(
+    config: &RejectionConfig,
+    base: &Path,
+    chat: &Chat,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<usize>, TrainError> {
+    let input: Vec<PathBuf> = config.input.iter().map(|path| base.join(path)).collect();
+    let mut prompts = Prompts::open(&input, &config.chat, &config.score)?;
+    let system = config.sample.system.iter().max_by_key(|text| text.len());
+    let most = config.sample.context - config.sample.max_tokens;
+    let mut lengths = Vec::new();
+    while let Some(prompt) = prompts.next()? {
+        let tokens =
+            prompt.render(chat, tokenizer, system.map(String::as_str)).map(|ids| ids.len());
+        lengths.extend(tokens.ok().filter(|tokens| *tokens <= most));
+    }
+    Ok(lengths)
 }
 
 fn files(inputs: &[PathBuf]) -> Result<Vec<InputFile>, TrainError> {

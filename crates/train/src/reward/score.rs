@@ -34,7 +34,7 @@ pub struct Asked {
 }
 
 /// Tokens that pass through the model at once, unless one prompt and one answer have more; changes no bit.
-const TOKENS: usize = 2048;
+pub(crate) const TOKENS: usize = 2048;
 
 impl RewardModel {
     /// Opens a checkpoint with the head of a reward model; `words` are its tokenizer and chat format.
