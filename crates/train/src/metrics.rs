@@ -7,6 +7,7 @@ use crate::error::TrainError;
 use crate::policy::Moved;
 use crate::rollout::{Evaluation, Generation};
 use crate::spikes::Leapt;
+use crate::value::Valued;
 use herd_data::disk::sync_name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -116,11 +117,16 @@ pub struct StepLine {
     /// Of stages that learn from answers of their own: what was met of their tokens.
     #[serde(flatten, deserialize_with = "part", skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// Of `ppo`: what was met of their values.
+    #[serde(flatten, deserialize_with = "part", skip_serializing_if = "Option::is_none")]
+    pub valued: Option<Valued>,
 }
 
 /// What a stage adds to a line, where all of it is there. Two stages have a `kl`; left to itself, `flatten` lets the first
 /// take the second's.
-fn part<'de, D: Deserializer<'de>, T: DeserializeOwned>(line: D) -> Result<Option<T>, D::Error> {
+pub(crate) fn part<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    line: D,
+) -> Result<Option<T>, D::Error> {
     let line = serde_json::Map::deserialize(line)?;
     Ok(T::deserialize(serde_json::Value::Object(line)).ok())
 }

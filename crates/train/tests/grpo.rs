@@ -130,6 +130,8 @@ impl Rows {
                     old: &step.answers[i].old,
                     reference: &step.answers[i].reference,
                     advantages: &advantages[i],
+                    values: &[],
+                    returns: &[],
                 })
                 .collect();
             accumulate(model, tape, &micro, &answers, &run.settings.loss(), &mut sums);
@@ -151,8 +153,8 @@ fn steps_of_a_policy_equal_pytorch_in_every_class_for_every_loss() {
                     near(*got, *want, 1e-5, &what);
                 }
                 let sums = Rows::of(step).accumulate(&model, &tape, run, step, 2);
-                near(sums.loss, step.loss, 1e-5, &what);
-                let moved = sums.moved(1.0, false);
+                near(sums.loss(), step.loss, 1e-5, &what);
+                let moved = sums.moved(false);
                 let got = [moved.kl.unwrap(), moved.low, moved.high];
                 let has_reference = run.settings.beta != 0.0;
                 for (got, want) in got.into_iter().zip(step.means).skip(usize::from(!has_reference))
@@ -185,8 +187,8 @@ fn trained(run: &Run, device: Device, format: Format, recompute: bool, each: usi
     let mut bits = Vec::new();
     for step in &run.steps {
         let sums = Rows::of(step).accumulate(&model, &tape, run, step, each);
-        let moved = sums.moved(1.0, true);
-        bits.extend([sums.loss, moved.kl.unwrap(), moved.entropy].map(f64::to_bits));
+        let moved = sums.moved(true);
+        bits.extend([sums.loss(), moved.kl.unwrap(), moved.entropy].map(f64::to_bits));
         let norm = optimizer.grad_norm(&model);
         optimizer.step(&model, step.lr, norm);
     }
