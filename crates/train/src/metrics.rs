@@ -198,15 +198,28 @@ mod tests {
 
     #[test]
     fn a_step_is_read_back_as_the_stage_that_wrote_it() {
-        let (preferences, taught, moved) = (None, None, None);
         let (step, tokens, loss, grad_norm, lr, seq_len) = (1, 64, 2.0, 1.0, 1e-3, 8);
-        let plain =
-            StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught, moved };
+        let plain = StepLine {
+            step,
+            tokens,
+            loss,
+            grad_norm,
+            lr,
+            seq_len,
+            preferences: None,
+            taught: None,
+            moved: None,
+            valued: None,
+        };
         let taught = StepLine { taught: Some(Learnt { ce: 1.5, kl: 0.5 }), ..plain };
         let (kl, off) = (Some(0.25), Some(0.0));
         let moved = Moved { kl, entropy: 1.0, low: 0.0, high: 0.1, clipped: 0.1, off };
         let moved = StepLine { moved: Some(moved), ..plain };
-        for line in [plain, taught, moved] {
+        let (policy, value, approx_kl, clipped) = (-0.5, 0.25, 0.0, 0.5);
+        let explained_variance = Some(-1.0);
+        let valued = Valued { policy, value, approx_kl, clipped, explained_variance };
+        let valued = StepLine { valued: Some(valued), ..moved };
+        for line in [plain, taught, moved, valued] {
             let text = serde_json::to_string(&line).unwrap();
             assert_eq!(serde_json::from_str::<StepLine>(&text).unwrap(), line, "{text}");
         }
