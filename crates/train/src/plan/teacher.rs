@@ -22,7 +22,14 @@ pub(super) fn beside(
         all_parts(of).into_iter().map(|part| part_bytes(of, part, stored(part))).sum();
     let seq_len = sizes(run).iter().map(|size| size.seq_len).max().unwrap_or_default();
     let tokens = micro_tokens(run, seq_len);
-    let mut play = Play { buffers: Vec::new(), shape: of, tokens, head: Top::Fused, copies: None };
+    let mut play = Play {
+        buffers: Vec::new(),
+        shape: of,
+        tokens,
+        head: Top::Fused,
+        valued: false,
+        copies: None,
+    };
     play.read();
     let buffers: u64 = play.buffers.iter().map(|(len, _)| 4 * *len as u64).sum();
     let takes = weights + buffers + scratch(run, of, seq_len, threads);
