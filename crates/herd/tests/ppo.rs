@@ -204,6 +204,33 @@ fn any_cut_into_micro_batches_threads_and_answers_at_once_changes_no_bit_of_it()
 }
 
 #[test]
+fn a_gradient_that_is_no_number_takes_policy_and_values_back_to_their_first() {
+    let folder = begin_ppo();
+    let folder = folder.path();
+    let wild = [
+        "optim.lr=10",
+        "optim.warmup_steps=0",
+        "optim.steps=200",
+        "checkpoint.every=1000",
+        "validation.every=0",
+        "spikes.policy=rewind",
+        "spikes.rewinds_max=2",
+    ];
+    let err = fails(folder, "wild", &wild);
+    assert!(err.contains("after 2 rewinds"), "{err}");
+    let spikes = metrics(&folder.join("wild"), "spike");
+    assert_eq!(spikes[0]["action"], "rewound to 0", "{spikes:?}");
+    let rows = rollouts(&folder.join("wild"));
+    // Each time the reference gave the answers, and its values are those of a head of zeros.
+    let back: Vec<_> = rows.iter().filter(|row| row["step"] == 0).collect();
+    assert_eq!(back.len(), 3 * 4, "{spikes:?}");
+    for row in back {
+        assert!(row["logps"] == row["ref_logps"], "{row}");
+        assert!(numbers(row, "values").iter().all(|v| *v == 0.0), "{row}");
+    }
+}
+
+#[test]
 fn settings_that_teach_nothing_are_named() {
     let folder = begin_ppo();
     let folder = folder.path();
