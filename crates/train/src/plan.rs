@@ -4,18 +4,18 @@
 //! buffers (the smallest that is large enough, else a new one for the largest too small), in the
 //! order in which the model's page takes and gives them. So the count is that of the run.
 
-use crate::adapter;
-use crate::config::{LoraConfig, Precision, RunConfig};
+use crate::config::{Precision, RunConfig};
 use crate::rollout;
 use crate::schedule::{self, Size};
 use herd_engine::{Limits, plan as engine};
-use herd_model::names::{Part, all_parts};
-use herd_model::{Checkpoint, Config, Head};
+use herd_model::{Checkpoint, Config};
 use herd_tensor::ops::linears_back_bytes;
-use herd_tensor::{Format, KvFormat, Weight};
+use herd_tensor::{Format, KvFormat};
 use std::path::PathBuf;
+use weights::{Sizes, beside_frozen, whole};
 
 mod teacher;
+mod weights;
 
 /// Bytes by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,44 +134,6 @@ fn answers(run: &RunConfig, shape: &Config) -> u64 {
     };
     let engine = engine::beside_weights(shape, rollout::limits(run, usize::MAX)) as u64;
     engine + judges.map(judge).sum::<u64>()
-}
-
-/// Trained numbers, bytes of weights as products read them, and numbers of an embedding that is the
-/// head as well: it has sums for both uses.
-struct Sizes {
-    params: u64,
-    weights: u64,
-    looked_up: u64,
-}
-
-fn whole(shape: &Config, format: Format) -> Sizes {
-    let weights = all_parts(shape).into_iter().map(|part| part_bytes(shape, part, format)).sum();
-    let looked_up = if shape.tied && shape.head == Head::Language {
-        (shape.vocab * shape.width) as u64
-    } else {
-        0
-    };
-    Sizes { params: shape.params(), weights, looked_up }
-}
-
-/// LoRA trains its additions alone; the base lies in memory as its checkpoint stores it.
-fn beside_frozen(run: &RunConfig, lora: &LoraConfig, shape: &Config, format: Format) -> Sizes {
-    let base = run.model.init.as_ref().and_then(|path| Checkpoint::open(path).ok());
-    let stored = |part| base.as_ref().and_then(|base| base.format(part).ok()).unwrap_or(format);
-    let frozen: u64 =
-        all_parts(shape).into_iter().map(|part| part_bytes(shape, part, stored(part))).sum();
-    // Settings that are out of bounds are refused by those who load the model.
-    let targets = adapter::parts(lora, shape).unwrap_or_default();
-    let added = |part: &Part| lora.rank * part.shape(shape).iter().sum::<usize>();
-    let params = targets.iter().map(added).sum::<usize>() as u64;
-    Sizes { params, weights: frozen + 4 * params, looked_up: 0 }
-}
-
-fn part_bytes(shape: &Config, part: Part, format: Format) -> u64 {
-    match part.shape(shape)[..] {
-        [rows, cols] => Weight::bytes_of(format, rows, cols) as u64,
-        ref gains => gains.iter().product::<usize>() as u64 * 4,
-    }
 }
 
 /// What a run could change to take less, from the cheapest on, and the plan that it would have.
@@ -658,6 +620,7 @@ impl Play<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LoraConfig;
     use crate::distill::{self, DistillConfig};
     use crate::dpo::{self, DpoConfig};
     use crate::ppo::PpoConfig;
@@ -665,8 +628,8 @@ mod tests {
     use crate::rollout::RolloutConfig;
     use crate::{Micro, Sums, accumulate, policy, presets};
     use herd_data::dialogue::Mark;
-    use herd_model::RopeScaling;
     use herd_model::llama::{Llama, Training};
+    use herd_model::{Head, RopeScaling};
     use herd_tensor::{Class, Device, Tape};
     use std::convert::Infallible;
     use std::ops::Range;

@@ -1,9 +1,11 @@
 //! What a teacher adds to the plan of a run.
 
+use super::weights::part_bytes;
 use super::*;
 use crate::distill::DistillConfig;
 use crate::teacher::file_bytes;
 use herd_data::{Check, Corpus};
+use herd_model::names::all_parts;
 use std::path::PathBuf;
 
 /// The same with a teacher: what it takes in memory, and of the disk what it says of every target.
