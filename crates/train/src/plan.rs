@@ -443,7 +443,32 @@ impl Play<'_> {
             };
         }
         let normed = self.take(d);
-        let (mut dy, last) = match self.head {
+        let (mut dy, last) = self.top(normed, seq_len);
+        if let Some(dscores) = self.scores() {
+            self.give([dscores]);
+        }
+        let dx = self.take(d);
+        self.give([dy, x]);
+        dy = dx;
+        for block in kept.into_iter().rev() {
+            let block = match recompute {
+                false => block,
+                true => {
+                    let (again, y) = self.forward(block.x);
+                    self.give([y]);
+                    again
+                }
+            };
+            self.backward(block, dy);
+        }
+        self.give([dy]);
+        last.into_iter().flatten().for_each(|last| self.give([last]));
+    }
+
+    /// The gradient of what the head reads, and what is kept to the end.
+    fn top(&mut self, normed: Lent, seq_len: usize) -> (Lent, [Option<Lent>; 2]) {
+        let d = self.shape.width;
+        match self.head {
             Top::Fused => {
                 let scores = self.scores();
                 (self.take(d), [Some(normed), scores])
@@ -477,26 +502,7 @@ impl Play<'_> {
                 self.give([dscores, normed]);
                 (dy, [Some(scores), None])
             }
-        };
-        if let Some(dscores) = self.scores() {
-            self.give([dscores]);
         }
-        let dx = self.take(d);
-        self.give([dy, x]);
-        dy = dx;
-        for block in kept.into_iter().rev() {
-            let block = match recompute {
-                false => block,
-                true => {
-                    let (again, y) = self.forward(block.x);
-                    self.give([y]);
-                    again
-                }
-            };
-            self.backward(block, dy);
-        }
-        self.give([dy]);
-        last.into_iter().flatten().for_each(|last| self.give([last]));
     }
 
     /// A number a row, where a value head reads it.

@@ -194,11 +194,7 @@ impl<'a> Trainer<'a> {
             Some(_) => None,
         };
         let tape = Arc::new(Tape::default());
-        let mut model = build(&config, &words, device, &tape)?;
-        if let Some(ppo) = &config.ppo {
-            let numbers = ppo.first_values(model.config(), config.seed)?;
-            model.add_score(&tape, numbers);
-        }
+        let model = with_values(&config, build(&config, &words, device, &tape)?, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
         let checkpoints = out.join("checkpoints");
         fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io("make", &checkpoints, e))?;
@@ -739,6 +735,19 @@ pub(crate) fn build(
             })
         }
     }
+}
+
+/// The same with a value head, where the run teaches one.
+fn with_values(
+    config: &RunConfig,
+    mut model: Llama,
+    tape: &Arc<Tape>,
+) -> Result<Llama, TrainError> {
+    if let Some(ppo) = &config.ppo {
+        let numbers = ppo.first_values(model.config(), config.seed)?;
+        model.add_score(tape, numbers);
+    }
+    Ok(model)
 }
 
 /// Sets the masters to those that the run began with.
