@@ -225,7 +225,8 @@ impl<'a> Teller<'a> {
 
     fn tell_step(&mut self, step: &StepLine) {
         let step_s = self.step_begun.elapsed().as_secs_f64();
-        let tok_s = (step.tokens - self.tokens) as f64 / step_s;
+        // After a rewind a run has read less than before.
+        let tok_s = step.tokens.saturating_sub(self.tokens) as f64 / step_s;
         self.tokens = step.tokens;
         let flops = tok_s * (self.flops_a_token)(step.seq_len);
         let mfu = self.peak_flops().map_or(f64::NAN, |peak| flops / peak);

@@ -19,7 +19,7 @@ use serde_json::Value;
 use training::{EXTENSION, LORA, SAMPLE_SETTINGS, SELECT_SETTINGS, SETTINGS, SYNTH_SETTINGS};
 use training::{
     begin_in, chat_settings, done, expect_same, files, grpo_settings, herd, pair_settings,
-    pretrain, reward_settings, sample, stage, text_taught,
+    ppo_settings, pretrain, reward_settings, sample, stage, text_taught,
 };
 
 /// The exit code of a power cut.
@@ -128,6 +128,7 @@ fn verbs() -> Vec<Verb> {
         verb("reward", false, Box::new(staged("reward", "reward.toml"))),
         verb("distill", false, Box::new(staged("distill", "distill.toml"))),
         verb("grpo", false, Box::new(staged("grpo", "grpo.toml"))),
+        verb("ppo", false, Box::new(staged("ppo", "ppo.toml"))),
         verb("sample", false, Box::new(|root, out| sample(root, "sample.toml", out))),
         verb("synth", false, Box::new(|root, out| rows(root, &["synth", "maths"], out))),
         verb("select", false, Box::new(|root, out| rows(root, &["select"], out))),
@@ -154,6 +155,7 @@ fn write_configs(root: &Path) {
     fs::write(root.join("reward.toml"), reward_settings("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("distill.toml"), text_taught("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("grpo.toml"), grpo_settings("base/checkpoints/step-12")).unwrap();
+    fs::write(root.join("ppo.toml"), ppo_settings("base/checkpoints/step-12")).unwrap();
     fs::write(root.join("sft-lora.toml"), chat + LORA).unwrap();
     fs::write(root.join("sample.toml"), SAMPLE_SETTINGS).unwrap();
     fs::write(root.join("synth.toml"), SYNTH_SETTINGS).unwrap();

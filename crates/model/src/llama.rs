@@ -26,8 +26,10 @@ pub struct Llama {
     tok_embd: Weight,
     blocks: Vec<Block>,
     output_norm: Norm,
-    /// The head, whatever it reads; `None` if it is the embedding.
+    /// The head of a language model; `None` if it is the embedding.
     output: Option<Weight>,
+    /// The head that scores: of a reward model, or beside a language model's while that learns what its answers are worth.
+    score: Option<Weight>,
     frequencies: Vec<f32>,
     attention_factor: f32,
     /// Whether training keeps a block's input alone and runs the block again for its gradient.
@@ -122,12 +124,11 @@ impl Llama {
         likeliest(x_td, self.head(), k, temperature)
     }
 
-    /// The number that a reward model reads after each of the hidden states [T, D]: [T, 1], in f32.
+    /// The number that the head that scores reads after each of the hidden states [T, D]: [T, 1], in f32.
     ///
-    /// Gradients pass. Panics if it is none: files are checked before.
+    /// Gradients pass. Panics if there is none: files are checked before.
     pub fn scores(&self, x_td: &Tensor) -> Tensor {
-        assert_eq!(self.config.head, Head::Score, "scores of a language model");
-        linear(x_td, self.output.as_ref().expect("a head that scores is a matrix of its own"))
+        linear(x_td, self.score.as_ref().expect("scores of a language model"))
     }
 
     fn head(&self) -> &Weight {
@@ -152,12 +153,14 @@ impl Llama {
 
     /// Bytes of an embedding that is no head: a step reads single rows of it.
     pub fn embedding_only_bytes(&self) -> usize {
-        if self.output.is_some() { self.tok_embd.bytes() } else { 0 }
+        let also_head = self.output.is_none() && self.config.head == Head::Language;
+        if also_head { 0 } else { self.tok_embd.bytes() }
     }
 
     /// Bytes that the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
-        let outer = self.tok_embd.bytes() + self.output.as_ref().map_or(0, Weight::bytes);
+        let heads = [&self.output, &self.score].into_iter().flatten().map(Weight::bytes);
+        let outer = self.tok_embd.bytes() + heads.sum::<usize>();
         outer + self.blocks.iter().map(Block::bytes).sum::<usize>()
     }
 }
@@ -222,8 +225,11 @@ impl Llama {
                 .collect::<Result<_, _>>()?,
             output_norm: Norm::build(config, Part::OutputNorm, parts)?,
             output: match config.head {
-                Head::Language if config.tied => None,
-                Head::Language => Some(parts.weight(Part::Output)?),
+                Head::Language if !config.tied => Some(parts.weight(Part::Output)?),
+                Head::Language | Head::Score => None,
+            },
+            score: match config.head {
+                Head::Language => None,
                 Head::Score => Some(parts.weight(Part::Score)?),
             },
             config: config.clone(),

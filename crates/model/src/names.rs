@@ -15,7 +15,7 @@ pub enum Part {
     OutputNorm,
     /// Head, [V, D]; absent when tied.
     Output,
-    /// Head of a reward model, [1, D].
+    /// Head of a reward model, or of values beside a language model's, [1, D].
     Score,
     /// Norm before attention, `[D]`.
     AttnNorm(usize),

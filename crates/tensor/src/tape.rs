@@ -78,13 +78,15 @@ impl Tape {
         Arc::clone(&self.lock().blocks)
     }
 
-    /// Sends the gradient `dy` of `y` back through all that was recorded.
+    /// Sends gradients of tensors back through all that was recorded, at once: where ways meet, they are added.
     ///
     /// Gradients of weights are added to their sums.
-    pub(crate) fn backward(&self, slot: &Slot, dy: Tensor) {
+    pub(crate) fn backward<const N: usize>(&self, seeds: [(&Slot, Tensor); N]) {
         let blocks = Arc::clone(&self.lock().blocks);
         let mut flow = Flow { gradients: Vec::new(), blocks };
-        flow.add(slot, dy);
+        for (slot, dy) in seeds {
+            flow.add(slot, dy);
+        }
         loop {
             let node = self.lock().nodes.pop();
             match node {

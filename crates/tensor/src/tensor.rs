@@ -101,7 +101,7 @@ impl Tensor {
     pub fn backward(&self, gradient: &[f32]) {
         let gradient = Tensor::from_slice(self.device(), self.rows, self.width, gradient);
         if let Some(slot) = &self.slot {
-            slot.tape().backward(slot, gradient);
+            slot.tape().backward([(slot, gradient)]);
         }
     }
 

@@ -111,7 +111,8 @@ pub fn write(
         "inference_mode": true,
     });
     folder.write("adapter_config.json", format!("{config:#}\n").as_bytes())?;
-    let params = model.params();
+    let mut params = model.params();
+    params.retain(|named| named.piece != Piece::Whole); // a head beside the model is no part of it
     let info = |named: &Named<'_>| TensorInfo {
         name: peft_name(named),
         shape: vec![named.param.rows(), named.param.cols()],

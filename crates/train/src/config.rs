@@ -4,6 +4,7 @@ use crate::distill::DistillConfig;
 use crate::dpo::DpoConfig;
 use crate::error::TrainError;
 use crate::grpo::GrpoConfig;
+use crate::ppo::PpoConfig;
 use crate::presets;
 use crate::rejection::ScoreConfig;
 use crate::reward::RewardConfig;
@@ -66,6 +67,9 @@ pub struct RunConfig {
     /// Of `grpo`: its loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpo: Option<GrpoConfig>,
+    /// Of `ppo`: its loss and its value head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ppo: Option<PpoConfig>,
     /// Of stages that learn from answers of their own: what these are judged by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<Vec<ScoreConfig>>,
@@ -418,7 +422,7 @@ pub struct NeedleConfig {
 }
 
 /// Keys that a file may have and a preset need not.
-const OPTIONAL: [&str; 14] = [
+const OPTIONAL: [&str; 16] = [
     "model.init",
     "model.init_rope_theta",
     "model.lora",
@@ -433,6 +437,8 @@ const OPTIONAL: [&str; 14] = [
     "distill.sample",
     "distill.score",
     "grpo.epsilon_high",
+    "ppo.missing_eos_penalty",
+    "ppo.value_model",
 ];
 
 /// Tokens a step at most, so that a slip of the pen takes no terabytes.
@@ -530,6 +536,7 @@ impl RunConfig {
         self.model.init.iter_mut().for_each(at);
         self.dpo.iter_mut().filter_map(|dpo| dpo.reference.as_mut()).for_each(at);
         self.distill.iter_mut().for_each(|distill| distill.relative_to(folder));
+        self.ppo.iter_mut().filter_map(|ppo| ppo.value_model.as_mut()).for_each(at);
         self.judges().for_each(at);
         self.data.shards.iter_mut().for_each(at);
         self.data.input.iter_mut().for_each(at);

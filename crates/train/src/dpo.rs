@@ -17,7 +17,7 @@ use crate::pretrain::pretrain;
 use crate::reference::{Ask, Reference};
 use crate::step::{Micro, Packed, PackedRows};
 use crate::trainer::{Event, Trainer};
-use crate::{distill, grpo, reward, sft};
+use crate::{distill, grpo, ppo, reward, sft};
 use herd_data::dialogue::{Compare, Counting, Strength};
 use herd_data::validation::bits_per_byte;
 use herd_data::{Batch, Corpus, Span};
@@ -93,9 +93,9 @@ pub fn read(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, Tr
 }
 
 /// The settings of a run over dialogues or, where they have a `[dpo]` or a `[reward]`, over preferences; a `[distill]` has
-/// a teacher; with a `[grpo]`, over prompts.
+/// a teacher; with a `[grpo]` or a `[ppo]`, over prompts.
 ///
-/// Errors: those of [`sft::read`], [`read`], [`reward::read`], [`distill::read`] or [`grpo::read`].
+/// Errors: those of [`sft::read`], [`read`], [`reward::read`], [`distill::read`], [`grpo::read`] or [`ppo::read`].
 pub fn read_either(path: &Path, overrides: &[(String, String)]) -> Result<RunConfig, TrainError> {
     let unknown = |error: &TrainError, name: &str| match error {
         TrainError::InFile { source, .. } => {
@@ -108,6 +108,7 @@ pub fn read_either(path: &Path, overrides: &[(String, String)]) -> Result<RunCon
         Err(error) if unknown(&error, "reward") => reward::read(path, overrides),
         Err(error) if unknown(&error, "distill") => distill::read(path, overrides),
         Err(error) if unknown(&error, "grpo") => grpo::read(path, overrides),
+        Err(error) if unknown(&error, "ppo") => ppo::read(path, overrides),
         config => config,
     }
 }

@@ -85,7 +85,7 @@ impl GrpoConfig {
     /// What tokens lose.
     pub fn loss(&self) -> Loss {
         let GrpoConfig { epsilon, epsilon_high, beta, .. } = *self;
-        Loss { low: epsilon, high: epsilon_high.unwrap_or(epsilon), beta }
+        Loss { low: epsilon, high: epsilon_high.unwrap_or(epsilon), beta, value: None }
     }
 
     /// Of each answer what one of its tokens counts. `answers` are tokens and whether it ended by itself.

@@ -7,6 +7,7 @@ use crate::error::TrainError;
 use crate::policy::Moved;
 use crate::rollout::{Evaluation, Generation};
 use crate::spikes::Leapt;
+use crate::value::Valued;
 use herd_data::disk::sync_name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -116,11 +117,16 @@ pub struct StepLine {
     /// Of stages that learn from answers of their own: what was met of their tokens.
     #[serde(flatten, deserialize_with = "part", skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// Of `ppo`: what was met of their values.
+    #[serde(flatten, deserialize_with = "part", skip_serializing_if = "Option::is_none")]
+    pub valued: Option<Valued>,
 }
 
 /// What a stage adds to a line, where all of it is there. Two stages have a `kl`; left to itself, `flatten` lets the first
 /// take the second's.
-fn part<'de, D: Deserializer<'de>, T: DeserializeOwned>(line: D) -> Result<Option<T>, D::Error> {
+pub(crate) fn part<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    line: D,
+) -> Result<Option<T>, D::Error> {
     let line = serde_json::Map::deserialize(line)?;
     Ok(T::deserialize(serde_json::Value::Object(line)).ok())
 }
@@ -192,15 +198,28 @@ mod tests {
 
     #[test]
     fn a_step_is_read_back_as_the_stage_that_wrote_it() {
-        let (preferences, taught, moved) = (None, None, None);
         let (step, tokens, loss, grad_norm, lr, seq_len) = (1, 64, 2.0, 1.0, 1e-3, 8);
-        let plain =
-            StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught, moved };
+        let plain = StepLine {
+            step,
+            tokens,
+            loss,
+            grad_norm,
+            lr,
+            seq_len,
+            preferences: None,
+            taught: None,
+            moved: None,
+            valued: None,
+        };
         let taught = StepLine { taught: Some(Learnt { ce: 1.5, kl: 0.5 }), ..plain };
         let (kl, off) = (Some(0.25), Some(0.0));
         let moved = Moved { kl, entropy: 1.0, low: 0.0, high: 0.1, clipped: 0.1, off };
         let moved = StepLine { moved: Some(moved), ..plain };
-        for line in [plain, taught, moved] {
+        let (policy, value, approx_kl, clipped) = (-0.5, 0.25, 0.0, 0.5);
+        let explained_variance = Some(-1.0);
+        let valued = Valued { policy, value, approx_kl, clipped, explained_variance };
+        let valued = StepLine { valued: Some(valued), ..moved };
+        for line in [plain, taught, moved, valued] {
             let text = serde_json::to_string(&line).unwrap();
             assert_eq!(serde_json::from_str::<StepLine>(&text).unwrap(), line, "{text}");
         }

@@ -4,21 +4,21 @@
 //! buffers (the smallest that is large enough, else a new one for the largest too small), in the
 //! order in which the model's page takes and gives them. So the count is that of the run.
 
-use crate::adapter;
-use crate::config::{LoraConfig, Precision, RunConfig};
+use crate::config::{Precision, RunConfig};
 use crate::rollout;
 use crate::schedule::{self, Size};
 use herd_engine::{Limits, plan as engine};
-use herd_model::names::{Part, all_parts};
-use herd_model::{Checkpoint, Config, Head};
+use herd_model::{Checkpoint, Config};
 use herd_tensor::ops::linears_back_bytes;
-use herd_tensor::{Format, KvFormat, Weight};
+use herd_tensor::{Format, KvFormat};
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use weights::{Sizes, beside_frozen, whole};
 
 mod round;
 mod sample;
 mod teacher;
+mod weights;
 
 pub use round::{Stage, round};
 pub use sample::{Model, SamplePlan, Sampling};
@@ -90,8 +90,10 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         None => whole(shape, format),
         Some(lora) => beside_frozen(run, lora, shape, format),
     };
+    // A value head is trained beside the model, and is no part of it.
+    let values = if run.ppo.is_some() { shape.width as u64 } else { 0 };
     let stored = if format == Format::BF16 { 2 } else { 4 };
-    let checkpoint = params * (stored + 12);
+    let checkpoint = params * (stored + 12) + 12 * values;
     let kept = run.checkpoint.keep_last as u64 + 1;
     let forever = match run.checkpoint.keep_every {
         0 => 0,
@@ -103,13 +105,13 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
     };
     // A reference beside the policy is as large, but has no gradient.
     let live = run.dpo.as_ref().is_some_and(|dpo| dpo.live);
-    let kept_beside = run.grpo.as_ref().is_some_and(|grpo| grpo.beta != 0.0);
+    let kept_beside = run.rollout.is_some() && run.way().has_reference();
     let models = if live || kept_beside { 2 } else { 1 };
     let plan = Plan {
-        masters: models * 4 * params,
-        weights: models * weights,
-        gradients: 4 * (params + looked_up),
-        moments: 8 * params,
+        masters: models * 4 * params + 4 * values,
+        weights: models * weights + 4 * values,
+        gradients: 4 * (params + looked_up + values),
+        moments: 8 * (params + values),
         activations: most(&|seq_len| activations(run, shape, seq_len)),
         scratch: most(&|seq_len| scratch(run, shape, seq_len, threads)),
         answers: answers(run, shape),
@@ -138,45 +140,6 @@ fn answers(run: &RunConfig, shape: &Config) -> u64 {
     };
     let engine = engine::beside_weights(shape, rollout::limits(run, usize::MAX)) as u64;
     engine + judges.map(judge).sum::<u64>()
-}
-
-/// Trained numbers, bytes of weights as products read them, and numbers of an embedding that is the
-/// head as well: it has sums for both uses.
-struct Sizes {
-    params: u64,
-    weights: u64,
-    looked_up: u64,
-}
-
-fn whole(shape: &Config, format: Format) -> Sizes {
-    let weights = all_parts(shape).into_iter().map(|part| part_bytes(shape, part, format)).sum();
-    let looked_up = if shape.tied && shape.head == Head::Language {
-        (shape.vocab * shape.width) as u64
-    } else {
-        0
-    };
-    Sizes { params: shape.params(), weights, looked_up }
-}
-
-/// LoRA trains its additions alone; the base lies in memory as its checkpoint stores it.
-fn beside_frozen(run: &RunConfig, lora: &LoraConfig, shape: &Config, format: Format) -> Sizes {
-    let base = run.model.init.as_ref().and_then(|path| Checkpoint::open(path).ok());
-    let stored = |part| base.as_ref().and_then(|base| base.format(part).ok()).unwrap_or(format);
-    let frozen: u64 =
-        all_parts(shape).into_iter().map(|part| part_bytes(shape, part, stored(part))).sum();
-    // Settings that are out of bounds are refused by those who load the model.
-    let targets = adapter::parts(lora, shape).unwrap_or_default();
-    let added = |part: &Part| lora.rank * part.shape(shape).iter().sum::<usize>();
-    let head = if shape.head == Head::Score { shape.width } else { 0 };
-    let params = (targets.iter().map(added).sum::<usize>() + head) as u64;
-    Sizes { params, weights: frozen + 4 * params, looked_up: 0 }
-}
-
-fn part_bytes(shape: &Config, part: Part, format: Format) -> u64 {
-    match part.shape(shape)[..] {
-        [rows, cols] => Weight::bytes_of(format, rows, cols) as u64,
-        ref gains => gains.iter().product::<usize>() as u64 * 4,
-    }
 }
 
 /// What a run could change to take less, from the cheapest on, and the plan that it would have.
@@ -298,7 +261,8 @@ fn played(
     copies: Option<usize>,
 ) -> u64 {
     let tokens = micro_tokens(run, seq_len);
-    let mut play = Play { buffers: Vec::new(), shape, tokens, head, copies };
+    let valued = run.ppo.is_some();
+    let mut play = Play { buffers: Vec::new(), shape, tokens, head, valued, copies };
     let mut bytes = 0;
     loop {
         play.step(run.precision.recompute, seq_len);
@@ -400,6 +364,8 @@ struct Play<'a> {
     shape: &'a Config,
     tokens: usize,
     head: Top,
+    /// Whether a value head reads what the head reads.
+    valued: bool,
     /// Where documents branch: the rows that attention sees.
     copies: Option<usize>,
 }
@@ -492,37 +458,10 @@ impl Play<'_> {
             };
         }
         let normed = self.take(d);
-        let (mut dy, last) = match self.head {
-            Top::Fused => (self.take(d), Some(normed)),
-            Top::Taught { fused, cooled } => {
-                let dy = self.take(d);
-                let rows = seq_len.min(HEAD_ROWS);
-                let x = self.take_len(rows * d);
-                if !fused {
-                    self.logits(rows);
-                }
-                let more = if cooled { Some(self.take_len(rows * d)) } else { None };
-                if cooled && !fused {
-                    self.logits(rows);
-                }
-                self.give([x]);
-                more.into_iter().for_each(|more| self.give([more]));
-                self.give([normed]);
-                (dy, None)
-            }
-            Top::Logits { again } => {
-                self.logits(if again { self.tokens } else { 0 });
-                let dy = self.take(d);
-                self.logits(seq_len);
-                (dy, Some(normed))
-            }
-            Top::Scores => {
-                let (scores, dscores) = (self.take(1), self.take(1));
-                let dy = self.take(d);
-                self.give([dscores, normed]);
-                (dy, Some(scores))
-            }
-        };
+        let (mut dy, last) = self.top(normed, seq_len);
+        if let Some(dscores) = self.scores() {
+            self.give([dscores]);
+        }
         let dx = self.take(d);
         self.give([dy, x]);
         dy = dx;
@@ -538,7 +477,52 @@ impl Play<'_> {
             self.backward(block, dy);
         }
         self.give([dy]);
-        last.into_iter().for_each(|last| self.give([last]));
+        last.into_iter().flatten().for_each(|last| self.give([last]));
+    }
+
+    /// The gradient of what the head reads, and what is kept to the end.
+    fn top(&mut self, normed: Lent, seq_len: usize) -> (Lent, [Option<Lent>; 2]) {
+        let d = self.shape.width;
+        match self.head {
+            Top::Fused => {
+                let scores = self.scores();
+                (self.take(d), [Some(normed), scores])
+            }
+            Top::Taught { fused, cooled } => {
+                let dy = self.take(d);
+                let rows = seq_len.min(HEAD_ROWS);
+                let x = self.take_len(rows * d);
+                if !fused {
+                    self.logits(rows);
+                }
+                let more = if cooled { Some(self.take_len(rows * d)) } else { None };
+                if cooled && !fused {
+                    self.logits(rows);
+                }
+                self.give([x]);
+                more.into_iter().for_each(|more| self.give([more]));
+                self.give([normed]);
+                (dy, [None; 2])
+            }
+            Top::Logits { again } => {
+                self.logits(if again { self.tokens } else { 0 });
+                let scores = self.scores();
+                let dy = self.take(d);
+                self.logits(seq_len);
+                (dy, [Some(normed), scores])
+            }
+            Top::Scores => {
+                let (scores, dscores) = (self.take(1), self.take(1));
+                let dy = self.take(d);
+                self.give([dscores, normed]);
+                (dy, [Some(scores), None])
+            }
+        }
+    }
+
+    /// A number a row, where a value head reads it.
+    fn scores(&mut self) -> Option<Lent> {
+        self.valued.then(|| self.take(1))
     }
 
     /// Logits of so many rows, some at a time.
@@ -657,13 +641,16 @@ impl Play<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LoraConfig;
     use crate::distill::{self, DistillConfig};
     use crate::dpo::{self, DpoConfig};
+    use crate::ppo::PpoConfig;
     use crate::reward::{self, Prompt, RewardConfig};
-    use crate::{Micro, Sums, accumulate, presets};
+    use crate::rollout::RolloutConfig;
+    use crate::{Micro, Sums, accumulate, policy, presets};
     use herd_data::dialogue::Mark;
-    use herd_model::RopeScaling;
     use herd_model::llama::{Llama, Training};
+    use herd_model::{Head, RopeScaling};
     use herd_tensor::{Class, Device, Tape};
     use std::convert::Infallible;
     use std::ops::Range;
@@ -714,14 +701,16 @@ mod tests {
             let objectives =
                 [(None, None), (Some(DpoConfig::LLAMA), None), (None, Some(RewardConfig::LLAMA))];
             let taught = |temperature| DistillConfig { temperature, k: 4, ..DistillConfig::USUAL };
-            let plain = objectives.into_iter().map(|(dpo, reward)| (dpo, reward, None));
-            let objectives = plain.chain([1.0, 2.0].map(|t| (None, None, Some(taught(t)))));
-            for (dpo, reward, distill) in objectives {
+            let plain = objectives.into_iter().map(|(dpo, reward)| (dpo, reward, None, None));
+            let taught = [1.0, 2.0].map(|t| (None, None, Some(taught(t)), None));
+            let valued = (None, None, None, Some(PpoConfig::USUAL));
+            for (dpo, reward, distill, ppo) in plain.chain(taught).chain([valued]) {
                 let mut run = presets::tiny();
                 let n = rows * seq_len;
                 (run.batch.tokens, run.batch.seq_len, run.batch.micro_tokens) = (n, seq_len, n);
                 (run.precision.recompute, run.dpo, run.reward) = (recompute, dpo, reward);
-                run.distill = distill;
+                (run.distill, run.ppo) = (distill, ppo);
+                run.rollout = run.ppo.as_ref().map(|_| RolloutConfig::USUAL);
                 let head = if run.reward.is_some() { Head::Score } else { Head::Language };
                 let shape = Config { head, ..shape.clone() };
                 for format in [Format::BF16, Format::F32] {
@@ -759,7 +748,10 @@ mod tests {
         let tape = Arc::new(Tape::default());
         let training = Training { tape: Arc::clone(&tape), format, recompute };
         let numbers = |part| Ok::<_, Infallible>(crate::first_numbers(shape, part, 0.02, 1));
-        let Ok(model) = Llama::trainable(shape, &device, seq_len, &training, numbers);
+        let Ok(mut model) = Llama::trainable(shape, &device, seq_len, &training, numbers);
+        if run.ppo.is_some() {
+            model.add_score(&tape, vec![0.5; shape.width]);
+        }
         let ids: Vec<u32> = (0..n as u32).map(|i| i % 300).collect();
         let positions: Vec<u32> = (0..n).map(|t| (t % seq_len) as u32).collect();
         let documents: Vec<_> = (0..n).step_by(seq_len).map(|at| at..at + seq_len).collect();
@@ -780,6 +772,11 @@ mod tests {
             if let Some(config) = &run.distill {
                 let (said, sums) = (distill::silence(n, config.k), &mut distill::Sums::default());
                 distill::accumulate(&model, &tape, &micro, said, config, 1.0, sums);
+                continue;
+            }
+            if let Some(config) = &run.ppo {
+                let mut sums = policy::Sums::default();
+                policy::accumulate(&model, &tape, &micro, &[], &config.loss(), &mut sums);
                 continue;
             }
             match (&run.dpo, &run.reward) {

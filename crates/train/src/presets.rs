@@ -121,6 +121,7 @@ pub fn tiny() -> RunConfig {
         distill: None,
         rollout: None,
         grpo: None,
+        ppo: None,
         score: None,
     }
 }

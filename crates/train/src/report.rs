@@ -430,9 +430,19 @@ mod tests {
         for step in 1..=100u64 {
             let loss = 2.0 + 8.0 * (-(step as f64) / 20.0).exp();
             let (tokens, grad_norm, lr, seq_len) = (step * 4096, 10.0 / step as f64, 1e-3, 256);
-            let (preferences, taught, moved) = (None, None, None);
-            let line =
-                StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught, moved };
+            let (preferences, taught, moved, valued) = (None, None, None, None);
+            let line = StepLine {
+                step,
+                tokens,
+                loss,
+                grad_norm,
+                lr,
+                seq_len,
+                preferences,
+                taught,
+                moved,
+                valued,
+            };
             metrics += &text(Line::Step(line));
             let (tok_s, mfu, step_s, data_wait_s) = (5000.0, 0.25, 0.8, 0.01);
             let (peak_bytes, eta_s) = (300 << 20, 80.0);

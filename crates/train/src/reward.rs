@@ -14,6 +14,7 @@
 use crate::config::{Long, RunConfig, SampleConfig};
 use crate::dpo::{Preferences, sigmoid, softplus};
 use crate::error::TrainError;
+use crate::init;
 use crate::metrics::Line;
 use crate::pretrain::pretrain;
 use crate::sft;
@@ -22,6 +23,8 @@ use crate::trainer::Trainer;
 use herd_data::dialogue::{Compare, Counting, Mark, Standing, Strength};
 use herd_data::{Batch, Span};
 use herd_model::llama::Llama;
+use herd_model::names::Part;
+use herd_model::{Config, Head};
 use herd_tensor::ops::{Branching, Documents};
 use herd_tensor::{Tape, Tensor, blocks_of};
 use serde::{Deserialize, Serialize};
@@ -69,6 +72,17 @@ pub enum FirstHead {
     Normal,
     /// Zeros: all rewards are 0 at first.
     Zero,
+}
+
+impl FirstHead {
+    /// They, for a model of this shape.
+    pub(crate) fn numbers(self, shape: &Config, seed: u64) -> Vec<f32> {
+        let shape = Config { head: Head::Score, ..shape.clone() };
+        match self {
+            FirstHead::Normal => init::numbers(&shape, Part::Score, 0.0, seed),
+            FirstHead::Zero => vec![0.0; shape.width],
+        }
+    }
 }
 
 impl RewardConfig {

@@ -12,36 +12,41 @@
 
 mod asking;
 mod config;
+mod pack;
 mod row;
+mod speak;
+mod way;
 
 pub use config::RolloutConfig;
 pub(crate) use config::read;
 pub use row::RolloutRow;
+pub(crate) use speak::limits;
+pub(crate) use way::Way;
 
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::grpo::deviation;
-use crate::metrics::{Line, Metrics};
+use crate::metrics::{Line, Metrics, part};
 use crate::paired::interval;
-use crate::policy::{self, Answer, Loss, Moved, Sums};
+use crate::policy::{self, Answer, Sums};
+use crate::ppo::Worth;
 use crate::reference::Live;
-use crate::rejection::limits as limits_of_answers;
 use crate::rejection::score::{self, Asked, Judges, Scores};
 use crate::rejection::spoken::Spoken;
 use crate::reward::RewardModel;
-use crate::step::{Packed, PackedRows};
+use crate::step::{Micro, Packed};
 use crate::trainer::Trainer;
 use crate::words::Words;
 use asking::{Asking, Askings};
-use herd_data::{Batch, Hash, Span};
-use herd_engine::sample::Sampling;
-use herd_engine::{Engine, Limits, Request};
+use herd_data::{Batch, Hash};
+use herd_engine::rng::uniform;
 use herd_model::llama::Llama;
 use herd_tensor::{Device, Tape};
+use pack::{Text, here, pack, read_answers};
 use row::{damaged, read_back};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use speak::say;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,6 +90,24 @@ pub struct Generation {
     pub clipped: f64,
     /// The mean score by each judge, not weighted.
     pub rewards: BTreeMap<String, f64>,
+    /// Of `ppo` with a reference.
+    #[serde(flatten, deserialize_with = "part", skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Objective>,
+}
+
+/// What a generation was worth after its divergence from the reference was paid for; names as TRL has them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)] // their names in the file say it
+pub struct Objective {
+    /// The mean over answers of the sum of ln p(t) - ln q(t).
+    #[serde(rename = "objective/kl")]
+    pub kl: f64,
+    /// What that costs.
+    #[serde(rename = "objective/non_score_reward")]
+    pub cost: f64,
+    /// The mean reward and that.
+    #[serde(rename = "objective/rlhf_reward")]
+    pub reward: f64,
 }
 
 /// Held-out prompts, answered.
@@ -116,6 +139,8 @@ pub(crate) struct Rollouts {
     /// Those of the last generation, prompt by prompt, and which prompts these are.
     rows: Vec<RolloutRow>,
     prompts: Vec<usize>,
+    /// What the tokens of each were worth.
+    worth: Vec<Worth>,
 }
 
 /// What they are opened with.
@@ -160,14 +185,15 @@ impl Rollouts {
             let key = "the prompts and judges".to_owned();
             return Err(TrainError::OtherConfig { folder: out.to_owned(), key, was, is });
         }
-        let reference = match loss(config).beta != 0.0 {
+        let reference = match config.way().has_reference() {
             true => Some(Live::first(config, words, device)?),
             false => None,
         };
         let path = out.join(FILE);
         let file = Metrics::open(&path, place.bytes)?;
-        let (rows, prompts) = (Vec::new(), Vec::new());
-        let mut opened = Rollouts { asked, judges, reference, file, path, place, rows, prompts };
+        let (rows, prompts, worth) = (Vec::new(), Vec::new(), Vec::new());
+        let mut opened =
+            Rollouts { asked, judges, reference, file, path, place, rows, prompts, worth };
         if opened.place.used < whole {
             opened.take_up(config)?;
         }
@@ -186,7 +212,11 @@ impl Rollouts {
             if !right || row.prompt_tokens != asking.ids.len() {
                 return Err(damaged(&self.path, "an answer is to another prompt"));
             }
+            if !config.way().fits(row) {
+                return Err(damaged(&self.path, "an answer lacks numbers of its tokens"));
+            }
         }
+        self.worth = config.way().worth(&self.rows);
         Ok(())
     }
 
@@ -231,9 +261,9 @@ impl Rollouts {
         &mut self,
         player: Player<'_>,
     ) -> Result<Option<(Batch, Option<Generation>)>, TrainError> {
-        let (parts, iterations) = (player.config.parts(), player.config.iterations());
+        let whole = player.config.parts() * player.config.iterations();
         let mut met = None;
-        if self.place.used >= parts * iterations {
+        if self.place.used >= whole {
             let rollout = player.config.rollout.as_ref().expect("it has answers");
             let drawn = self.place.drawn + rollout.prompts as u64;
             if drawn as f64 > player.config.data.epochs_max * self.asked.train.len() as f64 {
@@ -241,6 +271,7 @@ impl Rollouts {
             }
             self.prompts = self.asked.at(self.place.drawn, rollout.prompts);
             self.rows = self.generate(player)?;
+            self.worth = player.config.way().worth(&self.rows);
             self.place.at = self.file.bytes();
             for row in &self.rows {
                 self.file.write(row)?;
@@ -248,14 +279,43 @@ impl Rollouts {
             (self.place.drawn, self.place.used, self.place.bytes) = (drawn, 0, self.file.bytes());
             met = Some(self.met(player));
         }
-        let batch = self.pack(player, self.place.used % parts);
+        let batch = self.pack(player, &self.rows, self.numbers(player.config).into_iter());
         self.place.used += 1;
         Ok(Some((batch, met)))
     }
 
     /// Whether the weights of the step at hand are those that gave its answers.
-    fn on_policy(&self) -> bool {
+    pub fn on_policy(&self) -> bool {
         self.place.used == 1
+    }
+
+    /// The answers of the next step: a part of all, each time in another order where the way has several orders.
+    fn numbers(&self, config: &RunConfig) -> Vec<usize> {
+        let (parts, count) = (config.parts(), self.rows.len() / config.parts());
+        let (part, epoch) = (self.place.used % parts, self.place.used / parts);
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        if parts > 1 && config.way().shuffles() {
+            let seed = seed(config, "order", self.place.drawn);
+            let key = |i: &usize| uniform(seed, epoch as u64, *i as u64);
+            order.sort_by(|a, b| key(a).total_cmp(&key(b)));
+        }
+        order[part * count..][..count].to_vec()
+    }
+
+    /// Some answers in rows.
+    fn pack(
+        &self,
+        player: Player<'_>,
+        rows: &[RolloutRow],
+        numbers: impl Iterator<Item = usize>,
+    ) -> Batch {
+        let each = player.config.answers_a_prompt();
+        let text = |number: usize| Text {
+            number,
+            prompt: &self.asked.train[self.prompts[number / each]].ids,
+            ids: &rows[number].ids,
+        };
+        pack(player.step, player.config.batch.seq_len, numbers.map(text))
     }
 
     /// Answers to the prompts at hand by the policy, judged.
@@ -271,16 +331,27 @@ impl Rollouts {
             .map(|(asking, place)| (asking, seed(player.config, "rollout", place)))
             .collect();
         let mut rows = self.answer(player, &asked, each)?;
+        let Player { config, model, tape, .. } = player;
+        let batch = self.pack(player, &rows, 0..rows.len());
         if let Some(reference) = &self.reference {
-            for part in 0..player.config.parts() {
-                let batch = self.pack_rows(player, &rows, part);
-                refer(reference, &batch, player.config, &mut rows);
-            }
+            let read = |micro: &Micro<'_>| reference.token_logps(micro);
+            read_answers(config, &batch, read, |number, logps| rows[number].ref_logps = logps);
         }
-        if let Some(grpo) = &player.config.grpo {
-            let rewards: Vec<f64> = rows.iter().map(|row| row.reward).collect();
-            for (row, advantage) in rows.iter_mut().zip(grpo.advantages(&rewards)) {
-                row.advantage = advantage;
+        match config.way() {
+            Way::Group(grpo) => {
+                let rewards: Vec<f64> = rows.iter().map(|row| row.reward).collect();
+                for (row, advantage) in rows.iter_mut().zip(grpo.advantages(&rewards)) {
+                    row.advantage = Some(advantage);
+                }
+            }
+            Way::Values(_) => {
+                let read = |micro: &Micro<'_>| tape.paused(|| policy::expected(model, micro));
+                read_answers(config, &batch, read, |number, values| rows[number].values = values);
+                if let Some(bad) = rows.iter().flat_map(|row| &row.values).find(|v| !v.is_finite())
+                {
+                    let (step, what) = (player.step, "value of a token".to_owned());
+                    return Err(TrainError::NotFinite { step, what, value: f64::from(*bad) });
+                }
             }
         }
         Ok(rows)
@@ -320,17 +391,19 @@ impl Rollouts {
                     text: said.text.clone(),
                     logps: said.logps(),
                     ref_logps: Vec::new(),
+                    values: Vec::new(),
                     finish: said.finish_name().to_owned(),
                     scores,
                     reward: 0.0,
-                    advantage: 0.0,
+                    advantage: None,
                 });
             }
         }
         let names: Vec<&str> = config.iter().map(|score| score.name.as_str()).collect();
         fill(&names, &mut rows);
         for row in &mut rows {
-            row.reward = score::total(config, &row.scores).expect("every score was filled in");
+            let total = score::total(config, &row.scores).expect("every score was filled in");
+            row.reward = total - player.config.way().penalty(row.ended());
         }
         Ok(rows)
     }
@@ -355,85 +428,41 @@ impl Rollouts {
             max_length: lengths().max().unwrap_or_default(),
             clipped: rows.iter().filter(|row| !row.ended()).count() as f64 / n,
             rewards: mean_scores(rows),
+            objective: player.config.way().objective(rows),
         }
-    }
-
-    /// Rows of a part of the generation at hand.
-    fn pack(&self, player: Player<'_>, part: usize) -> Batch {
-        self.pack_rows(player, &self.rows, part)
-    }
-
-    /// Answers one behind the other, each behind its prompt, in as many rows as they need.
-    fn pack_rows(&self, player: Player<'_>, rows: &[RolloutRow], part: usize) -> Batch {
-        let seq_len = player.config.batch.seq_len;
-        let count = rows.len() / player.config.parts();
-        let each = player.config.answers_a_prompt();
-        let mut batch = Batch {
-            step: player.step,
-            rows: 0,
-            seq_len,
-            tokens_t: Vec::new(),
-            targets_t: Vec::new(),
-            weight_t: Vec::new(),
-            spans: Vec::new(),
-        };
-        let pad = |batch: &mut Batch| {
-            batch.rows = batch.tokens_t.len().div_ceil(seq_len);
-            let end = batch.rows * seq_len;
-            batch.tokens_t.resize(end, 0);
-            batch.targets_t.resize(end, 0);
-            batch.weight_t.resize(end, 0.0);
-        };
-        for number in part * count..(part + 1) * count {
-            let prompt = &self.asked.train[self.prompts[number / each]].ids;
-            let text = [&prompt[..], &rows[number].ids].concat();
-            let (len, start) = (text.len() - 1, batch.tokens_t.len());
-            if start % seq_len + len > seq_len {
-                pad(&mut batch);
-            }
-            let start = batch.tokens_t.len();
-            batch.tokens_t.extend(&text[..len]);
-            batch.targets_t.extend(&text[1..]);
-            batch.weight_t.resize(start + prompt.len() - 1, 0.0);
-            batch.weight_t.resize(start + len, 1.0);
-            let (source, epoch, document, from) = (0, 0, number as u64, 0);
-            batch.spans.push(Span { at: start..start + len, source, epoch, document, from });
-        }
-        pad(&mut batch);
-        batch
     }
 
     /// Sums the gradient of a batch, `rows` rows at a time.
-    pub fn gradient(
-        &self,
-        run: &Trainer<'_>,
-        batch: &Batch,
-        packed: &Packed,
-        rows: usize,
-    ) -> (f64, Moved) {
-        let (loss, told) = (loss(&run.config), self.told(&run.config, batch));
+    pub fn gradient(&self, run: &Trainer<'_>, batch: &Batch, packed: &Packed, rows: usize) -> Sums {
+        let (loss, shares) = (run.config.way().loss(), self.shares(&run.config, batch));
         let mut sums = Sums::default();
         for first in (0..batch.rows).step_by(rows) {
             let part = packed.rows(batch, first, rows.min(batch.rows - first));
-            let answers: Vec<Answer<'_>> =
-                here(batch, &part).map(|(number, at)| told[&number].answer(at)).collect();
+            let answer = |(number, at): (usize, _)| {
+                let (row, worth) = (&self.rows[number], &self.worth[number]);
+                Answer {
+                    at,
+                    share: shares[&number],
+                    old: &row.logps,
+                    reference: &row.ref_logps,
+                    advantages: &worth.advantages,
+                    values: &row.values,
+                    returns: &worth.returns,
+                }
+            };
+            let answers: Vec<Answer<'_>> = here(batch, &part).map(answer).collect();
             policy::accumulate(&run.model, &run.tape, &part.borrow(), &answers, &loss, &mut sums);
         }
-        (sums.loss, sums.moved(loss.beta, self.on_policy()))
+        sums
     }
 
-    /// What is known of the answers of a batch.
-    fn told(&self, config: &RunConfig, batch: &Batch) -> HashMap<usize, Told<'_>> {
+    /// Of each answer of a batch what one of its tokens counts.
+    fn shares(&self, config: &RunConfig, batch: &Batch) -> BTreeMap<usize, f64> {
         let numbers: Vec<usize> = batch.spans.iter().map(|span| span.document as usize).collect();
         let lengths: Vec<(usize, bool)> =
             numbers.iter().map(|n| (self.rows[*n].ids.len(), self.rows[*n].ended())).collect();
         let most = config.rollout.as_ref().map_or(0, |rollout| rollout.max_tokens);
-        let grpo = config.grpo.as_ref().expect("it has a loss");
-        let told = |(number, share): (usize, f64)| {
-            let row = &self.rows[number];
-            (number, Told { row, share, advantages: vec![row.advantage; row.ids.len()] })
-        };
-        numbers.into_iter().zip(grpo.shares(&lengths, most)).map(told).collect()
+        numbers.into_iter().zip(config.way().shares(&lengths, most)).collect()
     }
 
     /// The line of the held-out prompts; `None` if none is held out.
@@ -467,86 +496,9 @@ impl Rollouts {
     }
 }
 
-/// What is known of an answer.
-struct Told<'a> {
-    row: &'a RolloutRow,
-    share: f64,
-    advantages: Vec<f64>,
-}
-
-impl Told<'_> {
-    fn answer(&self, at: Range<usize>) -> Answer<'_> {
-        let Told { row, share, advantages } = self;
-        let (old, reference) = (&row.logps[..], &row.ref_logps[..]);
-        Answer { at, share: *share, old, reference, advantages }
-    }
-}
-
-/// The answers that stand in some rows of a batch: their numbers, and the places there whose targets are their tokens.
-fn here<'a>(
-    batch: &'a Batch,
-    rows: &'a PackedRows<'_>,
-) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
-    let inside = batch.spans.iter().filter(|span| rows.at.contains(&span.at.start));
-    inside.map(|span| {
-        let counts = |t: &usize| batch.weight_t[*t] != 0.0;
-        let first = span.at.clone().find(counts).unwrap_or(span.at.end);
-        (span.document as usize, first - rows.at.start..span.at.end - rows.at.start)
-    })
-}
-
-/// What the loss of a run is.
-fn loss(config: &RunConfig) -> Loss {
-    config.grpo.as_ref().expect("a run with answers has a loss").loss()
-}
-
 /// The seed of the answers to the prompt at a place.
 fn seed(config: &RunConfig, what: &str, place: u64) -> u64 {
     Hash::of(format!("{} {what} {place}", config.seed).as_bytes()).word()
-}
-
-/// How the engine divides its memory for so many answers; its cache is of f32, as the trainer's.
-pub(crate) fn limits(config: &RunConfig, answers: usize) -> Limits {
-    let parallel = config.rollout.as_ref().map_or(1, |rollout| rollout.parallel.min(answers));
-    limits_of_answers(config.batch.seq_len + 1, parallel)
-}
-
-/// `each` answers to each prompt.
-fn say(
-    player: Player<'_>,
-    asked: &[(&Asking, u64)],
-    each: usize,
-) -> Result<Vec<Spoken>, TrainError> {
-    let Player { config, words, model, .. } = player;
-    let fails = |error: String| TrainError::Sample { error };
-    let rollout = config.rollout.as_ref().expect("it has answers");
-    let limits = limits(config, asked.len() * each);
-    let mut engine = Engine::new(Arc::clone(model), Some(Arc::clone(&words.tokenizer)), limits);
-    let (temperature, top_p) = (rollout.temperature as f32, rollout.top_p as f32);
-    let mut places = HashMap::new();
-    for (i, (asking, seed)) in asked.iter().enumerate() {
-        let sampling = Sampling { temperature, top_p, seed: *seed, stream: 0, ..Sampling::LLAMA };
-        let request = Request {
-            max_tokens: Some(rollout.max_tokens),
-            stop_tokens: words.generation.eos_token_ids.clone(),
-            nats: true,
-            ..Request::new(asking.ids.clone(), sampling)
-        };
-        let ids = engine.submit_many(&request, each).map_err(|e| fails(e.to_string()))?;
-        places.extend(ids.into_iter().enumerate().map(|(g, id)| (id, i * each + g)));
-    }
-    let mut said = vec![Spoken::default(); asked.len() * each];
-    let mut events = Vec::new();
-    while !engine.is_idle() {
-        engine.step(&mut events);
-        for event in events.drain(..) {
-            said[places[&event.id]].hear(event.what);
-        }
-    }
-    match said.iter().position(|said| said.finish_name() == "failed" || said.ids.is_empty()) {
-        Some(at) => Err(fails(format!("{:?}", said[at].finish))),
-        None => Ok(said),
-    }
 }
 
 /// Gives answers that a judge could not read the least that it gave to any.
@@ -566,17 +518,4 @@ fn mean_scores(rows: &[RolloutRow]) -> Scores {
         *means.entry(name.clone()).or_default() += score / rows.len() as f64;
     }
     means
-}
-
-/// Writes down what the reference says of the answers of a batch.
-fn refer(reference: &Live, batch: &Batch, config: &RunConfig, rows: &mut [RolloutRow]) {
-    let packed = Packed::of(batch, true);
-    let many = (config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
-    for first in (0..batch.rows).step_by(many) {
-        let part = packed.rows(batch, first, many.min(batch.rows - first));
-        let logps = reference.token_logps(&part.borrow());
-        for (number, at) in here(batch, &part) {
-            rows[number].ref_logps = logps[at].to_vec();
-        }
-    }
 }

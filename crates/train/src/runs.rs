@@ -499,6 +499,7 @@ mod tests {
             preferences: None,
             taught: None,
             moved: None,
+            valued: None,
         })
     }
 

@@ -59,7 +59,9 @@ pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
     config.judges().for_each(retell);
     let reference = config.dpo.as_mut().and_then(|dpo| dpo.reference.as_mut());
     let teacher = config.distill.as_mut().map(|distill| &mut distill.teacher);
-    config.model.init.as_mut().into_iter().chain(reference).chain(teacher).for_each(retell);
+    let values = config.ppo.as_mut().and_then(|ppo| ppo.value_model.as_mut());
+    let init = config.model.init.as_mut().into_iter();
+    init.chain(reference).chain(teacher).chain(values).for_each(retell);
     config
 }
 

@@ -9,7 +9,7 @@ use crate::metrics::{Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::policy::Moved;
 use crate::reference::Ask;
-use crate::reward::{FirstHead, RewardConfig, RewardModel};
+use crate::reward::{RewardConfig, RewardModel};
 use crate::rollout::{Opening, Player, Rollouts};
 pub use crate::settings::keep_settings;
 pub(crate) use crate::settings::{keep_config, replace, take_lock, told};
@@ -17,6 +17,7 @@ use crate::shards::{loader, open_corpus};
 use crate::spikes::Spike;
 use crate::state::{self, Progress, Provenance, Snapshot};
 use crate::step::{Packed, Sums, accumulate};
+use crate::value::Valued;
 use crate::words::Words;
 use crate::{adapter, init, sample, schedule, validate};
 use herd_data::{Batch, Corpus, Cursor, Hash, Ledger, Loader, Validation};
@@ -163,6 +164,8 @@ pub struct Gradient {
     pub taught: Option<Learnt>,
     /// What was met of the tokens of a policy's answers.
     pub moved: Option<Moved>,
+    /// What was met of their values.
+    pub valued: Option<Valued>,
 }
 
 /// Batches that are read before they are asked for.
@@ -191,7 +194,7 @@ impl<'a> Trainer<'a> {
             Some(_) => None,
         };
         let tape = Arc::new(Tape::default());
-        let model = build(&config, &words, device, &tape)?;
+        let model = with_values(&config, build(&config, &words, device, &tape)?, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
         let checkpoints = out.join("checkpoints");
         fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io("make", &checkpoints, e))?;
@@ -313,7 +316,7 @@ impl<'a> Trainer<'a> {
     pub fn gradient(&mut self, batch: &Batch) -> Gradient {
         let rows = (self.config.batch.micro_tokens / batch.seq_len).clamp(1, batch.rows);
         let packed = Packed::of(batch, self.config.data.document_mask);
-        let (mut preferences, mut taught, mut moved) = (None, None, None);
+        let (mut preferences, mut taught, mut moved, mut valued) = (None, None, None, None);
         let loss = match &self.objective {
             Objective::Tokens => self.token_gradient(batch, &packed, rows).loss(),
             Objective::Pairs(dpo) => {
@@ -332,13 +335,14 @@ impl<'a> Trainer<'a> {
                 sums.loss(&distill.config)
             }
             Objective::Rollouts(rollouts) => {
-                let (loss, met) = rollouts.gradient(self, batch, &packed, rows);
-                moved = Some(met);
-                loss
+                let sums = rollouts.gradient(self, batch, &packed, rows);
+                moved = Some(sums.moved(rollouts.on_policy()));
+                valued = sums.valued();
+                sums.loss()
             }
         };
         let norm = self.optimizer.grad_norm(&self.model);
-        Gradient { loss, norm, preferences, taught, moved }
+        Gradient { loss, norm, preferences, taught, moved, valued }
     }
 
     /// The same of the tokens that follow, `rows` rows at a time.
@@ -434,7 +438,7 @@ impl<'a> Trainer<'a> {
     /// Makes the step at the learning rate of the schedule. Panics if the gradient is no number.
     pub fn update(&mut self, gradient: &Gradient, batch: &Batch) -> Result<(), TrainError> {
         let step = self.progress.step + 1;
-        let Gradient { loss, norm: grad_norm, preferences, taught, moved } = *gradient;
+        let Gradient { loss, norm: grad_norm, preferences, taught, moved, valued } = *gradient;
         let lr = schedule::lr(&self.config.optim, step);
         self.optimizer.step(&self.model, lr, grad_norm);
         self.progress.step = step;
@@ -444,9 +448,18 @@ impl<'a> Trainer<'a> {
             self.progress.rollouts = Some(rollouts.place());
         }
         let (tokens, seq_len) = (self.progress.tokens, batch.seq_len);
-        let line =
-            StepLine { step, tokens, loss, grad_norm, lr, seq_len, preferences, taught, moved };
-        self.write(&Line::Step(line))
+        self.write(&Line::Step(StepLine {
+            step,
+            tokens,
+            loss,
+            grad_norm,
+            lr,
+            seq_len,
+            preferences,
+            taught,
+            moved,
+            valued,
+        }))
     }
 
     /// Measures held-out text if it is time to. A failure is written down and ends nothing.
@@ -687,11 +700,7 @@ fn first_numbers(
 ) -> Result<Vec<f32>, TrainError> {
     match &config.reward {
         Some(reward) if part == Part::Score && checkpoint.config.head == Head::Language => {
-            let shape = Config { head: Head::Score, ..checkpoint.config.clone() };
-            Ok(match reward.head {
-                FirstHead::Normal => init::numbers(&shape, part, 0.0, config.seed),
-                FirstHead::Zero => vec![0.0; shape.width],
-            })
+            Ok(reward.head.numbers(&checkpoint.config, config.seed))
         }
         Some(_) | None => state::first_numbers(checkpoint, part),
     }
@@ -731,12 +740,29 @@ pub(crate) fn build(
     }
 }
 
+/// The same with a value head, where the run teaches one.
+fn with_values(
+    config: &RunConfig,
+    mut model: Llama,
+    tape: &Arc<Tape>,
+) -> Result<Llama, TrainError> {
+    if let Some(ppo) = &config.ppo {
+        let numbers = ppo.first_values(model.config(), config.seed)?;
+        model.add_score(tape, numbers);
+    }
+    Ok(model)
+}
+
 /// Sets the masters to those that the run began with.
 fn first_masters(config: &RunConfig, model: &Llama) -> Result<(), TrainError> {
     let init = config.model.init.as_ref();
     let checkpoint =
         init.map(|path| Ok::<_, TrainError>(open_init(config, path)?.0)).transpose()?;
     for named in model.params() {
+        if let (Part::Score, Some(ppo)) = (named.part, &config.ppo) {
+            named.param.set_master(&ppo.first_values(model.config(), config.seed)?);
+            continue;
+        }
         let len = named.param.rows() * named.param.cols();
         let numbers = match (&checkpoint, &config.model.lora) {
             (_, Some(lora)) if named.piece != Piece::Whole => {

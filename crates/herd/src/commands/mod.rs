@@ -20,6 +20,7 @@ mod logits;
 mod ls;
 mod perplexity;
 mod plan;
+mod ppo;
 mod pretrain;
 mod preview;
 mod pull;
@@ -99,6 +100,8 @@ pub enum Command {
     Distill(distill::Flags),
     /// Let a model answer prompts, and teach it what its better answers did
     Grpo(grpo::Flags),
+    /// Let a model answer prompts, and teach it what turned out better than it expected
+    Ppo(ppo::Flags),
     /// Teach a model to say by a number how good an answer is
     Reward(reward::Flags),
     /// Say what a reward model makes of answers
@@ -156,6 +159,7 @@ impl Command {
             Command::Dpo(flags) => dpo::run(flags, console),
             Command::Distill(flags) => distill::run(flags, console),
             Command::Grpo(flags) => grpo::run(flags, console),
+            Command::Ppo(flags) => ppo::run(flags, console),
             Command::Reward(flags) => reward::run(flags, console),
             Command::Score(flags) => score::run(flags, console),
             Command::Sample(flags) => sample::run(flags, console),

@@ -94,7 +94,7 @@ fn settings(file: &Path, set: &[(String, String)]) -> Result<RunConfig, TrainErr
     match *error {
         TrainError::Key { key, .. } if key == "distill" => herd_train::distill::read(file, set),
         TrainError::Key { key, .. }
-            if ["chat", "dpo", "grpo", "reward"].contains(&key.as_str()) =>
+            if ["chat", "dpo", "grpo", "ppo", "reward"].contains(&key.as_str()) =>
         {
             herd_train::dpo::read_either(file, set)
         }

@@ -343,6 +343,20 @@ pub fn grpo_settings(init: &str) -> String {
     text.replace(samples, GRPO)
 }
 
+/// The same of a run with a value head, two mini-batches a generation.
+pub fn ppo_settings(init: &str) -> String {
+    let text = grpo_settings(init);
+    let [from, to] = ["[grpo]", "[[score]]"].map(|section| text.find(section).unwrap());
+    text.replace(&text[from..to], PPO)
+}
+
+const PPO: &str = r#"[ppo]
+num_ppo_epochs = 2
+num_mini_batches = 2
+kl_coef = 0.05
+missing_eos_penalty = 0.25
+"#;
+
 const GRPO: &str = r#"
 [rollout]
 prompts = 4

@@ -102,10 +102,21 @@ impl Llama {
         }
     }
 
+    /// Puts a trained head that scores, of these D numbers, beside that of a language model.
+    ///
+    /// Panics if they are not as many, or it has one.
+    pub fn add_score(&mut self, tape: &Arc<Tape>, numbers: Vec<f32>) {
+        assert!(self.score.is_none(), "a second head that scores");
+        let shape = [1, self.config.width];
+        let head = Param::matrix(&self.device, tape, Format::F32, shape, numbers);
+        self.score = Some(Weight::Trained(head));
+    }
+
     /// The trained parameters, in the order of the model.
     pub fn params(&self) -> Vec<Named<'_>> {
         let mut named = Vec::new();
-        for part in all_parts(&self.config) {
+        let beside = (self.config.head == Head::Language).then_some(Part::Score);
+        for part in all_parts(&self.config).into_iter().chain(beside) {
             match self.weight(part) {
                 Some(Weight::Packed(_)) => {}
                 Some(Weight::Trained(param)) => {
@@ -124,18 +135,11 @@ impl Llama {
         named
     }
 
-    /// Whether the head is this one.
-    fn has(&self, head: Part) -> bool {
-        match self.config.head {
-            Head::Language => head == Part::Output,
-            Head::Score => head == Part::Score,
-        }
-    }
-
     fn weight(&self, part: Part) -> Option<&Weight> {
         Some(match part {
             Part::TokEmbd => &self.tok_embd,
-            Part::Output | Part::Score => self.output.as_ref().filter(|_| self.has(part))?,
+            Part::Output => self.output.as_ref()?,
+            Part::Score => self.score.as_ref()?,
             Part::Q(l) => &self.blocks[l].q,
             Part::K(l) => &self.blocks[l].k,
             Part::V(l) => &self.blocks[l].v,
@@ -152,8 +156,8 @@ impl Llama {
     fn weight_mut(&mut self, part: Part) -> Option<&mut Weight> {
         Some(match part {
             Part::TokEmbd => &mut self.tok_embd,
-            Part::Output | Part::Score if !self.has(part) => return None,
-            Part::Output | Part::Score => self.output.as_mut()?,
+            Part::Output => self.output.as_mut()?,
+            Part::Score => self.score.as_mut()?,
             Part::Q(l) => &mut self.blocks[l].q,
             Part::K(l) => &mut self.blocks[l].k,
             Part::V(l) => &mut self.blocks[l].v,

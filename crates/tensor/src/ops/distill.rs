@@ -85,7 +85,7 @@ impl Taught {
     /// Sends the gradient back through all that led here; nothing if nothing was recorded.
     pub fn backward(self) {
         if let Some((slot, dx)) = self.back {
-            slot.tape().backward(&slot, dx);
+            slot.tape().backward([(&slot, dx)]);
         }
     }
 }

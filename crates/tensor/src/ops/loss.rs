@@ -128,7 +128,16 @@ impl Loss {
     /// Sends the gradient back through all that led here; nothing if nothing was recorded.
     pub fn backward(self) {
         if let Some((slot, dx)) = self.back {
-            slot.tape().backward(&slot, dx);
+            slot.tape().backward([(&slot, dx)]);
+        }
+    }
+
+    /// The same, and with it the gradient of other numbers that were computed from the same hidden states, row by row.
+    /// Panics if there are not as many.
+    pub fn backward_with(self, others: &Tensor, gradient: &[f32]) {
+        let gradient = Tensor::from_slice(others.device(), others.rows(), others.width(), gradient);
+        if let Some(((slot, dx), other)) = self.back.zip(others.slot()) {
+            slot.tape().backward([(&slot, dx), (other, gradient)]);
         }
     }
 }

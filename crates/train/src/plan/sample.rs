@@ -1,7 +1,8 @@
 //! What a run of `herd sample` takes of memory, by part: models that answer and models that judge, one after another on one
 //! device, whose buffers they share.
 
-use super::{HEAP, Play, TOKEN, Top, laid, part_bytes, program};
+use super::weights::part_bytes;
+use super::{HEAP, Play, TOKEN, Top, laid, program};
 use crate::error::TrainError;
 use crate::rejection::{RejectionConfig, limits};
 use crate::reward::TOKENS;
@@ -217,7 +218,8 @@ fn answer(
     buffers: Vec<(usize, bool)>,
 ) -> Vec<(usize, bool)> {
     let shape = &policy.shape;
-    let mut play = Play { buffers, shape, tokens: rows, head: Top::Fused, copies: None };
+    let mut play =
+        Play { buffers, shape, tokens: rows, head: Top::Fused, valued: false, copies: None };
     let chosen = config.sample.parallel.min(rows);
     for _ in 0..2 {
         let x = play.pass();
@@ -242,7 +244,8 @@ fn judged(
     buffers: Vec<(usize, bool)>,
 ) -> Vec<(usize, bool)> {
     let shape = &judge.shape;
-    let mut play = Play { buffers, shape, tokens, head: Top::Scores, copies: Some(copies) };
+    let mut play =
+        Play { buffers, shape, tokens, head: Top::Scores, valued: false, copies: Some(copies) };
     for _ in 0..2 {
         let x = play.pass();
         play.give([x]);

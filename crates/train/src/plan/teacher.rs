@@ -1,9 +1,11 @@
 //! What a teacher adds to the plan of a run.
 
+use super::weights::part_bytes;
 use super::*;
 use crate::distill::DistillConfig;
 use crate::teacher::file_bytes;
 use herd_data::{Check, Corpus};
+use herd_model::names::all_parts;
 use std::path::PathBuf;
 
 /// The same with a teacher: what it takes in memory, and of the disk what it says of every target.
@@ -22,7 +24,14 @@ pub(super) fn beside(
         all_parts(of).into_iter().map(|part| part_bytes(of, part, stored(part))).sum();
     let seq_len = sizes(run).iter().map(|size| size.seq_len).max().unwrap_or_default();
     let tokens = micro_tokens(run, seq_len);
-    let mut play = Play { buffers: Vec::new(), shape: of, tokens, head: Top::Fused, copies: None };
+    let mut play = Play {
+        buffers: Vec::new(),
+        shape: of,
+        tokens,
+        head: Top::Fused,
+        valued: false,
+        copies: None,
+    };
     play.read();
     let buffers: u64 = play.buffers.iter().map(|(len, _)| 4 * *len as u64).sum();
     let takes = weights + buffers + scratch(run, of, seq_len, threads);

@@ -108,21 +108,6 @@ fn check(config: &RunConfig) -> Result<(), TrainError> {
 }
 
 impl RunConfig {
-    /// Answers to a prompt; 1 where nothing is said of groups.
-    pub(crate) fn answers_a_prompt(&self) -> usize {
-        self.grpo.as_ref().map_or(1, |grpo| grpo.num_generations)
-    }
-
-    /// Into how many steps the answers of a generation are cut.
-    pub(crate) fn parts(&self) -> usize {
-        self.grpo.as_ref().map_or(1, |grpo| grpo.steps_per_generation)
-    }
-
-    /// How often each part is learnt from.
-    pub(crate) fn iterations(&self) -> usize {
-        self.grpo.as_ref().map_or(1, |grpo| grpo.num_iterations)
-    }
-
     /// Answers that a step learns from.
     fn answers_a_step(&self) -> usize {
         let prompts = self.rollout.as_ref().map_or(0, |rollout| rollout.prompts);

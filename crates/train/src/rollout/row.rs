@@ -31,12 +31,17 @@ pub struct RolloutRow {
     /// The same by the reference, where there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ref_logps: Vec<f32>,
+    /// What the value head expected before each token, where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<f32>,
     /// `stop` or `length`.
     pub finish: String,
     pub scores: BTreeMap<String, f64>,
-    /// The sum of weight times score.
+    /// The sum of weight times score, less what an answer without an end costs.
     pub reward: f64,
-    pub advantage: f64,
+    /// By how much it is better than the others to its prompt, where it is held against them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advantage: Option<f64>,
 }
 
 impl RolloutRow {
