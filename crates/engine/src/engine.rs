@@ -3,6 +3,7 @@
 //! A step packs one token of each answering request and pieces of prompts into one batch. What
 //! a request gets does not depend on the others in the batch (ARCHITECTURE.md).
 
+use crate::grammar::{Grammar, Walk};
 use crate::pages::{Pages, Table};
 use crate::request::{Event, Finish, Request, RequestError, RequestId, Token, Usage, What};
 use crate::sample::Sampler;
@@ -68,6 +69,8 @@ struct Job {
     usage: Usage,
     decoder: StreamDecoder,
     stop: StopMatcher,
+    /// Where the answer is in its form.
+    walk: Option<Walk>,
     /// Text between decoder and stop matcher.
     text: String,
 }
@@ -198,6 +201,7 @@ impl Engine {
             usage: Usage { prompt: tokens, ..Usage::default() },
             decoder: StreamDecoder::after_prompt(Controls::Hide),
             stop,
+            walk: request.grammar.as_ref().map(Grammar::walk),
             text: String::new(),
             request,
         });
@@ -363,11 +367,9 @@ impl Engine {
         if job.request.max_tokens == Some(0) {
             return Some(Finish::Length);
         }
-        let position = job.tokens.len() as u64;
-        let sampling = &job.request.sampling;
-        let id = match self.sampler.choose(sampling, logits_v, &job.tokens, position) {
-            Ok(id) => id,
-            Err(error) => return Some(Finish::Failed(error)),
+        let (id, complete) = match job.pick(&mut self.sampler, logits_v) {
+            Ok(picked) => picked,
+            Err(finish) => return Some(finish),
         };
         let mut top = Vec::new();
         if let Some(n) = job.request.log_probs {
@@ -388,6 +390,7 @@ impl Engine {
         match (stops, stopped) {
             (true, _) => Some(Finish::StopToken(id)),
             (false, Some(s)) => Some(Finish::StopString(job.request.stop[s].clone())),
+            (false, None) if complete => Some(Finish::Complete),
             (false, None) => full.then_some(Finish::Length),
         }
     }
@@ -415,6 +418,25 @@ impl Job {
         let known = self.tokens.iter().zip(&tokens[..tokens.len() - 1]);
         let shared = known.take_while(|(a, b)| a == b).count() / page_len * page_len;
         if shared > self.computed { shared } else { 0 }
+    }
+
+    /// The next token, and whether it completes a form that allows nothing more; else why there is none.
+    fn pick(&mut self, sampler: &mut Sampler, logits_v: &[f32]) -> Result<(u32, bool), Finish> {
+        let Request { sampling, stop_tokens, .. } = &self.request;
+        let allowed = match &mut self.walk {
+            Some(walk) => Some(walk.allowed(stop_tokens).map_err(Finish::Form)?),
+            None => None,
+        };
+        let position = self.tokens.len() as u64;
+        let id = sampler
+            .choose_among(allowed, sampling, logits_v, &self.tokens, position)
+            .map_err(Finish::Failed)?;
+        match &mut self.walk {
+            Some(walk) if !stop_tokens.contains(&id) => {
+                Ok((id, walk.go_on(id).map_err(Finish::Form)?))
+            }
+            Some(_) | None => Ok((id, false)),
+        }
     }
 
     /// Text that token `id` makes certain, and the stop string that it completes.

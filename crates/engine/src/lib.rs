@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod compare;
 pub mod engine;
+pub mod grammar;
 pub mod pages;
 pub mod plan;
 pub mod request;
@@ -13,4 +14,5 @@ pub mod softmax;
 pub mod stop;
 
 pub use engine::{Engine, Limits, Step};
+pub use grammar::{Form, Grammar, GrammarError, Grammars};
 pub use request::{Event, Finish, Request, RequestError, RequestId, Token, Usage, What};

@@ -1,5 +1,6 @@
 //! What is asked of the engine, and what it answers.
 
+use crate::grammar::{Grammar, GrammarError};
 use crate::sample::{SampleError, Sampling};
 use crate::softmax::LogProb;
 use crate::stop::StopError;
@@ -22,6 +23,8 @@ pub struct Request {
     pub log_probs: Option<usize>,
     /// With each token, what training on it would lose: the bits of `Llama::loss`. The head runs a second time for it.
     pub nats: bool,
+    /// The form that the answer must have; log-probabilities are still those of all tokens.
+    pub grammar: Option<Grammar>,
 }
 
 impl Request {
@@ -35,6 +38,7 @@ impl Request {
             stop: Vec::new(),
             log_probs: None,
             nats: false,
+            grammar: None,
         }
     }
 }
@@ -93,10 +97,14 @@ pub enum Finish {
     StopString(String),
     /// `max_tokens`, or the context was full.
     Length,
+    /// The form is complete and allows nothing more.
+    Complete,
     /// The caller cancelled it.
     Cancelled,
     /// No token could be chosen.
     Failed(SampleError),
+    /// The answer could not be held to its form.
+    Form(GrammarError),
 }
 
 /// Tokens of a request.

@@ -166,6 +166,18 @@ struct Candidate {
     weight: f64,
 }
 
+/// Forbids the tokens whose bit is not set.
+fn forbid(row_v: &mut [f32], allowed: Option<&[u32]>) {
+    let Some(allowed) = allowed else { return };
+    for (part, word) in row_v.chunks_mut(32).zip(allowed) {
+        for (i, x) in part.iter_mut().enumerate() {
+            if word >> i & 1 == 0 {
+                *x = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
 impl Sampler {
     /// A sampler that has not grown its memory yet.
     pub fn new() -> Sampler {
@@ -184,11 +196,24 @@ impl Sampler {
         history: &[u32],
         position: u64,
     ) -> Result<u32, SampleError> {
+        self.choose_among(None, sampling, logits_v, history, position)
+    }
+
+    /// [`choose`](Self::choose) among the tokens whose bit is set: `id % 32` of word `id / 32` of `allowed`.
+    pub fn choose_among(
+        &mut self,
+        allowed: Option<&[u32]>,
+        sampling: &Sampling,
+        logits_v: &[f32],
+        history: &[u32],
+        position: u64,
+    ) -> Result<u32, SampleError> {
         let mut row_v = std::mem::take(&mut self.row_v);
-        let chosen = if sampling.edits_logits() {
+        let chosen = if sampling.edits_logits() || allowed.is_some() {
             row_v.clear();
             row_v.extend_from_slice(logits_v);
             self.edit(&mut row_v, sampling, history);
+            forbid(&mut row_v, allowed);
             self.choose_from(sampling, &row_v, position)
         } else {
             self.choose_from(sampling, logits_v, position)

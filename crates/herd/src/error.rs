@@ -122,6 +122,12 @@ pub enum Error {
     #[error(transparent)]
     Request(#[from] herd_engine::RequestError),
 
+    #[error("the schema is no JSON: {0}")]
+    Schema(String),
+
+    #[error("the form of the answer: {0}")]
+    Form(#[from] herd_engine::GrammarError),
+
     #[error(transparent)]
     Checkpoint(#[from] herd_model::CheckpointError),
 
@@ -188,6 +194,8 @@ impl Error {
                 "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
             }
             Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
+            Error::Schema(_) => "--json-schema takes a file, or JSON that begins with {",
+            Error::Form(_) => "simplify the form: what cannot be held to is refused",
             Error::Request(herd_engine::RequestError::Context { .. }) => {
                 "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
             }

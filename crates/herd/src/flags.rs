@@ -1,6 +1,10 @@
 //! Flags that several commands share, under llama.cpp's names.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use herd_codec::chat::Date;
+use herd_engine::Form;
 use herd_engine::sample::{Sampling, TemperatureAt};
 use herd_model::GenerationDefaults;
 use herd_tensor::{Class, Format, KvFormat};
@@ -95,6 +99,43 @@ impl KvFlag {
             None if format == Format::F32 => Ok(KvFormat::F32),
             None => Ok(KvFormat::F16),
         }
+    }
+}
+
+/// The form that an answer must have.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Form")]
+#[group(multiple = false)]
+pub struct FormFlags {
+    /// Answer with JSON of this schema: a file, or the schema itself
+    #[arg(long, value_name = "FILE|JSON")]
+    pub json_schema: Option<String>,
+    /// Answer with a text that this regular expression matches whole
+    #[arg(long, value_name = "REGEX")]
+    pub regex: Option<String>,
+    /// Answer with a text of this grammar, in Lark's form
+    #[arg(long, value_name = "FILE")]
+    pub grammar: Option<PathBuf>,
+}
+
+impl FormFlags {
+    /// The form, if one is asked for.
+    pub fn form(&self) -> Result<Option<Form>, Error> {
+        if let Some(schema) = &self.json_schema {
+            let path = Path::new(schema);
+            let text = match schema.trim_start().starts_with('{') {
+                true => schema.clone(),
+                false => fs::read_to_string(path).map_err(Error::io("read", path))?,
+            };
+            let schema = serde_json::from_str(&text).map_err(|e| Error::Schema(e.to_string()))?;
+            return Ok(Some(Form::JsonSchema(schema)));
+        }
+        if let Some(path) = &self.grammar {
+            return Ok(Some(Form::Lark(
+                fs::read_to_string(path).map_err(Error::io("read", path))?,
+            )));
+        }
+        Ok(self.regex.clone().map(Form::Regex))
     }
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use herd_engine::{Engine, Finish, Request, Token, What};
+use herd_engine::{Engine, Finish, Grammar, Grammars, Request, Token, What};
 use herd_tensor::Class;
 use serde::{Serialize, Serializer};
 
 use crate::about::About;
 use crate::error::Error;
-use crate::flags::{KvFlag, ModelFlags};
+use crate::flags::{FormFlags, KvFlag, ModelFlags};
 use crate::run::{self, Ready};
 
 /// A model and its engine.
@@ -32,12 +32,31 @@ pub struct Spoken {
     pub times: Times,
 }
 
+impl Spoken {
+    /// Nothing, or why no token could be chosen.
+    pub fn finish(self) -> Result<(), Error> {
+        match self.finish {
+            Finish::Failed(error) => Err(error.into()),
+            Finish::Form(error) => Err(error.into()),
+            Finish::StopToken(_) | Finish::StopString(_) | Finish::Complete => Ok(()),
+            Finish::Length | Finish::Cancelled => Ok(()),
+        }
+    }
+}
+
 impl Speaker {
     /// Loads the model that the flags name.
     pub fn load(flags: &ModelFlags, kv: &KvFlag) -> Result<Speaker, Error> {
         let Ready { about, model, limits } = run::load(flags, kv, None)?;
         let engine = Engine::new(model, Some(Arc::clone(&about.tokenizer)), limits);
         Ok(Speaker { about, engine })
+    }
+
+    /// The form that the flags ask for, made ready for this model.
+    pub fn grammar(&self, flags: &FormFlags) -> Result<Option<Grammar>, Error> {
+        let form = flags.form()?;
+        let compile = |form| Grammars::new(&self.about.tokenizer, self.vocab()).compile(form);
+        Ok(form.map(compile).transpose()?)
     }
 
     /// Tokens that the model knows.
@@ -107,9 +126,10 @@ pub fn name(finish: &Finish) -> &'static str {
     match finish {
         Finish::StopToken(_) => "stop",
         Finish::StopString(_) => "stop_string",
+        Finish::Complete => "complete",
         Finish::Length => "length",
         Finish::Cancelled => "cancelled",
-        Finish::Failed(_) => "failed",
+        Finish::Failed(_) | Finish::Form(_) => "failed",
     }
 }
 

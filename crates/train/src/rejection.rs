@@ -394,10 +394,10 @@ fn rejected(
     scores: &Scores,
 ) -> Option<String> {
     let reason = match (finish, config.sample.unfinished) {
-        (Finish::Failed(_) | Finish::Cancelled, _) => Some("failed"),
+        (Finish::Failed(_) | Finish::Form(_) | Finish::Cancelled, _) => Some("failed"),
         (Finish::Length, Unfinished::Reject) => Some("length"),
         (Finish::Length, Unfinished::Keep) => None,
-        (Finish::StopToken(_) | Finish::StopString(_), _) => None,
+        (Finish::StopToken(_) | Finish::StopString(_) | Finish::Complete, _) => None,
     };
     let reason = reason.or(text.trim().is_empty().then_some("empty"));
     let reason = reason.or((scores.len() < config.score.len()).then_some("unread"));

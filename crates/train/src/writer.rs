@@ -166,8 +166,8 @@ impl Local {
 
 fn ended(finish: &Finish) -> SaidEnd {
     match finish {
-        Finish::StopToken(_) | Finish::StopString(_) => SaidEnd::Stop,
+        Finish::StopToken(_) | Finish::StopString(_) | Finish::Complete => SaidEnd::Stop,
         Finish::Length => SaidEnd::Length,
-        Finish::Failed(_) | Finish::Cancelled => SaidEnd::Failed,
+        Finish::Failed(_) | Finish::Form(_) | Finish::Cancelled => SaidEnd::Failed,
     }
 }

@@ -213,20 +213,15 @@ impl Chat<'_> {
         self.console.print("")?;
         if self.attended {
             let end = match spoken.finish {
-                Finish::StopToken(_) | Finish::StopString(_) => "",
+                Finish::StopToken(_) | Finish::StopString(_) | Finish::Complete => "",
                 Finish::Length => " | cut: no more tokens",
                 Finish::Cancelled => " | stopped",
-                Finish::Failed(_) => " | failed",
+                Finish::Failed(_) | Finish::Form(_) => " | failed",
             };
             self.console.note(format!("[{}{end}]", spoken.times.line()));
         }
         self.times = Some(spoken.times);
-        match spoken.finish {
-            Finish::Failed(error) => Err(error.into()),
-            Finish::StopToken(_) | Finish::StopString(_) | Finish::Length | Finish::Cancelled => {
-                Ok(())
-            }
-        }
+        spoken.finish()
     }
 
     /// Ctrl-C stops the answer; a second one, if the first was not heard, the program.

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
-use crate::flags::{KvFlag, ModelFlags, SamplingFlags};
+use crate::flags::{FormFlags, KvFlag, ModelFlags, SamplingFlags};
 use crate::speak::{self, Speaker};
 
 /// Flags of `herd complete`.
@@ -41,6 +41,8 @@ pub struct Flags {
     #[arg(long)]
     ignore_eos: bool,
     #[command(flatten)]
+    form: FormFlags,
+    #[command(flatten)]
     sampling: SamplingFlags,
 }
 
@@ -55,6 +57,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         max_tokens: flags.n_predict,
         stop_tokens: if flags.ignore_eos { vec![] } else { about.stop_ids(None) },
         stop: flags.stop.clone(),
+        grammar: speaker.grammar(&flags.form)?,
         ..Request::new(about.prompt(&text, flags.special), sampling)
     };
     let (mut ids, mut answer, mut shown) = (Vec::new(), String::new(), Ok(()));
@@ -68,8 +71,8 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     })?;
     shown?;
     answer += &spoken.text;
-    if let Finish::Failed(error) = spoken.finish {
-        return Err(error.into());
+    if let Finish::Failed(_) | Finish::Form(_) = spoken.finish {
+        return Err(spoken.finish().expect_err("it failed"));
     }
     if console.json {
         console.print_json(&json!({

@@ -41,9 +41,9 @@ impl Spoken {
     /// `stop`, `length` or `failed`, as rows have it. Panics if it has not ended.
     pub fn finish_name(&self) -> &'static str {
         match self.finish.as_ref().expect("it has ended") {
-            Finish::StopToken(_) | Finish::StopString(_) => "stop",
+            Finish::StopToken(_) | Finish::StopString(_) | Finish::Complete => "stop",
             Finish::Length => "length",
-            Finish::Failed(_) | Finish::Cancelled => "failed",
+            Finish::Failed(_) | Finish::Form(_) | Finish::Cancelled => "failed",
         }
     }
 }

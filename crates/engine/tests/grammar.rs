@@ -1,0 +1,247 @@
+//! Answers have the form that was asked for, or say that they were cut; what is no form is refused.
+
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
+mod common;
+mod schemas;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{Answer, finish, gguf, load, wide_config};
+use herd_codec::Tokenizer;
+use herd_engine::sample::Sampling;
+use herd_engine::{Engine, Finish, Form, Grammars, Limits, Request};
+use herd_model::Config;
+use herd_model::llama::Llama;
+use herd_tensor::{Class, Format};
+use schemas::{Dice, holds, schema};
+use serde_json::{Value, json};
+
+fn tokenizer() -> Arc<Tokenizer> {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/tokenizer/tokenizer.json");
+    Arc::new(Tokenizer::from_tokenizer_json(&std::fs::read(path).unwrap()).unwrap())
+}
+
+/// Random weights, and more rows than the tokenizer has tokens.
+fn model(tokenizer: &Tokenizer) -> Arc<Llama> {
+    let config = Config { vocab: tokenizer.vocab_size() + 3, ..wide_config() };
+    load(&gguf(&config, Format::F32, |_, _| {}), Class::best(), 2, 512)
+}
+
+/// A model, what makes forms for it, and a token that ends an answer.
+struct House {
+    tokenizer: Arc<Tokenizer>,
+    model: Arc<Llama>,
+    grammars: Grammars,
+    stop: u32,
+}
+
+impl House {
+    fn new() -> House {
+        let tokenizer = tokenizer();
+        let model = model(&tokenizer);
+        let vocab = model.config().vocab;
+        let grammars = Grammars::new(&tokenizer, vocab);
+        House { tokenizer, model, grammars, stop: vocab as u32 - 1 }
+    }
+
+    fn engine(&self) -> Engine {
+        let limits = Limits { parallel: 8, ..Limits::single(256) };
+        Engine::new(self.model.clone(), Some(self.tokenizer.clone()), limits)
+    }
+
+    fn request(&self, form: Form, seed: u64) -> Request {
+        let sampling = Sampling { temperature: 5.0, seed, ..Sampling::GREEDY };
+        Request {
+            grammar: Some(self.grammars.compile(form).unwrap()),
+            max_tokens: Some(200),
+            stop_tokens: vec![self.stop],
+            ..Request::new(vec![1, 2, 3], sampling)
+        }
+    }
+
+    fn answer(&self, form: Form, seed: u64) -> Answer {
+        let mut engine = self.engine();
+        let id = engine.submit(self.request(form, seed)).unwrap();
+        finish(&mut engine, &[id]).remove(0)
+    }
+}
+
+fn ended(answer: &Answer, stop: u32) -> bool {
+    match answer.finish() {
+        Finish::StopToken(id) => *id == stop,
+        Finish::Complete => true,
+        Finish::Length => false,
+        other => panic!("{other:?} after {:?}", answer.text),
+    }
+}
+
+#[test]
+fn answers_of_a_random_model_at_temperature_five_satisfy_their_schemas() {
+    let house = House::new();
+    let mut engine = house.engine();
+    let (mut asked, mut ids) = (Vec::new(), Vec::new());
+    // `HERD_SCHEMAS=5000` asks for more.
+    let cases = std::env::var("HERD_SCHEMAS").map_or(200, |cases| cases.parse().unwrap());
+    for seed in 0..cases {
+        let schema = schema(&mut Dice::new(seed), 3);
+        let request = house.request(Form::JsonSchema(schema.clone()), seed);
+        ids.push(engine.submit(request).unwrap());
+        asked.push(schema);
+    }
+    let mut whole = 0;
+    for (answer, schema) in finish(&mut engine, &ids).iter().zip(&asked) {
+        if ended(answer, house.stop) {
+            match serde_json::from_str::<Value>(&answer.text) {
+                Ok(value) => assert!(holds(schema, schema, &value), "{schema} gave {value}"),
+                // JSON's numbers have no bounds, those of this machine have.
+                Err(error) if error.to_string().starts_with("number out of range") => {}
+                Err(error) => panic!("{error}: {:?} for {schema}", answer.text),
+            }
+            whole += 1;
+        }
+    }
+    assert!(2 * whole > cases, "{whole} of {cases} came to their end");
+    println!("{whole} of {cases} came to their end, the others were cut");
+}
+
+#[test]
+fn the_check_of_schemas_catches_an_answer_that_is_wrong() {
+    let schema = json!({ "type": "object", "properties": { "a": { "type": "integer", "minimum": 3 } },
+        "required": ["a"], "additionalProperties": false });
+    assert!(holds(&schema, &schema, &json!({ "a": 3 })));
+    for wrong in
+        [json!({ "a": 2 }), json!({}), json!({ "a": 3, "b": 1 }), json!([]), json!({ "a": "3" })]
+    {
+        assert!(!holds(&schema, &schema, &wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn a_regular_expression_a_choice_and_a_grammar_hold() {
+    let house = House::new();
+    for seed in 0..8 {
+        let answer = house.answer(Form::Regex("[ab]{2,4}x?".into()), seed);
+        let letters = answer.text.trim_end_matches('x');
+        assert!((2..=4).contains(&letters.len()), "{:?}", answer.text);
+        assert!(letters.chars().all(|c| "ab".contains(c)) && answer.text.len() - letters.len() < 2);
+
+        let texts = ["yes \"sir\"".to_owned(), "no".into(), "no, never\n".into()];
+        let answer = house.answer(Form::Choice(texts.to_vec()), seed);
+        assert!(texts.contains(&answer.text), "{:?}", answer.text);
+        assert!(ended(&answer, house.stop));
+
+        let lark = "start: \"a\" start \"b\" | \"c\"".to_owned();
+        let answer = house.answer(Form::Lark(lark), seed);
+        let depth = answer.text.find('c').unwrap_or(answer.text.len());
+        if ended(&answer, house.stop) {
+            assert_eq!(answer.text, format!("{}c{}", "a".repeat(depth), "b".repeat(depth)));
+        }
+        let answer = house.answer(Form::JsonObject, seed);
+        if ended(&answer, house.stop) {
+            assert!(serde_json::from_str::<Value>(&answer.text).unwrap().is_object());
+        }
+    }
+}
+
+#[test]
+fn a_form_that_is_complete_ends_the_answer_without_a_stop_token() {
+    let house = House::new();
+    let mut engine = house.engine();
+    let form = Form::Choice(vec!["abc".into()]);
+    let request = Request { stop_tokens: Vec::new(), ..house.request(form, 1) };
+    let id = engine.submit(request).unwrap();
+    let answer = finish(&mut engine, &[id]).remove(0);
+    assert_eq!((answer.text.as_str(), answer.finish()), ("abc", &Finish::Complete));
+}
+
+#[test]
+fn no_form_lets_a_control_token_through() {
+    let house = House::new();
+    let control = (0..house.tokenizer.vocab_size() as u32)
+        .find(|&id| house.tokenizer.is_control(herd_codec::TokenId(id)));
+    let control = control.unwrap_or(house.stop);
+    let form = Form::Lark(format!("start: <[{control}]> | \"a\""));
+    // It may be refused; if it is not, the other branch is taken.
+    if let Ok(grammar) = house.grammars.compile(form) {
+        let request = Request {
+            grammar: Some(grammar),
+            stop_tokens: Vec::new(),
+            ..house.request(Form::JsonObject, 5)
+        };
+        let mut engine = house.engine();
+        let id = engine.submit(request).unwrap();
+        assert_eq!(finish(&mut engine, &[id]).remove(0).text, "a");
+    }
+}
+
+#[test]
+fn an_answer_in_a_form_is_the_same_alone_and_in_company() {
+    let house = House::new();
+    let form = || Form::JsonSchema(json!({ "type": "array", "items": { "type": "integer" } }));
+    let alone: Vec<Answer> = (0..6).map(|seed| house.answer(form(), seed)).collect();
+    let mut engine = house.engine();
+    let ids: Vec<_> =
+        (0..6).map(|seed| engine.submit(house.request(form(), seed)).unwrap()).collect();
+    for (alone, together) in alone.iter().zip(finish(&mut engine, &ids)) {
+        assert_eq!((&alone.ids, &alone.text), (&together.ids, &together.text));
+    }
+}
+
+#[test]
+fn what_is_no_form_is_refused_and_says_why() {
+    let house = House::new();
+    let refused =
+        |form: Form| house.grammars.compile(form.clone()).expect_err(&format!("{form:?}"));
+    let wrong = [
+        json!(3),
+        json!({ "type": "strung" }),
+        json!({ "type": "object", "propertees": 1, "if": { "type": "object" } }),
+        json!({ "$ref": "#/$defs/missing" }),
+        json!({ "$ref": "https://elsewhere.example/schema.json" }),
+        json!({ "type": "string", "pattern": "(" }),
+        json!({ "type": "integer", "minimum": 5, "maximum": 3 }),
+        json!({ "not": { "type": "string" } }),
+        json!({ "x-guidance": { "lenient": true } }),
+        json!(false),
+    ];
+    for schema in wrong {
+        let error = refused(Form::JsonSchema(schema.clone()));
+        assert!(!error.to_string().is_empty(), "{schema}");
+    }
+    refused(Form::Regex("(".into()));
+    refused(Form::Lark("start: missing".into()));
+    refused(Form::Choice(Vec::new()));
+}
+
+#[test]
+fn forms_that_are_huge_or_deep_are_refused_or_followed_but_never_endless() {
+    let house = House::new();
+    let mut deep = json!({ "type": "integer" });
+    for _ in 0..120 {
+        deep = json!({ "type": "array", "items": deep });
+    }
+    let letters = "a".repeat(40_000);
+    let forms = [
+        Form::Regex("((a{1,1000}){1,1000}){1,1000}".into()),
+        Form::Regex("(a|b)*a(a|b){40}".into()),
+        Form::Regex(letters.clone()),
+        Form::Choice(vec![letters]),
+        Form::JsonSchema(deep),
+        Form::Lark("start: start start | \"a\" | \"\"".into()),
+    ];
+    for form in forms {
+        let Ok(grammar) = house.grammars.compile(form.clone()) else { continue };
+        let request = Request {
+            grammar: Some(grammar),
+            max_tokens: Some(40),
+            ..house.request(Form::JsonObject, 1)
+        };
+        let mut engine = house.engine();
+        let id = engine.submit(request).unwrap();
+        let answer = finish(&mut engine, &[id]).remove(0);
+        assert!(answer.ids.len() <= 40, "{form:?}");
+    }
+}
