@@ -12,5 +12,7 @@ pub mod score;
 pub mod softmax;
 pub mod stop;
 
-pub use engine::{Engine, Limits, Step};
-pub use request::{Event, Finish, Request, RequestError, RequestId, Token, Usage, What};
+pub use engine::{Engine, Limits, Load, Step};
+pub use request::{
+    Event, Finish, PromptToken, Request, RequestError, RequestId, Token, Usage, What,
+};

@@ -509,7 +509,7 @@ pub(crate) fn limits(config: &RunConfig, answers: usize) -> Limits {
     let parallel = config.rollout.as_ref().map_or(1, |rollout| rollout.parallel.min(answers));
     let context = config.batch.seq_len + 1;
     // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
-    Limits { context, parallel, batch: 512, page_len: 16, kv: KvFormat::F32 }
+    Limits { context, parallel, batch: 512, page_len: 16, kv: KvFormat::F32, positions: None }
 }
 
 /// `each` answers to each prompt.
