@@ -173,7 +173,7 @@ impl Engine {
     /// Errors: a prompt that is empty, has unknown tokens or leaves no room in the context;
     /// settings out of range.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, RequestError> {
-        let stop = self.check(&request)?;
+        let stop = self.stops_of(&request)?;
         Ok(self.queue(request, stop))
     }
 
@@ -188,7 +188,7 @@ impl Engine {
         request: &Request,
         n: usize,
     ) -> Result<Vec<RequestId>, RequestError> {
-        let stop = self.check(request)?;
+        let stop = self.stops_of(request)?;
         if n == 0 {
             return Err(RequestError::NoAnswer);
         }
@@ -200,8 +200,13 @@ impl Engine {
         Ok((0..n).map(one).collect())
     }
 
+    /// Whether `submit` would take a request.
+    pub fn check(&self, request: &Request) -> Result<(), RequestError> {
+        self.stops_of(request).map(drop)
+    }
+
     /// What stops the request, if all else of it is well.
-    fn check(&self, request: &Request) -> Result<StopMatcher, RequestError> {
+    fn stops_of(&self, request: &Request) -> Result<StopMatcher, RequestError> {
         let vocab = self.model.config().vocab;
         let tokens = request.prompt.len();
         if tokens == 0 {

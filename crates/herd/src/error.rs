@@ -135,6 +135,9 @@ pub enum Error {
     Average(#[from] herd_train::average::AverageError),
 
     #[error(transparent)]
+    Door(#[from] herd_serve::DoorError),
+
+    #[error(transparent)]
     Sandbox(#[from] herd_sandbox::SandboxError),
 
     #[error(transparent)]
@@ -191,6 +194,9 @@ impl Error {
             Error::Request(herd_engine::RequestError::Context { .. }) => {
                 "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
             }
+            Error::Door(herd_serve::DoorError::Listen { .. }) => {
+                "another server may have the port: choose one with --port"
+            }
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Data(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
@@ -213,6 +219,7 @@ impl Error {
             | Error::NoTokenizer { .. }
             | Error::Tokenizer { .. }
             | Error::Chat(_)
+            | Error::Door(_)
             | Error::Sampling(_)
             | Error::Request(_)
             | Error::Command { .. }
