@@ -86,10 +86,15 @@ pub fn fresh() -> u64 {
 
 /// Texts and tokens at which an answer ends; `own` are the model's.
 pub fn stops(given: &Given, own: &[u32]) -> (Vec<String>, Vec<u32>) {
+    stops_under(given, "stop", own)
+}
+
+/// The same where the texts stand under another name.
+pub fn stops_under(given: &Given, name: &str, own: &[u32]) -> (Vec<String>, Vec<u32>) {
     let mut ids = match given.flag("ignore_eos") {
         Some(true) => Vec::new(),
         Some(false) | None => own.to_vec(),
     };
     ids.extend(given.wholes("stop_token_ids").into_iter().filter_map(|id| u32::try_from(id).ok()));
-    (given.texts("stop"), ids)
+    (given.texts(name), ids)
 }

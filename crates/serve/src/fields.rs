@@ -66,6 +66,8 @@ pub struct Shape {
     pub path: &'static str,
     /// What it does, in a few words.
     pub about: &'static str,
+    /// What names of its answers begin with.
+    pub prefix: &'static str,
     /// Its fields.
     pub groups: &'static [&'static [Field]],
     /// Fields that must be there.
@@ -385,6 +387,7 @@ mod tests {
     const SHAPE: Shape = Shape {
         path: "/test",
         about: "a test",
+        prefix: "",
         groups: &[
             SAMPLING,
             &[only("store", &["false"], "nothing is kept"), refused("audio", "there is no voice")],

@@ -17,6 +17,7 @@ use axum::routing::{get, post};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 
+use crate::about;
 use crate::answer::{Choice, Part, Reader};
 use crate::ask::fresh;
 use crate::door::Settings;
@@ -24,7 +25,7 @@ use crate::fields::{Given, Shape};
 use crate::host::{Full, Host, Reception, Told};
 use crate::refusal::{Dialect, Refusal};
 use crate::served::Served;
-use crate::wire::{Exchange, Head, Wire, chat, completions, models};
+use crate::wire::{Exchange, Head, Wire, chat, completions, messages, models, tokens};
 
 /// What handlers share.
 pub struct Hall {
@@ -53,6 +54,14 @@ impl Hall {
     pub fn router(self: Arc<Hall>) -> Router {
         Router::new()
             .route("/health", get(health))
+            .route("/metrics", get(metrics))
+            .route("/docs", get(docs))
+            .route("/v1/capabilities", get(capabilities))
+            .route(messages::SHAPE.path, post(create_message))
+            .route(messages::COUNT.path, post(count_tokens))
+            .route("/tokenize", post(tokenize))
+            .route("/detokenize", post(detokenize))
+            .route("/apply-template", post(apply_template))
             .route("/v1/models", get(list_models))
             .route("/v1/models/{*name}", get(one_model))
             .route("/v1/chat/completions", post(chat_completions))
@@ -81,15 +90,25 @@ impl Hall {
     ) -> Result<Response, Refusal> {
         let body = self.body(body).await?;
         let served = Arc::clone(&self.ready()?.served);
-        let prefix = if shape.path == chat::SHAPE.path { "chatcmpl" } else { "cmpl" };
-        let head = Head { id: format!("{prefix}-{:016x}", fresh()), created: now() };
+        let head = Head { id: format!("{}{:016x}", shape.prefix, fresh()), created: now() };
         let small = body.len() <= SMALL_BODY;
         let work = move || shape.read(&body).and_then(|given| read(given, &served, head));
-        let exchange = match small {
-            true => work()?,
-            false => tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::fault())??,
-        };
+        let exchange = aside(small, work).await?;
         self.compute(exchange).await
+    }
+
+    /// Answers a request that no model is needed for.
+    async fn plain(
+        &self,
+        shape: &'static Shape,
+        answer: fn(Given, &Served) -> Result<Value, Refusal>,
+        body: Body,
+    ) -> Result<Response, Refusal> {
+        let body = self.body(body).await?;
+        let served = Arc::clone(&self.ready()?.served);
+        let small = body.len() <= SMALL_BODY;
+        let work = move || shape.read(&body).and_then(|given| answer(given, &served));
+        Ok(json_response(StatusCode::OK, &aside(small, work).await?))
     }
 
     async fn compute(self: Arc<Hall>, exchange: Exchange) -> Result<Response, Refusal> {
@@ -128,6 +147,17 @@ impl Hall {
             }
             Err(_) => Err(Refusal::new(408, format!("the body took more than {body_time:?}"))),
         }
+    }
+}
+
+/// Does small work at once, and other work on a thread of its own.
+async fn aside<T: Send + 'static>(
+    small: bool,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    match small {
+        true => work(),
+        false => tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::fault())?,
     }
 }
 
@@ -327,6 +357,49 @@ async fn chat_completions(State(hall): Shared, body: Body) -> Response {
 
 async fn text_completions(State(hall): Shared, body: Body) -> Response {
     reply(hall.answer(&completions::SHAPE, completions::read, body).await, completions::SHAPE.path)
+}
+
+async fn metrics(State(hall): Shared) -> Response {
+    let text = hall.ready().map(|ready| about::metrics(ready.host.figures()));
+    let response = text.map(|text| {
+        let mut response = Response::new(Body::from(text));
+        let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    });
+    reply(response, "/metrics")
+}
+
+async fn docs() -> Response {
+    json_response(StatusCode::OK, &about::openapi())
+}
+
+async fn capabilities(State(hall): Shared) -> Response {
+    let said = hall.ready().map(|ready| about::capabilities(&ready.served));
+    reply(said.map(|said| json_response(StatusCode::OK, &said)), "/v1/capabilities")
+}
+
+async fn create_message(State(hall): Shared, body: Body) -> Response {
+    reply(hall.answer(&messages::SHAPE, messages::read, body).await, messages::SHAPE.path)
+}
+
+async fn count_tokens(State(hall): Shared, body: Body) -> Response {
+    let shape = &messages::COUNT;
+    reply(hall.plain(shape, messages::count, body).await, shape.path)
+}
+
+async fn tokenize(State(hall): Shared, body: Body) -> Response {
+    reply(hall.plain(&tokens::TOKENIZE, tokens::tokenize, body).await, tokens::TOKENIZE.path)
+}
+
+async fn detokenize(State(hall): Shared, body: Body) -> Response {
+    let shape = &tokens::DETOKENIZE;
+    reply(hall.plain(shape, tokens::detokenize, body).await, shape.path)
+}
+
+async fn apply_template(State(hall): Shared, body: Body) -> Response {
+    let shape = &tokens::TEMPLATE;
+    reply(hall.plain(shape, tokens::apply_template, body).await, shape.path)
 }
 
 async fn no_such_path(uri: Uri) -> Response {

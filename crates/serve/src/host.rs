@@ -427,3 +427,87 @@ fn fault(events: &[Event], lives: &BTreeMap<RequestId, Live>) {
 
 #[cfg(not(test))]
 fn fault(_: &[Event], _: &BTreeMap<RequestId, Live>) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use herd_engine::sample::Sampling;
+    use herd_model::Checkpoint;
+    use herd_tensor::{Class, Device};
+    use std::path::Path;
+
+    const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata");
+
+    fn host(parallel: usize, waiting: usize) -> Host {
+        let checkpoint = Checkpoint::open(Path::new(ROOT).join("models/llama2_gqa")).unwrap();
+        let device = Device::cpu(Class::best(), 1);
+        let model = Arc::new(Llama::load(&checkpoint, &device, 128).unwrap());
+        let json = std::fs::read(Path::new(ROOT).join("tokenizer/small.json")).unwrap();
+        let tokenizer = Arc::new(Tokenizer::from_tokenizer_json(&json).unwrap());
+        let limits = Limits { parallel, page_len: 16, ..Limits::single(64) };
+        Host::start(model, tokenizer, limits, waiting)
+    }
+
+    fn request(seed: u64) -> Request {
+        let sampling = Sampling { temperature: 1.0, seed, ..Sampling::GREEDY };
+        Request { max_tokens: Some(20), ..Request::new(vec![5, 6, 7], sampling) }
+    }
+
+    /// The tokens of an exchange of one answer; nothing if it failed.
+    fn hear(mut reception: Reception) -> Option<Vec<u32>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut ids = Vec::new();
+        while let Some(told) = runtime.block_on(reception.next()) {
+            match told {
+                Told::Event(0, What::Token(token)) => ids.push(token.id),
+                Told::Fault(0) => return None,
+                _ => {}
+            }
+        }
+        Some(ids)
+    }
+
+    #[test]
+    fn a_panic_fails_the_request_that_panics_and_no_other() {
+        panic::set_hook(Box::new(|_| {})); // the panics of this test are meant
+        let host = host(4, 8);
+        let alone: Vec<_> =
+            (0..5).map(|seed| hear(host.submit(vec![(request(seed), 1)]).unwrap())).collect();
+        assert!(alone.iter().all(|ids| ids.as_ref().unwrap().len() == 20));
+        let seeds = [0, 1, FAULTY, 2, 3, 4];
+        let all = seeds.map(|seed| host.submit(vec![(request(seed), 1)]).unwrap());
+        let mut heard: Vec<_> = all.into_iter().map(hear).collect();
+        assert_eq!(heard.remove(2), None);
+        assert_eq!(heard, alone);
+        assert!(host.figures().panics.load(Relaxed) >= 1);
+        assert_eq!(host.figures().live.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_sent_away_and_a_caller_who_leaves_makes_room() {
+        let host = host(1, 1);
+        let first = host.submit(vec![(request(1), 2)]).unwrap();
+        let Err(full) = host.submit(vec![(request(2), 1)]) else { return }; // it was quick
+        assert!(full.retry_after >= 1 && full.live <= 2);
+        drop(first);
+        while host.figures().live.load(Relaxed) > 0 {
+            thread::yield_now();
+        }
+        // More answers than there is room for come in when nothing else is there.
+        let many = host.submit(vec![(request(3), 5)]).unwrap();
+        assert!(hear(many).is_some());
+    }
+
+    #[test]
+    fn a_request_that_the_engine_refuses_takes_no_room() {
+        let host = host(2, 0);
+        let long = Request { prompt: vec![1; 64], ..request(1) };
+        let mut reception = host.submit(vec![(request(1), 1), (long, 1)]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let told = runtime.block_on(reception.next());
+        let context = RequestError::Context { tokens: 64, context: 64 };
+        assert!(matches!(told, Some(Told::Refused(1, error)) if error == context));
+        assert!(runtime.block_on(reception.next()).is_none());
+        assert_eq!(host.figures().live.load(Relaxed), 0);
+    }
+}

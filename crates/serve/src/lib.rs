@@ -4,6 +4,7 @@
 //! for the thread that computes (`host`), and what comes back (`answer`) is written in its shape
 //! again (`wire`). `door` keeps connections; docs/serving.md tells the whole.
 
+pub mod about;
 pub mod answer;
 pub mod ask;
 pub mod door;

@@ -66,6 +66,19 @@ impl Served {
         self.format.as_ref().ok_or_else(|| Refusal::field("messages", message))
     }
 
+    /// Whether calls can be read out of answers; `tool` is one that is offered.
+    pub fn check_calls(&self, tool: &str) -> Result<(), Refusal> {
+        match self.chat()?.call_forms().custom.is_empty() {
+            false => Ok(()),
+            true => Err(Refusal::field(
+                "tools",
+                format!(
+                    "tool {tool} is offered, but calls of this model's chat format cannot be read"
+                ),
+            )),
+        }
+    }
+
     /// The ids of a dialogue that the model is to go on with.
     pub fn dialogue(&self, dialogue: &Dialogue) -> Result<Vec<u32>, Refusal> {
         let options = RenderOptions { today: (self.today)(), ..RenderOptions::PROMPT };

@@ -3,6 +3,7 @@
 mod anneal;
 mod average;
 mod bench;
+mod bench_serve;
 mod bench_train;
 mod chat;
 mod complete;

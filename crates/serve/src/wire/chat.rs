@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use herd_codec::chat::{Block, ChatFormat, Dialogue, Message, Role, ToolCall, ToolDefinition};
+use herd_codec::chat::{Block, Dialogue, Message, Role, ToolCall, ToolDefinition};
 use herd_engine::Request;
 use serde_json::{Map, Value, json};
 
@@ -19,6 +19,7 @@ use crate::served::Served;
 pub static SHAPE: Shape = Shape {
     path: "/v1/chat/completions",
     about: "go on with a conversation",
+    prefix: "chatcmpl-",
     groups: &[SAMPLING, EXTENSIONS, &FIELDS],
     required: &["messages", "model"],
 };
@@ -60,10 +61,8 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
     let chosen = given.text("tool_choice").unwrap_or("auto") != "none";
     let tools = if chosen { offered } else { Vec::new() };
     let calls = (!tools.is_empty()).then(|| served.chat().cloned().map(Arc::new)).transpose()?;
-    if let (Some(format), Some(tool)) = (&calls, tools.first())
-        && format.call_forms().custom.is_empty()
-    {
-        return Err(Refusal::field("tools", no_calls(format, tool.name())));
+    if let Some(tool) = tools.first() {
+        served.check_calls(tool.name())?;
     }
     let messages = messages(given.take("messages").unwrap_or_default())?;
     let dialogue = Dialogue { messages, tools, builtin_tools: None };
@@ -92,14 +91,6 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
     let ask = Ask { requests: vec![request], n, calls, by_token, field: "messages" };
     let stream = given.flag("stream") == Some(true);
     Ok(Exchange { ask, wire: Box::new(Chat::new(manner, served, n)), stream })
-}
-
-fn no_calls(format: &ChatFormat, tool: &str) -> String {
-    let kind = match format {
-        ChatFormat::Template(_) => "a template of its own",
-        _ => "a format without tools",
-    };
-    format!("tool {tool} is offered, but the model chats in {kind}: its calls cannot be read")
 }
 
 fn max_tokens(given: &Given) -> Result<Option<usize>, Refusal> {
@@ -149,7 +140,7 @@ pub fn tools(value: Value) -> Result<Vec<ToolDefinition>, Refusal> {
 }
 
 /// Messages as OpenAI has them, field by field.
-fn messages(value: Value) -> Result<Vec<Message>, Refusal> {
+pub fn messages(value: Value) -> Result<Vec<Message>, Refusal> {
     let Value::Array(list) = value else { return Ok(Vec::new()) };
     if list.is_empty() {
         return Err(Refusal::field("messages", "messages is empty"));
@@ -336,7 +327,7 @@ impl Chat {
 
 /// A call's id: unique, and the same whether streamed or not.
 pub fn call_id(head: &str, answer: usize, index: usize) -> String {
-    let own = head.rsplit('-').next().unwrap_or(head);
+    let own = head.rsplit(['-', '_']).next().unwrap_or(head);
     format!("call_{own}_{answer}_{index}")
 }
 

@@ -16,6 +16,7 @@ use crate::served::Served;
 pub static SHAPE: Shape = Shape {
     path: "/v1/completions",
     about: "go on with a text",
+    prefix: "cmpl-",
     groups: &[SAMPLING, EXTENSIONS, &FIELDS],
     required: &["model", "prompt"],
 };

@@ -2,7 +2,9 @@
 
 pub mod chat;
 pub mod completions;
+pub mod messages;
 pub mod models;
+pub mod tokens;
 
 use herd_engine::Usage;
 use serde_json::{Value, json};
@@ -14,7 +16,8 @@ use crate::refusal::Refusal;
 use crate::served::Served;
 
 /// Every shape that takes a body.
-pub const SHAPES: &[&Shape] = &[&chat::SHAPE, &completions::SHAPE];
+pub const SHAPES: &[&Shape] =
+    &[&chat::SHAPE, &completions::SHAPE, &tokens::TOKENIZE, &tokens::DETOKENIZE, &tokens::TEMPLATE];
 
 /// How answers are written. One value writes the answers to one request.
 pub trait Wire: Send {
