@@ -7,10 +7,12 @@ import sys
 import threading
 import traceback
 
+import anthropic
 import openai
 
 URL, KEY = sys.argv[1].rstrip("/"), sys.argv[2]
 client = openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0)
+claude = anthropic.Anthropic(base_url=URL, api_key=KEY, max_retries=0)
 MODEL = client.models.list().data[0].id
 SAY = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Name three colours."}]
 checks = []
@@ -147,6 +149,48 @@ def openai_many_at_once_get_what_one_alone_gets():
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert [heard[i] for i in range(32)] == [alone[i % 8] for i in range(32)]
+
+
+def message(**more):
+    fields = {"model": MODEL, "system": SAY[0]["content"], "messages": SAY[1:], "max_tokens": 24, "extra_body": {"seed": 5}}
+    return {**fields, **more}
+
+
+@check
+def anthropic_messages():
+    answer = claude.messages.create(**message())
+    assert answer.content[0].text == chat().choices[0].message.content
+    assert answer.stop_reason in ("end_turn", "max_tokens") and answer.usage.output_tokens > 0
+
+
+@check
+def anthropic_stream():
+    with claude.messages.stream(**message()) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == final.content[0].text == claude.messages.create(**message()).content[0].text
+    assert final.stop_reason and final.usage.output_tokens > 0
+
+
+@check
+def anthropic_count_tokens_and_stops():
+    counted = claude.messages.count_tokens(model=MODEL, system=SAY[0]["content"], messages=SAY[1:])
+    assert counted.input_tokens == chat().usage.prompt_tokens
+    text = claude.messages.create(**message()).content[0].text
+    stop = text[5:8]
+    cut = claude.messages.create(**message(stop_sequences=[stop]))
+    assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", stop)
+    assert cut.content[0].text == text[:text.index(stop)]
+
+
+@check
+def anthropic_errors():
+    try:
+        claude.messages.create(**message(extra_body={"temprature": 1}))
+    except anthropic.BadRequestError as error:
+        assert "did you mean temperature?" in str(error)
+    else:
+        raise AssertionError("temprature was taken")
 
 
 failed = 0

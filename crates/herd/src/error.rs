@@ -194,9 +194,7 @@ impl Error {
             Error::Request(herd_engine::RequestError::Context { .. }) => {
                 "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
             }
-            Error::Door(herd_serve::DoorError::Listen { .. }) => {
-                "another server may have the port: choose one with --port"
-            }
+            Error::Door(error) => return error.hint().map(str::to_owned),
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Data(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),
@@ -219,7 +217,6 @@ impl Error {
             | Error::NoTokenizer { .. }
             | Error::Tokenizer { .. }
             | Error::Chat(_)
-            | Error::Door(_)
             | Error::Sampling(_)
             | Error::Request(_)
             | Error::Command { .. }

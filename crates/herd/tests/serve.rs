@@ -18,6 +18,7 @@ use server::{Server, request};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
+const MESSAGES: &str = "/v1/messages";
 
 fn home() -> (tempfile::TempDir, PathBuf) {
     let home = tempfile::tempdir().unwrap();
@@ -280,6 +281,18 @@ fn heard(path: &str) -> Vec<(&'static str, Value, Value)> {
     ];
     let tool = json!([{ "type": "function", "function": { "name": "f", "parameters": {} } }]);
     match path {
+        MESSAGES => {
+            let letters = ('a'..='z').chain('A'..='Z').map(String::from).collect::<Value>();
+            let common = ["temperature", "top_p", "top_k", "seed", "stream", "max_tokens"];
+            all.retain(|(name, ..)| common.contains(name));
+            all.extend([
+                ("messages", json!({}), json!([{ "role": "user", "content": "other" }])),
+                ("system", json!({}), json!("be brief")),
+                ("stop_sequences", json!({ "max_tokens": 60 }), letters),
+                ("tools", json!({}), json!([{ "name": "f", "input_schema": {} }])),
+                ("tool_choice", json!({}), json!({ "type": "any" })),
+            ]);
+        }
         CHAT => all.extend([
             ("messages", json!({}), json!([{ "role": "user", "content": "other" }])),
             ("max_completion_tokens", json!({ "max_tokens": null }), json!(3)),
@@ -306,7 +319,7 @@ fn every_honoured_field_changes_what_it_should_and_every_other_is_told() {
     let base = json!({ "model": "tiny", "max_tokens": 12, "seed": 1, "temperature": 0.9 });
     let chat = with(&base, json!({ "messages": [{ "role": "user", "content": "x" }] }));
     let text = with(&base, json!({ "prompt": "x" }));
-    for (path, base) in [(CHAT, &chat), (TEXT, &text)] {
+    for (path, base) in [(CHAT, &chat), (TEXT, &text), (MESSAGES, &chat)] {
         let names = |fate: &str| -> Vec<String> {
             let list = fields[path][fate].as_array().unwrap().iter();
             list.map(|name| name.as_str().unwrap().to_owned()).collect()
@@ -328,8 +341,6 @@ fn every_honoured_field_changes_what_it_should_and_every_other_is_told() {
             assert_eq!(plain(&server.post(path, &asked).body), plain(&got.body), "{path} {name}");
             shown.push(name.to_owned());
         }
-        // What only a format with tools can show, is shown in `tools_are_read_by_formats_that_have_them`.
-        honoured.retain(|name| name != "tool_choice");
         shown.sort();
         honoured.sort();
         assert_eq!(shown, honoured, "{path}");
@@ -340,7 +351,9 @@ fn every_honoured_field_changes_what_it_should_and_every_other_is_told() {
         }
         for name in names("refused").iter().chain(&names("restricted")) {
             let reply = server.post(path, &with(base, json!({ name.as_str(): { "odd": 1 } })));
-            assert_eq!((reply.status, reply.field().as_ref()), (400, Some(name)), "{}", reply.body);
+            assert_eq!(reply.status, 400, "{}", reply.body);
+            let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
+            assert!(message.starts_with(&format!("{name} is ")), "{message}");
         }
     }
 }
@@ -370,4 +383,37 @@ fn text_becomes_ids_and_text_again_without_the_model() {
     let schema =
         &docs["paths"][TEXT]["post"]["requestBody"]["content"]["application/json"]["schema"];
     assert_eq!(schema["properties"]["seed"]["type"], "integer");
+}
+
+#[test]
+fn a_message_is_the_chat_of_the_same_words_streamed_or_not() {
+    let (home, model) = home();
+    let server = Server::start(home.path(), &model, &[]);
+    let settings = json!({ "model": "tiny", "max_tokens": 25, "temperature": 1.2, "seed": 3 });
+    let user = json!({ "role": "user", "content": "who?" });
+    let said = json!([{ "role": "system", "content": "be brief" }, user]);
+    let chat = server.post(CHAT, &with(&settings, json!({ "messages": said }))).json();
+    let blocks = json!([{ "type": "text", "text": "be " }, { "type": "text", "text": "brief" }]);
+    let ask = with(&settings, json!({ "messages": [user], "system": blocks }));
+    let whole = server.post(MESSAGES, &ask).json();
+    assert_eq!(whole["content"][0]["text"], chat["choices"][0]["message"]["content"]);
+    assert_eq!(whole["stop_reason"], "max_tokens");
+    let input = whole["usage"]["input_tokens"].as_u64().unwrap();
+    let cached = whole["usage"]["cache_read_input_tokens"].as_u64().unwrap();
+    assert_eq!(input + cached, chat["usage"]["prompt_tokens"].as_u64().unwrap());
+    let counted = json!({ "model": "tiny", "messages": [user], "system": "be brief" });
+    let counted = server.post("/v1/messages/count_tokens", &counted).json();
+    assert_eq!(counted["input_tokens"], chat["usage"]["prompt_tokens"]);
+    let stream = server.post(MESSAGES, &with(&ask, json!({ "stream": true }))).body;
+    let data = stream.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events: Vec<Value> = data.map(|text| serde_json::from_str(text).unwrap()).collect();
+    let kinds: Vec<&str> = events.iter().map(|e| e["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds[..2], ["message_start", "content_block_start"]);
+    assert_eq!(kinds[kinds.len() - 3..], ["content_block_stop", "message_delta", "message_stop"]);
+    let text: String = events.iter().filter_map(|e| e["delta"]["text"].as_str()).collect();
+    assert_eq!(text, whole["content"][0]["text"].as_str().unwrap());
+    assert_eq!(events[events.len() - 2]["delta"]["stop_reason"], "max_tokens");
+    let refused = server.post(MESSAGES, &with(&ask, json!({ "max_token": 3 }))).json();
+    assert_eq!(refused["type"], "error");
+    assert_eq!(refused["error"]["type"], "invalid_request_error");
 }

@@ -76,6 +76,18 @@ pub enum DoorError {
     },
 }
 
+impl DoorError {
+    /// What to try.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            DoorError::Listen { .. } => {
+                Some("another server may have the port: choose one with --port")
+            }
+            DoorError::System { .. } => None,
+        }
+    }
+}
+
 impl Settings {
     /// Loopback, no key, room for a thousand, time-outs in which people have answered.
     pub fn new(address: SocketAddr, log: fn(&str)) -> Settings {

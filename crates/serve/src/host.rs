@@ -340,10 +340,12 @@ impl Desk {
                 continue;
             }
             live.told += 1;
-            let _ = live.tell.send(Told::Event(live.answer, what)); // the caller may have left
-            if ended {
-                let live = self.lives.remove(&id).expect("it is there");
+            if !ended {
+                let _ = live.tell.send(Told::Event(live.answer, what)); // the caller may have left
+            } else if let Some(live) = self.lives.remove(&id) {
+                // Who hears the end finds the room free.
                 close(&self.figures, &mut self.tickets, id, &live);
+                let _ = live.tell.send(Told::Event(live.answer, what));
             }
         }
     }
@@ -361,8 +363,8 @@ impl Desk {
             while self.lives.get(&alone).is_some_and(|l| l.told <= live.told) {
                 if self.try_step().is_err() {
                     let failed = self.lives.remove(&alone).expect("it is there");
-                    let _ = failed.tell.send(Told::Fault(failed.answer));
                     close(&self.figures, &mut self.tickets, id, &failed);
+                    let _ = failed.tell.send(Told::Fault(failed.answer));
                     self.renew();
                     break;
                 }
@@ -469,7 +471,6 @@ mod tests {
 
     #[test]
     fn a_panic_fails_the_request_that_panics_and_no_other() {
-        panic::set_hook(Box::new(|_| {})); // the panics of this test are meant
         let host = host(4, 8);
         let alone: Vec<_> =
             (0..5).map(|seed| hear(host.submit(vec![(request(seed), 1)]).unwrap())).collect();
