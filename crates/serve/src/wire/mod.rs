@@ -16,8 +16,15 @@ use crate::refusal::Refusal;
 use crate::served::Served;
 
 /// Every shape that takes a body.
-pub const SHAPES: &[&Shape] =
-    &[&chat::SHAPE, &completions::SHAPE, &tokens::TOKENIZE, &tokens::DETOKENIZE, &tokens::TEMPLATE];
+pub const SHAPES: &[&Shape] = &[
+    &chat::SHAPE,
+    &completions::SHAPE,
+    &messages::SHAPE,
+    &messages::COUNT,
+    &tokens::TOKENIZE,
+    &tokens::DETOKENIZE,
+    &tokens::TEMPLATE,
+];
 
 /// How answers are written. One value writes the answers to one request.
 pub trait Wire: Send {
