@@ -1,6 +1,7 @@
 //! `herd bench serve`: what a server gives under load: tokens a second, time to the first token,
 //! time between tokens. Any server with OpenAI's `/v1/completions` can be measured.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{BufRead, BufReader};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -61,6 +62,8 @@ struct Load<'a> {
     agent: Agent,
     url: String,
     model: String,
+    /// What no run before had: a server may remember prompts.
+    run: u64,
 }
 
 /// Measures each concurrency in turn, after one request that does not count.
@@ -72,12 +75,13 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         .max_idle_connections(4096)
         .build();
     let url = flags.url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
-    let mut load = Load { flags, agent: agent.into(), url, model: String::new() };
+    let run = RandomState::new().build_hasher().finish();
+    let mut load = Load { flags, agent: agent.into(), url, model: String::new(), run };
     load.model = match &flags.model {
         Some(name) => name.clone(),
         None => load.first_model()?,
     };
-    load.ask(usize::MAX)?;
+    load.ask(1 << 40)?;
     let mut rows = Vec::new();
     let mut seed = 0;
     for &at_once in &flags.concurrency {
@@ -118,7 +122,7 @@ impl Load<'_> {
         let url = format!("{}/v1/completions", self.url);
         let mut body = json!({
             "model": self.model,
-            "prompt": prompt(i, self.flags),
+            "prompt": prompt(self.run.wrapping_add(i as u64), self.flags),
             "max_tokens": self.flags.max_tokens,
             "temperature": 0,
             "stream": true,
@@ -211,15 +215,15 @@ fn network(url: &str, source: ureq::Error) -> Error {
 }
 
 /// A prompt of words that no other prompt has behind the shared ones.
-fn prompt(i: usize, flags: &Flags) -> String {
+fn prompt(number: u64, flags: &Flags) -> String {
     const WORDS: [&str; 16] = [
         "time", "hand", "water", "light", "house", "night", "world", "place", "story", "river",
         "stone", "voice", "paper", "green", "horse", "road",
     ];
     let mut text = String::new();
     for place in 0..flags.prompt_words {
-        let own = if place < flags.shared_words { 0 } else { i.wrapping_add(1) };
-        let mut key = (own as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ place as u64;
+        let own = if place < flags.shared_words { 0 } else { number };
+        let mut key = own.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ place as u64;
         key = (key ^ key >> 31).wrapping_mul(0xD6E8_FEB8_6659_FD93);
         text += WORDS[(key >> 40) as usize % WORDS.len()];
         text.push(' ');
