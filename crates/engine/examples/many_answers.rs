@@ -22,7 +22,14 @@ fn main() {
     let device = Device::cpu(Class::best(), allowed_threads());
     let context = prompt + tokens;
     let model = Arc::new(Llama::load(&checkpoint, &device, context).expect("its weights"));
-    let limits = Limits { context, parallel: n, batch: 512, page_len: 16, kv: KvFormat::F32 };
+    let limits = Limits {
+        context,
+        parallel: n,
+        batch: 512,
+        page_len: 16,
+        kv: KvFormat::F32,
+        positions: None,
+    };
     let vocab = checkpoint.config.vocab as u32;
     println!("round  separate  cached  together  with nats  (tokens/s)");
     for round in 0..rounds as u32 {

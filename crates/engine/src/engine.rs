@@ -5,7 +5,9 @@
 
 use crate::grammar::{Grammar, Walk};
 use crate::pages::{Pages, Table};
-use crate::request::{Event, Finish, Request, RequestError, RequestId, Token, Usage, What};
+use crate::request::{
+    Event, Finish, PromptToken, Request, RequestError, RequestId, Token, Usage, What,
+};
 use crate::sample::Sampler;
 use crate::softmax::log_prob;
 use crate::stop::StopMatcher;
@@ -29,18 +31,40 @@ pub struct Limits {
     pub page_len: usize,
     /// How keys and values are stored.
     pub kv: KvFormat,
+    /// Positions that the cache holds in all, at least those of one context; `None` for those of
+    /// `parallel` full contexts.
+    pub positions: Option<usize>,
 }
 
 impl Limits {
     /// One request at a time with this context.
     pub const fn single(context: usize) -> Limits {
-        Limits { context, parallel: 1, batch: 512, page_len: 64, kv: KvFormat::F16 }
+        let (parallel, batch, page_len) = (1, 512, 64);
+        Limits { context, parallel, batch, page_len, kv: KvFormat::F16, positions: None }
     }
 
-    /// Pages that `parallel` full contexts take.
+    /// Pages of the cache.
     pub const fn pages(&self) -> usize {
-        self.context.div_ceil(self.page_len) * self.parallel
+        let one = self.context.div_ceil(self.page_len);
+        match self.positions {
+            None => one * self.parallel,
+            Some(n) if n / self.page_len > one => n / self.page_len,
+            Some(_) => one,
+        }
     }
+}
+
+/// What an engine has in hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that run.
+    pub running: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Pages of the cache that requests hold.
+    pub pages_held: usize,
+    /// Pages of the cache.
+    pub pages: usize,
 }
 
 /// Runs requests on one model.
@@ -140,12 +164,19 @@ impl Engine {
         self.pages.available()
     }
 
+    /// What is in hand.
+    pub fn load(&self) -> Load {
+        let pages = self.limits.pages();
+        let (running, waiting) = (self.running.len(), self.waiting.len());
+        Load { running, waiting, pages_held: pages - self.pages.available(), pages }
+    }
+
     /// Takes a request; its events come from `step`.
     ///
     /// Errors: a prompt that is empty, has unknown tokens or leaves no room in the context;
     /// settings out of range.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, RequestError> {
-        let stop = self.check(&request)?;
+        let stop = self.stops_of(&request)?;
         Ok(self.queue(request, stop))
     }
 
@@ -160,7 +191,7 @@ impl Engine {
         request: &Request,
         n: usize,
     ) -> Result<Vec<RequestId>, RequestError> {
-        let stop = self.check(request)?;
+        let stop = self.stops_of(request)?;
         if n == 0 {
             return Err(RequestError::NoAnswer);
         }
@@ -172,8 +203,13 @@ impl Engine {
         Ok((0..n).map(one).collect())
     }
 
+    /// Whether `submit` would take a request.
+    pub fn check(&self, request: &Request) -> Result<(), RequestError> {
+        self.stops_of(request).map(drop)
+    }
+
     /// What stops the request, if all else of it is well.
-    fn check(&self, request: &Request) -> Result<StopMatcher, RequestError> {
+    fn stops_of(&self, request: &Request) -> Result<StopMatcher, RequestError> {
         let vocab = self.model.config().vocab;
         let tokens = request.prompt.len();
         if tokens == 0 {
@@ -234,7 +270,9 @@ impl Engine {
         if self.batch.tokens.is_empty() {
             return Step::default();
         }
-        let x_td = self.forward();
+        let all_td = self.forward();
+        self.tell_prompts(&all_td, events);
+        let x_td = all_td.select(&self.batch.rows);
         let logits_tv = self.model.logits(&x_td);
         let mut step = Step::default();
         for &(_, rows, i) in &self.batch.spans {
@@ -270,9 +308,13 @@ impl Engine {
     fn admit(&mut self) {
         while self.running.len() < self.limits.parallel {
             let Some(job) = self.waiting.front_mut() else { return };
-            let (mut table, covered) = self.pages.reuse(&job.tokens);
+            // Whose log-probabilities are asked for, that is computed.
+            let (mut table, covered) = match job.request.prompt_log_probs {
+                true => self.pages.reuse(&[]),
+                false => self.pages.reuse(&job.tokens),
+            };
             let ahead = |r: &Job| r.will_fill(&job.tokens, self.limits.page_len) > covered;
-            if self.running.iter().any(ahead) {
+            if !job.request.prompt_log_probs && self.running.iter().any(ahead) {
                 self.pages.release(table);
                 return;
             }
@@ -316,7 +358,7 @@ impl Engine {
         }
     }
 
-    /// Hidden states of the rows whose logits are wanted.
+    /// Hidden states of all rows of the batch.
     fn forward(&mut self) -> Tensor {
         let batch = &self.batch;
         let sequences: Vec<Sequence<'_>> = batch
@@ -329,7 +371,36 @@ impl Engine {
             .collect();
         let tokens =
             Batch { tokens: &batch.tokens, positions: &batch.positions, sequences: &sequences };
-        self.model.forward(&tokens, &mut self.cache).select(&batch.rows)
+        self.model.forward(&tokens, &mut self.cache)
+    }
+
+    /// Log-probabilities of the prompts' tokens in the batch, where they are asked for.
+    ///
+    /// The head runs over as many rows at once as it does for answers, so that no more logits stand in memory.
+    fn tell_prompts(&mut self, x_td: &Tensor, events: &mut Vec<Event>) {
+        for &(first, rows, i) in &self.batch.spans {
+            let job = &self.running[i];
+            let (Some(n), true) = (job.request.log_probs, job.request.prompt_log_probs) else {
+                continue;
+            };
+            if job.computed == 0 {
+                let what = What::Prompt(PromptToken { id: job.tokens[0], said: None });
+                events.push(Event { id: job.id, what });
+            }
+            let last = (job.computed + rows).min(job.usage.prompt - 1);
+            let positions: Vec<usize> = (job.computed..last).collect();
+            for piece in positions.chunks(self.limits.parallel) {
+                let places: Vec<usize> = piece.iter().map(|p| first + p - job.computed).collect();
+                let logits_tv = self.model.logits(&x_td.select(&places));
+                for (row, position) in piece.iter().enumerate() {
+                    let (id, logits_v) = (job.tokens[position + 1], logits_tv.row(row));
+                    let mut top = Vec::new();
+                    self.sampler.top_log_probs(logits_v, n, &mut top);
+                    let said = Some((log_prob(logits_v, id), top));
+                    events.push(Event { id: job.id, what: What::Prompt(PromptToken { id, said }) });
+                }
+            }
+        }
     }
 
     /// Gives the tokens just chosen what training on them would lose, where that is asked for.

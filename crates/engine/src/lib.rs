@@ -13,6 +13,8 @@ pub mod score;
 pub mod softmax;
 pub mod stop;
 
-pub use engine::{Engine, Limits, Step};
+pub use engine::{Engine, Limits, Load, Step};
 pub use grammar::{Form, Grammar, GrammarError, Grammars};
-pub use request::{Event, Finish, Request, RequestError, RequestId, Token, Usage, What};
+pub use request::{
+    Event, Finish, PromptToken, Request, RequestError, RequestId, Token, Usage, What,
+};

@@ -21,6 +21,9 @@ pub struct Request {
     pub stop: Vec<String>,
     /// With each token, the log-probabilities of so many likeliest tokens.
     pub log_probs: Option<usize>,
+    /// The same for each token of the prompt but the first, by [`What::Prompt`]; no page that is known is taken over
+    /// then. Without `log_probs` nothing comes of it.
+    pub prompt_log_probs: bool,
     /// With each token, what training on it would lose: the bits of `Llama::loss`. The head runs a second time for it.
     pub nats: bool,
     /// The form that the answer must have; log-probabilities are still those of all tokens.
@@ -37,6 +40,7 @@ impl Request {
             stop_tokens: Vec::new(),
             stop: Vec::new(),
             log_probs: None,
+            prompt_log_probs: false,
             nats: false,
             grammar: None,
         }
@@ -59,6 +63,8 @@ pub struct Event {
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
+    /// A token of the prompt was read, in order.
+    Prompt(PromptToken),
     /// A token was chosen.
     Token(Token),
     /// The request is over; nothing follows.
@@ -70,6 +76,15 @@ pub enum What {
         /// Tokens read and written.
         usage: Usage,
     },
+}
+
+/// A token of the prompt, where its log-probability was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptToken {
+    /// Its id.
+    pub id: u32,
+    /// Its log-probability after the tokens before it, and the likeliest tokens there; nothing is said of the first.
+    pub said: Option<(f64, Vec<LogProb>)>,
 }
 
 /// A chosen token.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{Answer, finish, gguf, load, sort, wide_config};
 use herd_codec::{Controls, TokenId, Tokenizer};
 use herd_engine::sample::{SampleError, Sampling};
-use herd_engine::{Engine, Finish, Limits, Request, RequestError, RequestId};
+use herd_engine::{Engine, Finish, Limits, Load, Request, RequestError, RequestId};
 use herd_model::Checkpoint;
 use herd_model::llama::Llama;
 use herd_tensor::{Class, Format};
@@ -308,4 +308,23 @@ fn requests_with_a_common_beginning_wait_for_its_pages_and_no_longer() {
     let (answers, computed) = finish_counting(&mut engine, &ids);
     let cached = [0, 1, 2].map(|i| answers[i].usage().cached);
     assert_eq!((cached, computed), ([0, 16, 0], 80 + 24 + 2));
+}
+
+#[test]
+fn a_cache_smaller_than_all_contexts_makes_requests_wait_and_loses_none() {
+    let small = Limits { parallel: 4, page_len: 16, positions: Some(64), ..Limits::single(64) };
+    assert_eq!(small.pages(), 4);
+    // A cache of less than one context has one context.
+    assert_eq!(Limits { positions: Some(1), ..small }.pages(), 4);
+    let mut engine = Engine::new(model(), None, small);
+    let asked: Vec<Request> = (0..6).map(|i| request(&[i, 2, 3], 40)).collect();
+    let ids: Vec<RequestId> = asked.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
+    engine.step(&mut Vec::new());
+    assert_eq!(engine.load(), Load { running: 1, waiting: 5, pages_held: 3, pages: 4 });
+    let mut engine = Engine::new(model(), None, small);
+    let again: Vec<RequestId> = asked.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
+    assert_eq!(again, ids);
+    let answers = finish(&mut engine, &again);
+    assert!(answers.iter().all(|answer| answer.ids.len() == 40));
+    assert_eq!(engine.load(), Load { pages: 4, ..Load::default() });
 }

@@ -216,7 +216,7 @@ fn a_request_gets_the_same_bits_in_any_company_chunk_page_prefix_and_thread_coun
         let requests: Vec<Request> = s.visits.iter().flat_map(Visit::requests).collect();
         let wanted = alone(&load(checkpoint, class, 1, CONTEXT), s.kv, &requests);
         let Schedule { batch, page_len, parallel, kv, .. } = s;
-        let limits = Limits { context: CONTEXT, parallel, batch, page_len, kv };
+        let limits = Limits { context: CONTEXT, parallel, batch, page_len, kv, positions: None };
         let got = together(&load(checkpoint, class, s.threads, CONTEXT), &s, limits);
         for answer in &got {
             hits.fetch_add(usize::from(answer.usage().cached > 0), Ordering::Relaxed);
@@ -352,6 +352,35 @@ fn scorer_and_engine_agree_in_every_class() {
                 let chosen: Vec<u64> = answer.bits.iter().map(|bits| bits[0]).collect();
                 assert_eq!(scores, chosen, "{name}, {class}, batches of {batch}");
             }
+        }
+    }
+}
+
+#[test]
+fn log_probabilities_of_a_prompt_are_those_of_the_scorer_in_any_company() {
+    let (_, checkpoint) = &models()[0];
+    let model = load(checkpoint, Class::best(), 2, CONTEXT);
+    let mut asked = visit_of(60).request();
+    asked.prompt_log_probs = true;
+    let mut scorer = Scorer::new(&model, CONTEXT, 16, KvFormat::F16);
+    let scores = scorer.log_probs(&asked.prompt, 0);
+    for (batch, parallel) in [(1, 1), (7, 3), (512, 2)] {
+        let limits = Limits { batch, parallel, page_len: 16, ..Limits::single(CONTEXT) };
+        let mut engine = Engine::new(Arc::clone(&model), None, limits);
+        // The pages of the first are known when the second comes, and yet it is computed whole.
+        let ids = [visit_of(60).request(), asked.clone(), visit_of(90).request(), asked.clone()]
+            .map(|request| engine.submit(request).unwrap());
+        let answers = finish(&mut engine, &ids);
+        for answer in [&answers[1], &answers[3]] {
+            assert_eq!(answer.usage().cached, 0);
+            let read: Vec<u32> = answer.prompt.iter().map(|token| token.id).collect();
+            assert_eq!(read, asked.prompt);
+            let said: Vec<Option<u64>> =
+                answer.prompt.iter().map(|t| t.said.as_ref().map(|s| s.0.to_bits())).collect();
+            let wanted = scores.iter().map(|score| Some(score.to_bits()));
+            assert_eq!(said, [None].into_iter().chain(wanted).collect::<Vec<_>>());
+            assert!(answer.prompt[1..].iter().all(|t| t.said.as_ref().unwrap().1.len() == 3));
+            assert_eq!((&answer.ids, &answer.bits), (&answers[0].ids, &answers[0].bits));
         }
     }
 }

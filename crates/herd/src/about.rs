@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use herd_codec::chat::{ChatFormat, Date, RenderOptions, ToolFormat, spans_to_ids};
-use herd_codec::{SpecialSet, TokenId, TokenKind, Tokenizer};
+use herd_codec::chat::{ChatFormat, Date, RenderOptions, ToolFormat};
+use herd_codec::{TokenId, TokenKind, Tokenizer};
 use herd_model::GenerationDefaults;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::hf::GenerationFile;
@@ -134,25 +134,14 @@ impl About {
     /// The ids of a conversation that the model is to go on with.
     pub fn render(&self, format: &ChatFormat, session: &Session) -> Result<Vec<u32>, Error> {
         let options = RenderOptions { today: today(), ..RenderOptions::PROMPT };
-        let spans = format.render(session.dialogue(), &options)?;
-        let encoded = spans_to_ids(
-            &spans,
-            |text| self.tokenizer.encode(text),
-            |name| self.tokenizer.special_id(name),
-        )?;
-        Ok(encoded.ids.into_iter().map(|id| id.0).collect())
+        let ids = format.ids(session.dialogue(), &options, &self.tokenizer)?;
+        Ok(ids.into_iter().map(|id| id.0).collect())
     }
 
     /// The ids of a raw prompt, with the begin-of-text token where the model wants it. Where
     /// `special`, special strings in it are the control tokens they name.
     pub fn prompt(&self, text: &str, special: bool) -> Vec<u32> {
-        let ids = match special {
-            true => self.tokenizer.encode_with_specials(text, &SpecialSet::All),
-            false => self.tokenizer.encode(text),
-        };
-        let bos = self.tokenizer.specials().bos.filter(|_| self.tokenizer.add_bos());
-        let bos = bos.filter(|bos| ids.first() != Some(bos));
-        bos.into_iter().chain(ids).map(|id| id.0).collect()
+        self.tokenizer.encode_prompt(text, special).into_iter().map(|id| id.0).collect()
     }
 
     /// Tokens that end an answer.
@@ -170,7 +159,7 @@ impl About {
 }
 
 /// The day in UTC, for formats that name it.
-fn today() -> Option<Date> {
+pub fn today() -> Option<Date> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
     let (year, month, day) = civil((now.as_secs() / 86_400) as i64);
     Date::parse(&format!("{year:04}-{month:02}-{day:02}"))

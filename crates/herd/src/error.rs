@@ -141,6 +141,9 @@ pub enum Error {
     Average(#[from] herd_train::average::AverageError),
 
     #[error(transparent)]
+    Door(#[from] herd_serve::DoorError),
+
+    #[error(transparent)]
     Sandbox(#[from] herd_sandbox::SandboxError),
 
     #[error(transparent)]
@@ -199,6 +202,7 @@ impl Error {
             Error::Request(herd_engine::RequestError::Context { .. }) => {
                 "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
             }
+            Error::Door(error) => return error.hint().map(str::to_owned),
             Error::Checkpoint(error) => return error.hint().map(str::to_owned),
             Error::Data(error) => return error.hint().map(str::to_owned),
             Error::Config(error) => return error.hint().map(str::to_owned),

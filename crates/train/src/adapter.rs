@@ -112,7 +112,8 @@ pub fn write(
     });
     folder.write("adapter_config.json", format!("{config:#}\n").as_bytes())?;
     let mut params = model.params();
-    params.retain(|named| named.piece != Piece::Whole); // a head beside the model is no part of it
+    // A head beside a language model is no part of it.
+    params.retain(|named| named.piece != Piece::Whole || model.config().head == Head::Score);
     let info = |named: &Named<'_>| TensorInfo {
         name: peft_name(named),
         shape: vec![named.param.rows(), named.param.cols()],

@@ -217,7 +217,7 @@ pub fn logps(model: &Llama, micro: &Micro<'_>) -> Vec<f32> {
     nats_t.into_iter().map(|nats| -nats).collect()
 }
 
-/// What is expected before every target: [T]. Nothing may be recorded meanwhile. Panics if the model has no value head.
+/// What is expected before every target: \[T\]. Nothing may be recorded meanwhile. Panics if the model has no value head.
 pub fn expected(model: &Llama, micro: &Micro<'_>) -> Vec<f32> {
     model.scores(&hidden(model, micro)).data().to_vec()
 }

@@ -76,7 +76,7 @@ pub struct Policy {
 /// Limits of answers whose cache is of f32, as the trainer's.
 pub fn limits(context: usize, parallel: usize) -> Limits {
     // Small pages: what lies behind the last whole page of a prompt is computed for each answer.
-    Limits { context, parallel, batch: 512, page_len: 16, kv: KvFormat::F32 }
+    Limits { context, parallel, batch: 512, page_len: 16, kv: KvFormat::F32, positions: None }
 }
 
 /// What sampling needs from outside.

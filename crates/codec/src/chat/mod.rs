@@ -24,6 +24,8 @@ pub use parse::{Delta, ParsedMessage, Piece, StopReason, StreamParser, parse_ass
 pub use span::{Encoded, Origin, Run, Span, SpanKind, spans_to_ids};
 pub use template::Template;
 
+use crate::tokenizer::{TokenId, Tokenizer};
+
 /// A chat format.
 #[derive(Clone, Debug)]
 pub enum ChatFormat {
@@ -224,6 +226,20 @@ impl ChatFormat {
             ChatFormat::ChatMl { system } => chatml::render(dialogue, options, system.as_deref()),
             ChatFormat::Template(template) => template.render(dialogue, options),
         }
+    }
+
+    /// The ids of a rendered dialogue.
+    ///
+    /// Errors: as [`ChatFormat::render`]; a control token that the vocabulary lacks.
+    pub fn ids(
+        &self,
+        dialogue: &Dialogue,
+        options: &RenderOptions,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<TokenId>, ChatError> {
+        let spans = self.render(dialogue, options)?;
+        let encode = |text: &str| tokenizer.encode(text);
+        Ok(spans_to_ids(&spans, encode, |name| tokenizer.special_id(name))?.ids)
     }
 
     /// The format of a model's chat template: a native one where the template says the same on

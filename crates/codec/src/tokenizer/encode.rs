@@ -57,6 +57,18 @@ impl Tokenizer {
         self.with_work(|work| self.encode_segments(text, None, work, ids));
     }
 
+    /// The ids of a text that a model goes on with: the begin-of-text token where it wants one, unless the text brings
+    /// it. Special strings are text, or where `special` the control tokens that they name.
+    pub fn encode_prompt(&self, text: &str, special: bool) -> Vec<TokenId> {
+        let ids = match special {
+            true => self.encode_with_specials(text, &SpecialSet::All),
+            false => self.encode(text),
+        };
+        let bos = self.specials().bos.filter(|_| self.add_bos());
+        let bos = bos.filter(|bos| ids.first() != Some(bos));
+        bos.into_iter().chain(ids).collect()
+    }
+
     /// The ids of a raw prompt, in which the `allowed` special strings are control tokens.
     ///
     /// SentencePiece's leading space stands at the start and after each special token, as in

@@ -7,7 +7,7 @@ pub mod files;
 
 use std::sync::Arc;
 
-use herd_engine::{Engine, Event, Finish, RequestId, Usage, What};
+use herd_engine::{Engine, Event, Finish, PromptToken, RequestId, Usage, What};
 use herd_model::llama::Llama;
 use herd_model::names::{self, Part, Style};
 use herd_model::{Checkpoint, Config, RopeScaling};
@@ -84,6 +84,8 @@ pub struct Answer {
     /// For each token, the bits of its log-probability, then ids and bits of the likeliest.
     pub bits: Vec<Vec<u64>>,
     pub text: String,
+    /// Tokens of the prompt, where they were asked for.
+    pub prompt: Vec<PromptToken>,
     pub end: Option<(Finish, Usage)>,
 }
 
@@ -99,6 +101,7 @@ impl Answer {
     pub fn take(&mut self, what: What) {
         assert!(self.end.is_none(), "an event after the end");
         match what {
+            What::Prompt(token) => self.prompt.push(token),
             What::Token(token) => {
                 self.ids.push(token.id);
                 self.text.push_str(&token.text);

@@ -13,7 +13,7 @@ use herd_model::names::Part;
 use herd_tensor::Device;
 use serde_json::{Value, json};
 
-use crate::commands::bench_train;
+use crate::commands::{bench_serve, bench_train};
 use crate::console::{Console, Verdict};
 use crate::error::Error;
 use crate::flags::{self, KvFlag, range};
@@ -25,6 +25,8 @@ use crate::{machine, run};
 enum What {
     /// Measure a step of training, by part
     Train(bench_train::Flags),
+    /// Measure a server under load, this program's or another
+    Serve(bench_serve::Flags),
 }
 
 /// Positions are 32-bit numbers; three such counts add up to less.
@@ -121,8 +123,10 @@ struct Limits {
 
 /// Times each test and prints a row for each.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
-    if let Some(What::Train(flags)) = &flags.what {
-        return bench_train::run(flags, console);
+    match &flags.what {
+        Some(What::Train(flags)) => return bench_train::run(flags, console),
+        Some(What::Serve(flags)) => return bench_serve::run(flags, console),
+        None => {}
     }
     let path = Store::open()?.resolve_file(&flags.model)?;
     let threads = match flags.threads.is_empty() {

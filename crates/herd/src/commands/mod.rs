@@ -3,6 +3,7 @@
 mod anneal;
 mod average;
 mod bench;
+mod bench_serve;
 mod bench_train;
 mod chat;
 mod complete;
@@ -35,6 +36,7 @@ pub mod sample;
 mod sandbox;
 pub mod score;
 mod select;
+mod serve;
 mod sft;
 mod show;
 mod synth;
@@ -66,6 +68,8 @@ pub enum Command {
     Chat(chat::Flags),
     /// Go on with a text
     Complete(complete::Flags),
+    /// Answer over HTTP: OpenAI's API, for many at once
+    Serve(serve::Flags),
     /// Turn text into token ids
     Tokenize(tokenize::Flags),
     /// Turn token ids into the text they stand for
@@ -142,6 +146,7 @@ impl Command {
             Command::Inspect(flags) => inspect::run(flags, console),
             Command::Chat(flags) => chat::run(flags, console),
             Command::Complete(flags) => complete::run(flags, console),
+            Command::Serve(flags) => serve::run(flags, console),
             Command::Tokenize(flags) => tokenize::run(flags, console),
             Command::Detokenize(flags) => detokenize::run(flags, console),
             Command::Tokenizer(flags) => tokenizer::run(flags, console),

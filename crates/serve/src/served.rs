@@ -1,0 +1,101 @@
+//! The model that is served, as far as the door must know it: names, tokens, chat, defaults.
+
+use std::sync::Arc;
+
+use herd_codec::chat::{ChatFormat, Date, Dialogue, RenderOptions};
+use herd_codec::{TokenId, Tokenizer};
+use herd_engine::Limits;
+use herd_engine::sample::Sampling;
+
+use crate::refusal::Refusal;
+
+/// A model without its weights.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// What requests call it.
+    pub name: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// Text to ids and back.
+    pub tokenizer: Arc<Tokenizer>,
+    /// How it chats; `None` if its files do not say.
+    pub format: Option<ChatFormat>,
+    /// Sampling where a request says nothing, but for its seed.
+    pub sampling: Sampling,
+    /// The seed of requests that give none; else each draws one.
+    pub seed: Option<u64>,
+    /// Tokens that end a text.
+    pub text_stops: Vec<u32>,
+    /// Tokens that end an answer in a chat.
+    pub chat_stops: Vec<u32>,
+    /// The engine's limits.
+    pub limits: Limits,
+    /// Tokens that the model knows.
+    pub vocab: usize,
+    /// The numeric class that it runs in.
+    pub class: &'static str,
+    /// The day, for formats that name it.
+    pub today: fn() -> Option<Date>,
+}
+
+impl Served {
+    /// What stands for numbers that do not move: the program's version and the numeric class.
+    pub fn fingerprint(&self) -> String {
+        format!("herd-{}-{}", env!("CARGO_PKG_VERSION"), self.class)
+    }
+
+    /// Checks the model that a request names.
+    pub fn check_name(&self, name: &str) -> Result<(), Refusal> {
+        match name == self.name {
+            true => Ok(()),
+            false => Err(Refusal {
+                code: Some("model_not_found"),
+                status: 404,
+                ..Refusal::field(
+                    "model",
+                    format!("no model {name:?} is served here, only {:?}", self.name),
+                )
+            }),
+        }
+    }
+
+    /// How it chats. Errors: its files do not say.
+    pub fn chat(&self) -> Result<&ChatFormat, Refusal> {
+        let message = "the model's files do not say how it chats; start `herd serve` with \
+                       --chat-template, or use /v1/completions";
+        self.format.as_ref().ok_or_else(|| Refusal::field("messages", message))
+    }
+
+    /// Whether calls can be read out of answers; `tool` is one that is offered.
+    pub fn check_calls(&self, tool: &str) -> Result<(), Refusal> {
+        match self.chat()?.call_forms().custom.is_empty() {
+            false => Ok(()),
+            true => Err(Refusal::field(
+                "tools",
+                format!(
+                    "tool {tool} is offered, but calls of this model's chat format cannot be read"
+                ),
+            )),
+        }
+    }
+
+    /// The ids of a dialogue that the model is to go on with.
+    pub fn dialogue(&self, dialogue: &Dialogue) -> Result<Vec<u32>, Refusal> {
+        let options = RenderOptions { today: (self.today)(), ..RenderOptions::PROMPT };
+        let ids = self.chat()?.ids(dialogue, &options, &self.tokenizer)?;
+        Ok(ids.into_iter().map(|id| id.0).collect())
+    }
+
+    /// The ids of a raw prompt, as `herd complete` has them.
+    pub fn prompt(&self, text: &str) -> Vec<u32> {
+        self.tokenizer.encode_prompt(text, false).into_iter().map(|id| id.0).collect()
+    }
+
+    /// A token's bytes; none for an id that the tokenizer does not have.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        match (id as usize) < self.tokenizer.vocab_size() {
+            true => self.tokenizer.token_bytes(TokenId(id)),
+            false => &[],
+        }
+    }
+}

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Sessions of real clients with a running server; scripts/clients.sh installs them and runs this.
+
+usage: scripts/clients.py URL KEY
+"""
+import sys
+import threading
+import traceback
+
+import anthropic
+import openai
+
+URL, KEY = sys.argv[1].rstrip("/"), sys.argv[2]
+client = openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0)
+claude = anthropic.Anthropic(base_url=URL, api_key=KEY, max_retries=0)
+MODEL = client.models.list().data[0].id
+SAY = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Name three colours."}]
+checks = []
+
+
+def check(function):
+    checks.append(function)
+    return function
+
+
+def chat(**more):
+    return client.chat.completions.create(**{"model": MODEL, "messages": SAY, "max_tokens": 24, "seed": 5, **more})
+
+
+def streamed(stream):
+    text, last, chunks = "", None, 0
+    for chunk in stream:
+        if chunk.choices:
+            text += chunk.choices[0].delta.content or ""
+            last = chunk.choices[0].finish_reason or last
+        chunks += 1
+    return text, last, chunks
+
+
+@check
+def openai_models():
+    assert client.models.retrieve(MODEL).id == MODEL
+    assert [model.id for model in client.models.list()] == [MODEL]
+
+
+@check
+def openai_chat():
+    answer = chat()
+    assert answer.choices[0].message.role == "assistant" and answer.choices[0].message.content
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+@check
+def openai_chat_is_the_same_streamed():
+    whole = chat(temperature=1.0).choices[0]
+    text, finish, chunks = streamed(chat(temperature=1.0, stream=True))
+    assert (text, finish) == (whole.message.content, whole.finish_reason) and chunks > 5
+
+
+@check
+def openai_stream_helper_and_usage():
+    with client.chat.completions.stream(model=MODEL, messages=SAY, max_tokens=16, seed=5,
+                                        stream_options={"include_usage": True}) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content and final.usage.completion_tokens > 0
+
+
+@check
+def openai_chat_log_probs():
+    choice = chat(logprobs=True, top_logprobs=3, temperature=0).choices[0]
+    said = choice.logprobs.content
+    assert "".join(token.token for token in said) == choice.message.content
+    assert all(token.top_logprobs[0].token == token.token for token in said)
+    assert all(len(token.top_logprobs) == 3 for token in said)
+
+
+@check
+def openai_chat_n_seed_stop_bias():
+    answers = chat(n=3, temperature=1.0)
+    texts = [choice.message.content for choice in answers.choices]
+    assert len(set(texts)) > 1
+    assert [choice.message.content for choice in chat(n=3, temperature=1.0).choices] == texts
+    assert texts[0] == chat(temperature=1.0).choices[0].message.content
+    text = chat(temperature=0).choices[0].message.content
+    stop = text[5:8]
+    cut = chat(temperature=0, stop=[stop]).choices[0]
+    assert cut.finish_reason == "stop" and cut.message.content == text[:text.index(stop)]
+    first = chat(temperature=0, logprobs=True).choices[0].logprobs.content[0]
+    ids = chat(temperature=0, extra_body={"return_token_ids": True}).choices[0].token_ids
+    other = chat(temperature=0, logprobs=True, logit_bias={str(ids[0]): -100}).choices[0].logprobs.content[0]
+    assert other.token != first.token
+
+
+@check
+def openai_completions_as_lm_eval_asks():
+    """Log-likelihoods as lm-eval's local-completions reads them: echo, one token, top of one."""
+    text = "The capital of France is Paris."
+    one = client.completions.create(model=MODEL, prompt=text, max_tokens=1, temperature=0, logprobs=1, echo=True)
+    said = one.choices[0].logprobs
+    assert said.token_logprobs[0] is None and all(p <= 0 for p in said.token_logprobs[1:])
+    assert one.choices[0].text.startswith(text)
+    assert all(max(top, key=top.get) is not None for top in said.top_logprobs[1:])
+    many = client.completions.create(model=MODEL, prompt=[text, "Once"], max_tokens=1, temperature=0, logprobs=1, echo=True)
+    assert many.choices[0].logprobs == said and len(many.choices) == 2
+
+
+@check
+def openai_completions_stream():
+    ask = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 16, "seed": 1, "temperature": 0.8}
+    whole = client.completions.create(**ask).choices[0].text
+    assert "".join(chunk.choices[0].text for chunk in client.completions.create(**ask, stream=True)) == whole
+
+
+@check
+def openai_errors_name_the_field():
+    for body, field in [({"temprature": 1}, "temprature"), ({"top_p": 3}, "top_p")]:
+        try:
+            chat(extra_body=body)
+        except openai.BadRequestError as error:
+            assert error.param == field, error
+        else:
+            raise AssertionError(f"{body} was taken")
+    try:
+        client.chat.completions.create(model="no such model", messages=SAY)
+    except openai.NotFoundError as error:
+        assert error.code == "model_not_found"
+    else:
+        raise AssertionError("another model was taken")
+
+
+@check
+def openai_warnings():
+    assert "user" in chat(user="me").warnings[0]
+
+
+@check
+def openai_many_at_once_get_what_one_alone_gets():
+    alone = [chat(seed=i, temperature=1.0).choices[0].message.content for i in range(8)]
+    heard = {}
+
+    def ask(i):
+        heard[i] = chat(seed=i % 8, temperature=1.0, stream=i % 2 == 0)
+        heard[i] = streamed(heard[i])[0] if i % 2 == 0 else heard[i].choices[0].message.content
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(32)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert [heard[i] for i in range(32)] == [alone[i % 8] for i in range(32)]
+
+
+def message(**more):
+    fields = {"model": MODEL, "system": SAY[0]["content"], "messages": SAY[1:], "max_tokens": 24, "extra_body": {"seed": 5}}
+    return {**fields, **more}
+
+
+@check
+def anthropic_messages():
+    answer = claude.messages.create(**message())
+    assert answer.content[0].text == chat().choices[0].message.content
+    assert answer.stop_reason in ("end_turn", "max_tokens") and answer.usage.output_tokens > 0
+
+
+@check
+def anthropic_stream():
+    with claude.messages.stream(**message()) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == final.content[0].text == claude.messages.create(**message()).content[0].text
+    assert final.stop_reason and final.usage.output_tokens > 0
+
+
+@check
+def anthropic_count_tokens_and_stops():
+    counted = claude.messages.count_tokens(model=MODEL, system=SAY[0]["content"], messages=SAY[1:])
+    assert counted.input_tokens == chat().usage.prompt_tokens
+    text = claude.messages.create(**message()).content[0].text
+    stop = text[5:8]
+    cut = claude.messages.create(**message(stop_sequences=[stop]))
+    assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", stop)
+    assert cut.content[0].text == text[:text.index(stop)]
+
+
+@check
+def anthropic_errors():
+    try:
+        claude.messages.create(**message(extra_body={"temprature": 1}))
+    except anthropic.BadRequestError as error:
+        assert "did you mean temperature?" in str(error)
+    else:
+        raise AssertionError("temprature was taken")
+
+
+failed = 0
+for function in checks:
+    try:
+        function()
+        print(f"ok    {function.__name__}")
+    except Exception:
+        failed += 1
+        print(f"FAIL  {function.__name__}\n{traceback.format_exc()}")
+print(f"{len(checks) - failed} passed, {failed} failed")
+sys.exit(failed > 0)
