@@ -197,8 +197,9 @@ impl Error {
                 "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
             }
             Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
-            Error::Schema(_) => "--json-schema takes a file, or JSON that begins with {",
-            Error::Form(_) => "simplify the form: what cannot be held to is refused",
+            Error::Schema(_) | Error::Form(_) => {
+                "`herd complete --help` tells what forms there are"
+            }
             Error::Request(herd_engine::RequestError::Context { .. }) => {
                 "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
             }
