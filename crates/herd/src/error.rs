@@ -197,9 +197,7 @@ impl Error {
                 "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
             }
             Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
-            Error::Schema(_) | Error::Form(_) => {
-                "`herd complete --help` tells what forms there are"
-            }
+            Error::Schema(_) | Error::Form(_) => "`herd complete --help` names the forms",
             Error::Request(herd_engine::RequestError::Context { .. }) => {
                 "give a shorter prompt or a larger --ctx-size; in a chat, /clear"
             }
