@@ -193,7 +193,7 @@ impl Error {
             Error::Memory { most: None, .. } => "take a smaller model, or quantise this one",
             Error::RunMemory { change: Some(it), .. } => return Some(format!("{it} would fit")),
             Error::RunMemory { change: None, .. } => "take a smaller model or shorter rows",
-            Error::Template { .. } => "--chat-template takes a format's name (see --help) or a file",
+            Error::Template { .. } => "--chat-template takes a name that --help lists, or a file",
             Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
             Error::Schema(_) => "--json-schema takes a file, or JSON that begins with {",
             Error::Form(_) => "simplify the form: what cannot be held to is refused",
