@@ -196,7 +196,7 @@ def anthropic_errors():
         raise AssertionError("temprature was taken")
 
 
-class Colour(pydantic.BaseModel):
+class Colour(pydantic.BaseModel, extra="forbid"):
     name: typing.Literal["red", "green", "blue"]
     shade: int = pydantic.Field(ge=0, le=255)
 
@@ -251,7 +251,7 @@ def openai_forced_calls():
     for choice in ("required", {"type": "function", "function": {"name": "paint"}}):
         try:
             answer = client.chat.completions.parse(model=MODEL, messages=SAY, tools=tools, tool_choice=choice, max_tokens=64,
-                                                   temperature=2.0, seed=5)
+                                                   temperature=2.0, seed=5, parallel_tool_calls=False)
         except openai.BadRequestError as error:
             assert error.param == "tools", error
             print("      (the model's chat format knows no tools: refused, as it should be)")

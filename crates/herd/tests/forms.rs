@@ -302,6 +302,24 @@ fn anthropics_any_and_tool_force_a_call() {
 }
 
 #[test]
+fn one_call_at_most_is_made_where_that_is_asked_for() {
+    let home = tempfile::tempdir().unwrap();
+    let server = calling(home.path(), &[]);
+    let mut called = 0;
+    for seed in 0..20 {
+        let fields = json!({
+            "tools": tools(false), "seed": seed, "parallel_tool_calls": false, "temperature": 2.0,
+            "logit_bias": { "123": 8, "34": 4 },
+        });
+        let said = server.post(CHAT, &with(&asked(), fields)).json();
+        let calls = said["choices"][0]["message"]["tool_calls"].as_array().map_or(0, Vec::len);
+        assert!(calls <= 1, "{said}");
+        called += calls;
+    }
+    assert!(called > 0);
+}
+
+#[test]
 fn calls_of_strict_functions_fit_their_schema_where_none_is_forced() {
     let home = tempfile::tempdir().unwrap();
     let server = calling(home.path(), &[]);
@@ -311,6 +329,7 @@ fn calls_of_strict_functions_fit_their_schema_where_none_is_forced() {
     for seed in 0..30 {
         let fields = json!({
             "tools": tools(true), "seed": seed, "logit_bias": bias, "temperature": 2.0, "max_tokens": 150,
+            "parallel_tool_calls": seed % 2 == 0,
         });
         let said = server.post(CHAT, &with(&asked(), fields)).json();
         for call in said["choices"][0]["message"]["tool_calls"].as_array().into_iter().flatten() {

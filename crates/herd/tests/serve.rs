@@ -321,6 +321,7 @@ fn heard(path: &str) -> Vec<(&'static str, Value, Value)> {
             ("top_logprobs", json!({ "logprobs": true }), json!(2)),
             ("tools", json!({}), tool),
             ("tool_choice", json!({}), json!("required")),
+            ("parallel_tool_calls", json!({}), json!(false)),
             ("response_format", json!({}), json!({ "type": "json_object" })),
         ]),
         _ => all.extend([

@@ -253,6 +253,8 @@ pub struct Offer {
     pub strict: Vec<usize>,
     /// Whether one is to be called.
     pub choice: Choice,
+    /// Whether an answer may make one call at most; a forced call is one anyway.
+    pub single: bool,
 }
 
 impl Offer {
@@ -266,7 +268,8 @@ impl Offer {
     fn form(&self, format: &ChatFormat, schema: &str) -> Result<Option<Form>, Refusal> {
         let forced = match &self.choice {
             Choice::None => return Ok(None),
-            Choice::Auto if self.strict.is_empty() => return Ok(None),
+            Choice::Auto if self.tools.is_empty() => return Ok(None),
+            Choice::Auto if self.strict.is_empty() && !self.single => return Ok(None),
             Choice::Auto => false,
             Choice::Any | Choice::One(_) => true,
         };

@@ -34,7 +34,7 @@ static FIELDS: [crate::fields::Field; 27] = [
     honoured("top_logprobs", Kind::Whole(0, 20), "those of the likeliest tokens beside it"),
     honoured("tools", Kind::List, "functions that the model may call"),
     honoured("tool_choice", Kind::Any, "none, auto, required, or a function that is to be called"),
-    only("parallel_tool_calls", &["true"], "calls are given as the model makes them"),
+    honoured("parallel_tool_calls", Kind::Flag, "false: an answer makes one call at most"),
     honoured("response_format", Kind::Object, "the answer's form: text, json_object, json_schema"),
     only("modalities", &["[\"text\"]"], "the model reads and writes text"),
     only("reasoning_effort", &["\"none\""], "the model has no hidden reasoning"),
@@ -60,7 +60,12 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
     served.check_name(given.text("model").unwrap_or_default())?;
     let (tools, strict) = given.take("tools").map(offered).transpose()?.unwrap_or_default();
     let choice = given.take("tool_choice").map(tool_choice).transpose()?.unwrap_or_default();
-    let offer = Offer { tools, strict, choice };
+    let single = given.flag("parallel_tool_calls") == Some(false);
+    if single && tools.is_empty() {
+        let message = "parallel_tool_calls is false, and tools are not given";
+        return Err(Refusal::field("parallel_tool_calls", message));
+    }
+    let offer = Offer { tools, strict, choice, single };
     let tools = offer.shown().to_vec();
     let calls = (!tools.is_empty()).then(|| served.chat().cloned().map(Arc::new)).transpose()?;
     if let Some(tool) = tools.first() {

@@ -103,7 +103,8 @@ pub fn count(mut given: Given, served: &Served) -> Result<Value, Refusal> {
 fn dialogue(given: &mut Given, served: &Served) -> Result<(Dialogue, Offer), Refusal> {
     served.check_name(given.text("model").unwrap_or_default())?;
     let (tools, strict) = given.take("tools").map(tools).transpose()?.unwrap_or_default();
-    let offer = Offer { tools, strict, choice: tool_choice(given)? };
+    let (choice, single) = tool_choice(given)?;
+    let offer = Offer { tools, strict, choice, single };
     let tools = offer.shown().to_vec();
     if let Some(tool) = tools.first() {
         served.check_calls(tool.name())?;
@@ -122,8 +123,8 @@ fn dialogue(given: &mut Given, served: &Served) -> Result<(Dialogue, Offer), Ref
     Ok((Dialogue { messages, tools, builtin_tools: None }, offer))
 }
 
-/// Which calls are wanted, as Anthropic says it.
-fn tool_choice(given: &Given) -> Result<forms::Choice, Refusal> {
+/// Which calls are wanted, as Anthropic says it, and whether one at most.
+fn tool_choice(given: &Given) -> Result<(forms::Choice, bool), Refusal> {
     let map = given.object_of("tool_choice", &["type", "name", "disable_parallel_tool_use"])?;
     let name = map.get("name").and_then(Value::as_str);
     let choice = match (map.get("type").and_then(Value::as_str), name) {
@@ -139,13 +140,15 @@ fn tool_choice(given: &Given) -> Result<forms::Choice, Refusal> {
             return Err(Refusal::field("tool_choice", message));
         }
     };
-    // A forced call is one.
-    let many = choice == forms::Choice::Auto;
-    if many && map.get("disable_parallel_tool_use") == Some(&Value::Bool(true)) {
-        let message = "calls are given as the model makes them, one or many";
-        return Err(Refusal::field("tool_choice.disable_parallel_tool_use", message));
+    match map.get("disable_parallel_tool_use") {
+        None | Some(Value::Null | Value::Bool(false)) => Ok((choice, false)),
+        Some(Value::Bool(true)) => Ok((choice, true)),
+        Some(other) => {
+            let field = "tool_choice.disable_parallel_tool_use";
+            let message = format!("{field} is {}, expected true or false", shorten(other));
+            Err(Refusal::field(field, message))
+        }
     }
-    Ok(choice)
 }
 
 /// The form of an answer's text.
