@@ -3,12 +3,15 @@
 
 usage: scripts/clients.py URL KEY
 """
+import json
 import sys
 import threading
+import typing
 import traceback
 
 import anthropic
 import openai
+import pydantic
 
 URL, KEY = sys.argv[1].rstrip("/"), sys.argv[2]
 client = openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0)
@@ -191,6 +194,98 @@ def anthropic_errors():
         assert "did you mean temperature?" in str(error)
     else:
         raise AssertionError("temprature was taken")
+
+
+class Colour(pydantic.BaseModel, extra="forbid"):
+    name: typing.Literal["red", "green", "blue"]
+    shade: int = pydantic.Field(ge=0, le=255)
+
+
+@check
+def openai_parse_gives_the_type():
+    for seed in range(4):
+        answer = client.chat.completions.parse(model=MODEL, messages=SAY, response_format=Colour, max_tokens=64,
+                                               temperature=5.0, seed=seed)
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.choices[0].message.parsed.name in ("red", "green", "blue")
+
+
+@check
+def openai_structured_stream():
+    with client.chat.completions.stream(model=MODEL, messages=SAY, response_format=Colour, max_tokens=64, seed=5) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion()
+    assert final.choices[0].message.parsed == Colour.model_validate_json(final.choices[0].message.content)
+    whole = chat(max_tokens=64, response_format={"type": "json_schema", "json_schema": {
+        "name": "Colour", "strict": True, "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
+                                                     "additionalProperties": False}}})
+    assert json.loads(whole.choices[0].message.content)["a"] in (True, False)
+
+
+@check
+def openai_json_object_and_the_forms_of_other_servers():
+    answer = chat(max_tokens=200, response_format={"type": "json_object"}).choices[0]
+    assert answer.finish_reason == "length" or isinstance(json.loads(answer.message.content), dict)
+    for body, texts in [({"guided_choice": ["red", "blue"]}, ["red", "blue"]), ({"guided_regex": "[ab]"}, ["a", "b"]),
+                        ({"guided_json": {"enum": [1, 2]}}, ["1", "2"]), ({"json_schema": {"enum": [1, 2]}}, ["1", "2"]),
+                        ({"structured_outputs": {"choice": ["red", "blue"]}}, ["red", "blue"]),
+                        ({"grammar": 'start: "red" | "blue"'}, ["red", "blue"])]:
+        assert chat(temperature=5.0, extra_body=body).choices[0].message.content in texts, body
+
+
+@check
+def openai_a_wrong_schema_is_refused():
+    try:
+        chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "wrong"}}})
+    except openai.BadRequestError as error:
+        assert error.param == "response_format.json_schema.schema", error
+    else:
+        raise AssertionError("a wrong schema was taken")
+
+
+@check
+def openai_forced_calls():
+    """A model whose chat format knows no tools says so; others call."""
+    tools = [openai.pydantic_function_tool(Colour, name="paint")]
+    for choice in ("required", {"type": "function", "function": {"name": "paint"}}):
+        try:
+            answer = client.chat.completions.parse(model=MODEL, messages=SAY, tools=tools, tool_choice=choice, max_tokens=64,
+                                                   temperature=2.0, seed=5, parallel_tool_calls=False)
+        except openai.BadRequestError as error:
+            assert error.param == "tools", error
+            print("      (the model's chat format knows no tools: refused, as it should be)")
+            return
+        message = answer.choices[0].message
+        call = message.tool_calls[0]
+        assert answer.choices[0].finish_reason == "tool_calls" and not message.content
+        assert call.function.name == "paint" and isinstance(call.function.parsed_arguments, Colour)
+        with client.chat.completions.stream(model=MODEL, messages=SAY, tools=tools, tool_choice=choice, max_tokens=64,
+                                            temperature=2.0, seed=5) as stream:
+            for _ in stream:
+                pass
+            streamed_call = stream.get_final_completion().choices[0].message.tool_calls[0]
+        assert streamed_call.function.arguments == call.function.arguments
+        # The conversation goes on with the call's result.
+        said = SAY + [message.model_dump(include={"role", "content", "tool_calls"}, exclude_none=True),
+                      {"role": "tool", "tool_call_id": call.id, "content": "done"}]
+        for one in said[2]["tool_calls"]:
+            one["function"].pop("parsed_arguments", None)
+        assert chat(messages=said, tools=tools).usage.completion_tokens > 0
+
+
+@check
+def anthropic_forced_calls():
+    schema = Colour.model_json_schema()
+    tools = [{"name": "paint", "description": "paint it", "input_schema": schema}]
+    for choice in ({"type": "any"}, {"type": "tool", "name": "paint"}):
+        try:
+            answer = claude.messages.create(**message(tools=tools, tool_choice=choice, max_tokens=64))
+        except anthropic.BadRequestError as error:
+            assert "paint" in str(error), error
+            return
+        assert answer.stop_reason == "tool_use" and answer.content[0].name == "paint"
+        Colour.model_validate(answer.content[0].input)
 
 
 failed = 0

@@ -482,6 +482,28 @@ fn a_stream_cut_anywhere_gives_the_same_message() {
 }
 
 #[test]
+fn a_call_in_its_frame_is_read_as_that_call() {
+    let mut rng = Rng(6);
+    for (format, tools, _) in formats() {
+        let Some((before, after)) = format.call_frame("get_weather") else {
+            assert_eq!(tools, ToolFormat::PythonList);
+            continue;
+        };
+        for _ in 0..500 {
+            let entries = (0..rng.below(4)).map(|i| (format!("a{i}"), argument(&mut rng, &ANY, 0)));
+            let arguments: Map<String, Value> = entries.collect();
+            let text = format!("{before}{}{after}", Value::Object(arguments.clone()));
+            let call = ToolCall { id: None, name: "get_weather".into(), arguments };
+            let (said, calls, _) = stream([Piece::Text(&text)], &format);
+            assert_eq!((said.as_str(), &calls), ("", &vec![call]), "{text}");
+        }
+    }
+    let tags = ChatFormat::Llama31 { tools: ToolFormat::FunctionTag };
+    assert_eq!(tags.call_frame("a>b"), None);
+    assert_eq!(ChatFormat::Llama3.call_frame("f"), None);
+}
+
+#[test]
 fn plain_text_streams_without_delay() {
     let format = ChatFormat::Llama31 { tools: ToolFormat::Json };
     let mut parser = StreamParser::new(CallForms::ALL, &format.stops());

@@ -26,6 +26,25 @@ pub enum Form {
     Lark(String),
     /// One of these texts.
     Choice(Vec<String>),
+    /// A call of one of these functions.
+    Call {
+        /// The functions.
+        functions: Vec<Function>,
+        /// Whether words may stand before the call or instead of it: any text but a brace and a quotation mark behind it,
+        /// by which JSON begins.
+        words: bool,
+    },
+}
+
+/// How a call of a function is written: its arguments as JSON between two texts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Function {
+    /// What stands before the arguments.
+    pub before: String,
+    /// The schema of the arguments, which are an object.
+    pub arguments: Value,
+    /// What stands behind them.
+    pub after: String,
 }
 
 /// Why a form is not one, or why an answer cannot be held to it.
@@ -100,6 +119,7 @@ impl Grammars {
             Form::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Form::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
             Form::Choice(texts) => TopLevelGrammar::from_lark(choice(texts)?),
+            Form::Call { functions, words } => TopLevelGrammar::from_lark(call(functions, *words)?),
         };
         let parser = self.factory.create_parser(grammar).map_err(told)?;
         let mut start = Matcher::new(Ok(parser));
@@ -138,7 +158,12 @@ const LONGEST: usize = 128;
 /// write spaces for ever is held to the form's next part.
 const SPACES: &str = r"[ ]|\n[ \t]{0,20}";
 
-fn schema_grammar(mut schema: Value) -> Result<TopLevelGrammar, GrammarError> {
+fn schema_grammar(schema: Value) -> Result<TopLevelGrammar, GrammarError> {
+    Ok(TopLevelGrammar::from_json_schema(spaced(schema)?))
+}
+
+/// A schema with the spaces that JSON may have here.
+fn spaced(mut schema: Value) -> Result<Value, GrammarError> {
     match &mut schema {
         Value::Object(map) => {
             if map.contains_key("x-guidance") {
@@ -149,7 +174,48 @@ fn schema_grammar(mut schema: Value) -> Result<TopLevelGrammar, GrammarError> {
         Value::Bool(_) => {}
         other => return Err(GrammarError(format!("a schema is an object, not {other}"))),
     }
-    Ok(TopLevelGrammar::from_json_schema(schema))
+    Ok(schema)
+}
+
+/// In words a brace stands only where what follows it shows that it begins no JSON.
+const WORDS: &str = r#"words: (PLAIN | BRACE)*
+PLAIN: /[^{]+/
+BRACE: /\{+[ \t\r\n]*[^{" \t\r\n]/
+"#;
+
+fn call(functions: &[Function], words: bool) -> Result<String, GrammarError> {
+    if functions.is_empty() {
+        return Err(GrammarError("there is nothing to call".into()));
+    }
+    let mut lark = match words {
+        true => format!("start: words call?\n{WORDS}"),
+        false => "start: call\n".to_owned(),
+    };
+    let names: Vec<String> = (0..functions.len()).map(|i| format!("call_{i}")).collect();
+    lark += &format!("call: {}\n", names.join(" | "));
+    for (name, Function { before, arguments, after }) in names.iter().zip(functions) {
+        let Value::Object(mut schema) = spaced(arguments.clone())? else {
+            return Err(GrammarError(format!("a function takes an object, not {arguments}")));
+        };
+        match schema.get("type").and_then(Value::as_str) {
+            Some("object") => {}
+            None if !schema.contains_key("type") => {
+                drop(schema.insert("type".into(), "object".into()))
+            }
+            Some(_) | None => {
+                let kind = &schema["type"];
+                return Err(GrammarError(format!("a function takes an object, not {kind}")));
+            }
+        }
+        let (before, after) = (quoted(before), quoted(after));
+        lark += &format!("{name}: {before} %json {} {after}\n", Value::Object(schema));
+    }
+    Ok(lark)
+}
+
+/// A text as a literal of Lark; none for an empty one.
+fn quoted(text: &str) -> String {
+    if text.is_empty() { String::new() } else { Value::from(text).to_string() }
 }
 
 fn choice(texts: &[String]) -> Result<String, GrammarError> {

@@ -14,7 +14,7 @@ pub mod softmax;
 pub mod stop;
 
 pub use engine::{Engine, Limits, Load, Step};
-pub use grammar::{Form, Grammar, GrammarError, Grammars};
+pub use grammar::{Form, Function, Grammar, GrammarError, Grammars};
 pub use request::{
     Event, Finish, PromptToken, Request, RequestError, RequestId, Token, Usage, What,
 };

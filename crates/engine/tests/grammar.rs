@@ -11,7 +11,7 @@ use std::sync::Arc;
 use common::{Answer, finish, gguf, load, wide_config};
 use herd_codec::Tokenizer;
 use herd_engine::sample::Sampling;
-use herd_engine::{Engine, Finish, Form, Grammars, Limits, Request};
+use herd_engine::{Engine, Finish, Form, Function, Grammars, Limits, Request};
 use herd_model::Config;
 use herd_model::llama::Llama;
 use herd_tensor::{Class, Format};
@@ -243,5 +243,89 @@ fn forms_that_are_huge_or_deep_are_refused_or_followed_but_never_endless() {
         let id = engine.submit(request).unwrap();
         let answer = finish(&mut engine, &[id]).remove(0);
         assert!(answer.ids.len() <= 40, "{form:?}");
+    }
+}
+
+/// Functions as Llama 3.1 is told to call them, one with a schema that refers to itself.
+fn functions() -> Vec<Function> {
+    let function = |name: &str, arguments: Value| Function {
+        before: format!("{{\"name\": \"{name}\", \"parameters\": "),
+        arguments,
+        after: "}".into(),
+    };
+    let city = json!({ "$defs": { "city": { "enum": ["Paris", "Rome"] } }, "type": "object",
+        "properties": { "city": { "$ref": "#/$defs/city" } }, "required": ["city"], "additionalProperties": false });
+    vec![
+        function("weather", city),
+        function("now", json!({ "properties": {}, "additionalProperties": false })),
+    ]
+}
+
+#[test]
+fn a_forced_call_is_a_call_of_one_of_the_functions() {
+    let house = House::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..30 {
+        let form = Form::Call { functions: functions(), words: false };
+        let answer = house.answer(form, seed);
+        if ended(&answer, house.stop) {
+            let call: Value = serde_json::from_str(&answer.text).unwrap();
+            match call["name"].as_str().unwrap() {
+                "weather" => assert!(
+                    ["Paris", "Rome"].contains(&call["parameters"]["city"].as_str().unwrap())
+                ),
+                name => assert_eq!((name, &call["parameters"]), ("now", &json!({}))),
+            }
+            seen.insert(call["name"].to_string());
+        }
+    }
+    assert_eq!(seen.len(), 2);
+}
+
+#[test]
+fn words_before_a_call_begin_no_json() {
+    let house = House::new();
+    let mut braces = 0;
+    for seed in 0..60 {
+        let form = Form::Call { functions: functions(), words: true };
+        // A brace wherever one may stand.
+        let brace = house.tokenizer.encode("{")[0].0;
+        let mut request = house.request(form, seed);
+        request.sampling.logit_bias =
+            vec![(brace, 30.0), (house.tokenizer.encode("\"")[0].0, 20.0)];
+        request.max_tokens = Some(60);
+        let mut engine = house.engine();
+        let id = engine.submit(request).unwrap();
+        let text = finish(&mut engine, &[id]).remove(0).text;
+        let begins =
+            text.match_indices('{').find(|(at, _)| text[at + 1..].trim_start().starts_with('"'));
+        braces += text.matches('{').count();
+        if let Some((at, _)) = begins {
+            let call = functions().into_iter().any(|f| {
+                let rest = &text[at..];
+                rest.starts_with(&f.before) || f.before.starts_with(rest)
+            });
+            assert!(call, "{text}");
+        }
+    }
+    assert!(braces > 60);
+}
+
+#[test]
+fn what_cannot_be_called_is_no_form() {
+    let house = House::new();
+    let one = |arguments| Form::Call {
+        functions: vec![Function { before: "f".into(), arguments, after: String::new() }],
+        words: false,
+    };
+    for form in [
+        Form::Call { functions: Vec::new(), words: true },
+        one(json!(true)),
+        one(json!({ "type": "array" })),
+        one(json!({ "type": ["object", "null"] })),
+        one(json!({ "x-guidance": {} })),
+        one(json!({ "not": 3 })),
+    ] {
+        assert!(house.grammars.compile(form.clone()).is_err(), "{form:?}");
     }
 }

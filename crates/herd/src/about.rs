@@ -31,7 +31,8 @@ pub struct About {
 }
 
 /// The chat formats that have a name.
-const NAMED_FORMATS: [&str; 5] = ["llama2", "code-llama-70b", "llama3", "llama3.1", "chatml"];
+const NAMED_FORMATS: [&str; 6] =
+    ["llama2", "code-llama-70b", "llama3", "llama3.1", "llama3.1-hf", "chatml"];
 
 fn read_template(file: &str) -> Result<String, Error> {
     let error = |source| Error::Template { name: file.to_owned(), source };
@@ -109,6 +110,7 @@ impl About {
             Some("code-llama-70b") => ChatFormat::CodeLlama70b,
             Some("llama3") => ChatFormat::Llama3,
             Some("llama3.1") => ChatFormat::Llama31 { tools: ToolFormat::Json },
+            Some("llama3.1-hf") => ChatFormat::HuggingFace31,
             Some("chatml") => ChatFormat::ChatMl { system: None },
             Some(file) => self.format_of(&read_template(file)?)?,
             None => match &self.template {

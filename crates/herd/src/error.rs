@@ -193,9 +193,7 @@ impl Error {
             Error::Memory { most: None, .. } => "take a smaller model, or quantise this one",
             Error::RunMemory { change: Some(it), .. } => return Some(format!("{it} would fit")),
             Error::RunMemory { change: None, .. } => "take a smaller model or shorter rows",
-            Error::Template { .. } => {
-                "--chat-template takes llama2, llama3, llama3.1, code-llama-70b, chatml or a file"
-            }
+            Error::Template { .. } => "--chat-template takes a name that --help lists, or a file",
             Error::NoTemplate { .. } => "say how with --chat-template, or use `herd complete`",
             Error::Schema(_) | Error::Form(_) => "`herd complete --help` names the forms",
             Error::Request(herd_engine::RequestError::Context { .. }) => {

@@ -167,9 +167,9 @@ fn what_is_wrong_is_refused_and_named() {
         (CHAT, with(&chat, json!({ "logit_bias": { "x": 1 } })), 400, "logit_bias"),
         (
             CHAT,
-            with(&chat, json!({ "response_format": { "type": "json_object" } })),
+            with(&chat, json!({ "response_format": { "type": "xml" } })),
             400,
-            "response_format",
+            "response_format.type",
         ),
         (CHAT, with(&chat, json!({ "stream_options": {} })), 400, "stream_options"),
         (TEXT, with(&text, json!({ "prompt": "x".repeat(600) })), 400, "prompt"),
@@ -255,6 +255,19 @@ fn at_a_signal_what_runs_is_finished() {
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 
+/// The fields that ask for a form, each for one that no other has.
+fn forms() -> Vec<(&'static str, Value, Value)> {
+    vec![
+        ("json_schema", json!({}), json!({ "enum": [1, 2] })),
+        ("grammar", json!({}), json!("start: \"a\" | \"b\"")),
+        ("guided_json", json!({}), json!("{\"enum\": [3, 4]}")),
+        ("guided_regex", json!({}), json!("[cd]")),
+        ("guided_choice", json!({}), json!(["e", "f"])),
+        ("guided_grammar", json!({}), json!("start: \"g\" | \"h\"")),
+        ("structured_outputs", json!({}), json!({ "regex": "[ij]" })),
+    ]
+}
+
 /// What shows that a field is heard: fields beside it, and the field, with which the answer differs
 /// from the one without it.
 fn heard(path: &str) -> Vec<(&'static str, Value, Value)> {
@@ -279,6 +292,9 @@ fn heard(path: &str) -> Vec<(&'static str, Value, Value)> {
         ("return_token_ids", json!({}), json!(true)),
         ("max_tokens", json!({}), json!(3)),
     ];
+    if path != MESSAGES {
+        all.extend(forms());
+    }
     let tool = json!([{ "type": "function", "function": { "name": "f", "parameters": {} } }]);
     match path {
         MESSAGES => {
@@ -291,6 +307,11 @@ fn heard(path: &str) -> Vec<(&'static str, Value, Value)> {
                 ("stop_sequences", json!({ "max_tokens": 60 }), letters),
                 ("tools", json!({}), json!([{ "name": "f", "input_schema": {} }])),
                 ("tool_choice", json!({}), json!({ "type": "any" })),
+                (
+                    "output_config",
+                    json!({}),
+                    json!({ "format": { "type": "json_schema", "schema": { "enum": [7, 8] } } }),
+                ),
             ]);
         }
         CHAT => all.extend([
@@ -299,6 +320,9 @@ fn heard(path: &str) -> Vec<(&'static str, Value, Value)> {
             ("logprobs", json!({}), json!(true)),
             ("top_logprobs", json!({ "logprobs": true }), json!(2)),
             ("tools", json!({}), tool),
+            ("tool_choice", json!({}), json!("required")),
+            ("parallel_tool_calls", json!({}), json!(false)),
+            ("response_format", json!({}), json!({ "type": "json_object" })),
         ]),
         _ => all.extend([
             ("prompt", json!({}), json!("other")),

@@ -22,6 +22,7 @@ use crate::answer::{Choice, Part, Reader};
 use crate::ask::fresh;
 use crate::door::Settings;
 use crate::fields::{Given, Shape};
+use crate::forms;
 use crate::host::{Full, Host, Reception, Told};
 use crate::refusal::{Dialect, Refusal};
 use crate::served::Served;
@@ -92,8 +93,9 @@ impl Hall {
         let served = Arc::clone(&self.ready()?.served);
         let head = Head { id: format!("{}{:016x}", shape.prefix, fresh()), created: now() };
         let small = body.len() <= SMALL_BODY;
-        let work = move || shape.read(&body).and_then(|given| read(given, &served, head));
-        let exchange = aside(small, work).await?;
+        let given = aside(small, move || shape.read(&body)).await?;
+        let quick = small && !forms::named(&given);
+        let exchange = aside(quick, move || read(given, &served, head)).await?;
         self.compute(exchange).await
     }
 

@@ -9,6 +9,7 @@ pub mod answer;
 pub mod ask;
 pub mod door;
 pub mod fields;
+pub mod forms;
 mod hall;
 pub mod host;
 mod patience;

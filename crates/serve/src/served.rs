@@ -7,6 +7,7 @@ use herd_codec::{TokenId, Tokenizer};
 use herd_engine::Limits;
 use herd_engine::sample::Sampling;
 
+use crate::forms::Forms;
 use crate::refusal::Refusal;
 
 /// A model without its weights.
@@ -32,6 +33,8 @@ pub struct Served {
     pub limits: Limits,
     /// Tokens that the model knows.
     pub vocab: usize,
+    /// Forms that answers can be held to.
+    pub forms: Arc<Forms>,
     /// The numeric class that it runs in.
     pub class: &'static str,
     /// The day, for formats that name it.

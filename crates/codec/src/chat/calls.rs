@@ -71,6 +71,26 @@ pub(super) fn write_call(
     })
 }
 
+/// What a call has before its arguments and behind them, where the arguments stand as JSON. `typed` says that it is a function.
+///
+/// Nothing for lists of Python, and for names that the form cannot hold.
+pub(super) fn frame(name: &str, format: ToolFormat, typed: bool) -> Option<(String, String)> {
+    match format {
+        ToolFormat::Json => {
+            let kind = if typed { "\"type\": \"function\", " } else { "" };
+            let name = Dumps::PLAIN.dump(&Value::String(name.to_string()));
+            Some((format!("{{{kind}\"name\": {name}, \"parameters\": "), "}".to_string()))
+        }
+        ToolFormat::FunctionTag => {
+            let held = !name.is_empty()
+                && name.len() <= NAME_BYTES_MAX
+                && !name.contains(['>', '<', '}', '\n']);
+            held.then(|| (format!("{TAG_OPEN}{name}>"), TAG_CLOSE.to_string()))
+        }
+        ToolFormat::PythonList => None,
+    }
+}
+
 /// `k=v, ..`; strings bare between double quotes, as Meta's code writes them.
 fn python_pairs(map: &Map<String, Value>) -> String {
     let pairs = map.iter().map(|(key, value)| format!("{key}={}", python_value(value)));
@@ -246,12 +266,13 @@ fn custom_call(name: &str, arguments: Map<String, Value>) -> ToolCall {
 }
 
 const TAG_OPEN: &str = "<function=";
+const TAG_CLOSE: &str = "</function>";
+/// Longer names are none: the limit keeps the search for `>` short.
+const NAME_BYTES_MAX: usize = 256;
 
 fn read_tag(text: &str) -> Found<Vec<ToolCall>> {
     const OPEN: &str = TAG_OPEN;
-    const CLOSE: &str = "</function>";
-    /// Longer names are none: the limit keeps the search for `>` short.
-    const NAME_BYTES_MAX: usize = 256;
+    const CLOSE: &str = TAG_CLOSE;
     let Some(rest) = text.strip_prefix(OPEN) else {
         return if OPEN.starts_with(text) { Found::Part } else { Found::Nothing };
     };

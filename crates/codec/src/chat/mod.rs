@@ -300,6 +300,19 @@ impl ChatFormat {
         }
     }
 
+    /// What a call of `name` has before its arguments and behind them, where they stand as JSON: by this an answer can be
+    /// held to a call. Nothing for formats that write calls otherwise or not at all, and names that they cannot hold.
+    pub fn call_frame(&self, name: &str) -> Option<(String, String)> {
+        match self {
+            ChatFormat::Llama31 { tools } => calls::frame(name, *tools, true),
+            ChatFormat::HuggingFace31 | ChatFormat::HuggingFace32 => {
+                calls::frame(name, ToolFormat::Json, false)
+            }
+            ChatFormat::Llama2 | ChatFormat::CodeLlama70b | ChatFormat::Llama3 => None,
+            ChatFormat::ChatMl { .. } | ChatFormat::Template(_) => None,
+        }
+    }
+
     /// Whether an assistant's message survives rendering and parsing unchanged (ids of calls and
     /// the borders of text blocks apart). Text that ends in a call, and strings that a call
     /// writes bare, may not; docs/chat.md lists them.

@@ -37,7 +37,7 @@ pub struct Flags {
     /// Stop an answer after N tokens
     #[arg(short, long, visible_alias = "predict", value_name = "N")]
     n_predict: Option<usize>,
-    /// How the model chats: llama2, llama3, llama3.1, code-llama-70b, chatml, or a file with a
+    /// How the model chats: llama2, llama3, llama3.1, llama3.1-hf, code-llama-70b, chatml, or a file with a
     /// template [default: as the model says]
     #[arg(long, visible_alias = "chat-template-file", value_name = "FORMAT")]
     chat_template: Option<String>,

@@ -39,7 +39,7 @@ pub struct Flags {
     /// The shape of the rows: messages, sharegpt, alpaca, prompt_completion, preference, hh_rlhf [default: by their keys]
     #[arg(long, value_name = "SHAPE")]
     shape: Option<String>,
-    /// llama2, llama3, llama3.1, code-llama-70b, chatml, or a file with a template [default: the model's]
+    /// llama2, llama3, llama3.1, llama3.1-hf, code-llama-70b, chatml, or a file with a template [default: the model's]
     #[arg(long, value_name = "NAME|FILE")]
     chat_template: Option<String>,
     /// The day that formats name, as 2024-07-26

@@ -32,7 +32,7 @@ pub struct Flags {
     /// Where to write the rows with their rewards [default: the standard output]
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// llama2, llama3, llama3.1, code-llama-70b, chatml, or a file with a template [default: the model's]
+    /// llama2, llama3, llama3.1, llama3.1-hf, code-llama-70b, chatml, or a file with a template [default: the model's]
     #[arg(long, value_name = "NAME|FILE")]
     chat_template: Option<String>,
     /// The day that formats name, as 2024-07-26

@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 use herd_engine::Limits;
 use herd_engine::plan::Plan;
 use herd_model::checkpoint::Checkpoint;
+use herd_serve::forms::Forms;
 use herd_serve::{Door, Inside, Served, Settings};
 
 use crate::about::{About, today};
@@ -57,7 +58,7 @@ pub struct Flags {
     /// Megabytes of a request at most
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = range(1, 1 << 12))]
     body_mb: usize,
-    /// How the model chats: llama2, llama3, llama3.1, code-llama-70b, chatml, or a file with a
+    /// How the model chats: llama2, llama3, llama3.1, llama3.1-hf, code-llama-70b, chatml, or a file with a
     /// template [default: as the model says]
     #[arg(long, visible_alias = "chat-template-file", value_name = "FORMAT")]
     chat_template: Option<String>,
@@ -115,6 +116,7 @@ fn load(flags: &Flags, inside: &Inside) -> Result<String, Error> {
         seed: flags.sampling.seed,
         limits,
         vocab,
+        forms: Arc::new(Forms::new(Arc::clone(&about.tokenizer), vocab)),
         class: model.device().class().name(),
         today,
     };

@@ -59,7 +59,10 @@ impl Server {
     /// Serves `model` on a port of the system's choice.
     pub fn start(home: &Path, model: &Path, more: &[&str]) -> Server {
         let mut command = herd(home);
-        command.args(["serve", "-m", model.to_str().unwrap(), "--port", "0", "-c", "512"]);
+        command.args(["serve", "-m", model.to_str().unwrap(), "--port", "0"]);
+        if !more.contains(&"-c") {
+            command.args(["-c", "512"]);
+        }
         command.args(more).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

@@ -31,6 +31,27 @@ pub fn write_plain(folder: &Path) -> PathBuf {
     write_with(folder.join("plain.gguf"), &metadata)
 }
 
+/// The same with the control tokens of Llama 3.1 as far as they fit, for `--chat-template llama3.1-hf`.
+pub fn write_llama3(folder: &Path) -> PathBuf {
+    let mut metadata = metadata();
+    metadata.remove("tokenizer.chat_template");
+    let controls = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
+    let mut tokens: Vec<String> = byte_characters().map(String::from).to_vec();
+    tokens.extend(controls.map(str::to_owned));
+    let vocab = tokens.len();
+    let kinds = (0..vocab).map(|id| if id < 256 { 1 } else { 3 }).collect();
+    metadata.insert("llama.vocab_size", Value::U32(vocab as u32));
+    metadata.insert("tokenizer.ggml.tokens", Value::Array(Array::String(tokens)));
+    metadata.insert("tokenizer.ggml.token_type", Value::Array(Array::I32(kinds)));
+    metadata.insert("tokenizer.ggml.bos_token_id", Value::U32(256));
+    metadata.insert("tokenizer.ggml.eos_token_id", Value::U32(259));
+    let mut tensors = tensors();
+    tensors[0].shape = vec![vocab, WIDTH];
+    let path = folder.join("llama3.gguf");
+    write_as(&path, &metadata, &tensors).unwrap();
+    path
+}
+
 /// The same with the longest context that a file may state.
 pub fn write_endless(folder: &Path) -> PathBuf {
     let mut metadata = metadata();

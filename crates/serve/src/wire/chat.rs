@@ -12,6 +12,7 @@ use crate::ask::{Ask, sampling, stops};
 use crate::fields::{
     EXTENSIONS, Given, Kind, MODEL, SAMPLING, Shape, honoured, only, refused, shorten, warned,
 };
+use crate::forms::{self, FORMS, Offer};
 use crate::refusal::Refusal;
 use crate::served::Served;
 
@@ -20,7 +21,7 @@ pub static SHAPE: Shape = Shape {
     path: "/v1/chat/completions",
     about: "go on with a conversation",
     prefix: "chatcmpl-",
-    groups: &[SAMPLING, EXTENSIONS, &FIELDS],
+    groups: &[SAMPLING, EXTENSIONS, FORMS, &FIELDS],
     required: &["messages", "model"],
 };
 
@@ -32,9 +33,9 @@ static FIELDS: [crate::fields::Field; 27] = [
     honoured("logprobs", Kind::Flag, "the log-probability of each token"),
     honoured("top_logprobs", Kind::Whole(0, 20), "those of the likeliest tokens beside it"),
     honoured("tools", Kind::List, "functions that the model may call"),
-    only("tool_choice", &["\"none\"", "\"auto\""], "a forced call needs constrained decoding"),
-    only("parallel_tool_calls", &["true"], "calls are given as the model makes them"),
-    only("response_format", &["{\"type\":\"text\"}"], "a forced form needs constrained decoding"),
+    honoured("tool_choice", Kind::Any, "none, auto, required, or a function that is to be called"),
+    honoured("parallel_tool_calls", Kind::Flag, "false: an answer makes one call at most"),
+    honoured("response_format", Kind::Object, "the answer's form: text, json_object, json_schema"),
     only("modalities", &["[\"text\"]"], "the model reads and writes text"),
     only("reasoning_effort", &["\"none\""], "the model has no hidden reasoning"),
     only("verbosity", &["\"medium\""], "the model writes as it writes"),
@@ -57,13 +58,21 @@ static FIELDS: [crate::fields::Field; 27] = [
 /// Reads a request.
 pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, Refusal> {
     served.check_name(given.text("model").unwrap_or_default())?;
-    let offered = given.take("tools").map(tools).transpose()?.unwrap_or_default();
-    let chosen = given.text("tool_choice").unwrap_or("auto") != "none";
-    let tools = if chosen { offered } else { Vec::new() };
+    let (tools, strict) = given.take("tools").map(offered).transpose()?.unwrap_or_default();
+    let choice = given.take("tool_choice").map(tool_choice).transpose()?.unwrap_or_default();
+    let single = given.flag("parallel_tool_calls") == Some(false);
+    if single && tools.is_empty() {
+        let message = "parallel_tool_calls is false, and tools are not given";
+        return Err(Refusal::field("parallel_tool_calls", message));
+    }
+    let offer = Offer { tools, strict, choice, single };
+    let tools = offer.shown().to_vec();
     let calls = (!tools.is_empty()).then(|| served.chat().cloned().map(Arc::new)).transpose()?;
     if let Some(tool) = tools.first() {
         served.check_calls(tool.name())?;
     }
+    let wanted = forms::wanted(&mut given)?;
+    let grammar = forms::of_chat(served, &offer, wanted, "function.parameters")?;
     let messages = messages(given.take("messages").unwrap_or_default())?;
     let dialogue = Dialogue { messages, tools, builtin_tools: None };
     let prompt = served.dialogue(&dialogue)?;
@@ -83,6 +92,7 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
         stop,
         stop_tokens,
         log_probs,
+        grammar,
         ..Request::new(prompt, sampling(&given, served)?)
     };
     let manner = Manner { seed: request.sampling.seed, ..manner };
@@ -114,21 +124,51 @@ fn log_probs(given: &Given) -> Result<Option<usize>, Refusal> {
     }
 }
 
+/// Which calls are wanted, as OpenAI says it.
+fn tool_choice(value: Value) -> Result<forms::Choice, Refusal> {
+    let named = |value: &Value| {
+        let function = value["function"].as_object()?;
+        let alone = value.as_object()?.len() == 2 && function.len() == 1;
+        let name = function.get("name").and_then(Value::as_str)?;
+        (alone && value["type"] == "function").then(|| name.to_owned())
+    };
+    match value.as_str() {
+        Some("none") => Ok(forms::Choice::None),
+        Some("auto") => Ok(forms::Choice::Auto),
+        Some("required") => Ok(forms::Choice::Any),
+        _ => named(&value).map(forms::Choice::One).ok_or_else(|| {
+            let message = format!(
+                "tool_choice is {}, taken are \"none\", \"auto\", \"required\" and \
+                 {{\"type\":\"function\",\"function\":{{\"name\":..}}}}",
+                shorten(&value)
+            );
+            Refusal::field("tool_choice", message)
+        }),
+    }
+}
+
 /// Tools as OpenAI has them: functions alone.
 pub fn tools(value: Value) -> Result<Vec<ToolDefinition>, Refusal> {
-    let Value::Array(list) = value else { return Ok(Vec::new()) };
+    offered(value).map(|(tools, _)| tools)
+}
+
+/// The same, and the places of those that are strict.
+fn offered(value: Value) -> Result<(Vec<ToolDefinition>, Vec<usize>), Refusal> {
+    let Value::Array(list) = value else { return Ok(Default::default()) };
+    let mut strict = Vec::new();
     let one = |(i, mut tool): (usize, Value)| {
         if tool.get("type").is_none_or(|kind| kind != "function") {
             let message = format!("tools[{i}] is {}, taken are functions", shorten(&tool));
             return Err(Refusal::field(format!("tools[{i}].type"), message));
         }
-        // Strictness is a promise of constrained decoding.
+        // A model is held to its strict calls, and need not read that it is.
         if let Some(function) = tool.get_mut("function").and_then(Value::as_object_mut) {
             match function.remove("strict") {
                 None | Some(Value::Null | Value::Bool(false)) => {}
-                Some(_) => {
+                Some(Value::Bool(true)) => strict.push(i),
+                Some(other) => {
                     let field = format!("tools[{i}].function.strict");
-                    let message = "strict functions need constrained decoding, which is not built";
+                    let message = format!("{field} is {}, expected true or false", shorten(&other));
                     return Err(Refusal::field(field, message));
                 }
             }
@@ -136,7 +176,8 @@ pub fn tools(value: Value) -> Result<Vec<ToolDefinition>, Refusal> {
         serde_json::from_value(tool)
             .map_err(|e| Refusal::field(format!("tools[{i}]"), format!("tools[{i}]: {e}")))
     };
-    list.into_iter().enumerate().map(one).collect()
+    let tools = list.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    Ok((tools, strict))
 }
 
 /// Messages as OpenAI has them, field by field.

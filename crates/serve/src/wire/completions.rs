@@ -9,6 +9,7 @@ use super::{Counts, Exchange, Head, Wire, event, finite, include_usage, spell};
 use crate::answer::{Choice, Chosen, Ending, Part};
 use crate::ask::{ANSWERS_MAX, Ask, sampling, stops};
 use crate::fields::{EXTENSIONS, Field, Given, Kind, MODEL, SAMPLING, Shape, honoured, refused};
+use crate::forms::{self, FORMS};
 use crate::refusal::Refusal;
 use crate::served::Served;
 
@@ -17,7 +18,7 @@ pub static SHAPE: Shape = Shape {
     path: "/v1/completions",
     about: "go on with a text",
     prefix: "cmpl-",
-    groups: &[SAMPLING, EXTENSIONS, &FIELDS],
+    groups: &[SAMPLING, EXTENSIONS, FORMS, &FIELDS],
     required: &["model", "prompt"],
 };
 
@@ -58,6 +59,8 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
     let token_ids = given.flag("return_token_ids") == Some(true);
     let sampling = sampling(&given, served)?;
     let (stop, stop_tokens) = stops(&given, &served.text_stops);
+    let wanted = forms::wanted(&mut given)?;
+    let grammar = wanted.map(|(form, field)| served.forms.compile(form, &field)).transpose()?;
     let request = |prompt: &Vec<u32>| Request {
         max_tokens: Some(given.count("max_tokens").unwrap_or(TOKENS)),
         stop: stop.clone(),
@@ -65,6 +68,7 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
         // Which of several answers is the likeliest, its log-probabilities say.
         log_probs: log_probs.or((best_of > n).then_some(0)),
         prompt_log_probs: echo && log_probs.is_some(),
+        grammar: grammar.clone(),
         ..Request::new(prompt.clone(), sampling.clone())
     };
     let requests: Vec<Request> = prompts.iter().map(request).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use herd_codec::chat::{Block, Dialogue, Message, Role, ToolCall, ToolDefinition};
-use herd_engine::{Request, Usage};
+use herd_engine::{Form, Request, Usage};
 use serde_json::{Map, Value, json};
 
 use super::chat::call_id;
@@ -11,6 +11,7 @@ use super::{Exchange, Head, Wire};
 use crate::answer::{Choice, Ending, Part};
 use crate::ask::{Ask, sampling, stops_under};
 use crate::fields::{Field, Given, Kind, MODEL, Shape, honoured, only, refused, shorten, warned};
+use crate::forms::{self, Offer};
 use crate::refusal::{Dialect, Refusal};
 use crate::served::Served;
 
@@ -37,10 +38,10 @@ static DIALOGUE: [Field; 9] = [
     honoured("messages", Kind::List, "the conversation"),
     honoured("system", Kind::Any, "the system's text, or a list of text blocks"),
     honoured("tools", Kind::List, "functions that the model may call"),
-    honoured("tool_choice", Kind::Object, "auto or none; a forced call needs constrained decoding"),
+    honoured("tool_choice", Kind::Object, "none, auto, any, or a tool that is to be called"),
     only("thinking", &["{\"type\":\"disabled\"}"], "the model has no hidden reasoning"),
     warned("cache_control", "prompts are found in the cache by what they hold"),
-    refused("output_config", "a forced form needs constrained decoding"),
+    honoured("output_config", Kind::Object, "format: the answer is JSON of its schema"),
     only("speed", &["\"standard\""], "there is one speed"),
 ];
 
@@ -65,7 +66,9 @@ static FIELDS: [Field; 16] = [
 
 /// Reads a request.
 pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, Refusal> {
-    let dialogue = dialogue(&mut given, served)?;
+    let (dialogue, offer) = dialogue(&mut given, served)?;
+    let wanted = output_format(&given)?;
+    let grammar = forms::of_chat(served, &offer, wanted, "input_schema")?;
     let format = || served.chat().cloned().map(Arc::new);
     let calls = (!dialogue.tools.is_empty()).then(format).transpose()?;
     let prompt = served.dialogue(&dialogue)?;
@@ -74,6 +77,7 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
         max_tokens: given.count("max_tokens"),
         stop,
         stop_tokens,
+        grammar,
         ..Request::new(prompt, sampling(&given, served)?)
     };
     let wire = Messages {
@@ -92,29 +96,16 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
 
 /// Answers `/v1/messages/count_tokens`.
 pub fn count(mut given: Given, served: &Served) -> Result<Value, Refusal> {
-    let dialogue = dialogue(&mut given, served)?;
+    let (dialogue, _) = dialogue(&mut given, served)?;
     Ok(json!({ "input_tokens": served.dialogue(&dialogue)?.len() }))
 }
 
-fn dialogue(given: &mut Given, served: &Served) -> Result<Dialogue, Refusal> {
+fn dialogue(given: &mut Given, served: &Served) -> Result<(Dialogue, Offer), Refusal> {
     served.check_name(given.text("model").unwrap_or_default())?;
-    let offered = given.take("tools").map(tools).transpose()?.unwrap_or_default();
-    let choice = given.object_of("tool_choice", &["type", "disable_parallel_tool_use"])?;
-    let chosen = match choice.get("type").and_then(Value::as_str) {
-        Some("auto") => true,
-        None if choice.is_empty() => true,
-        Some("none") => false,
-        _ => {
-            let message =
-                "tool_choice is neither auto nor none: a forced call needs constrained decoding";
-            return Err(Refusal::field("tool_choice", message));
-        }
-    };
-    if choice.get("disable_parallel_tool_use") == Some(&Value::Bool(true)) {
-        let message = "calls are given as the model makes them, one or many";
-        return Err(Refusal::field("tool_choice.disable_parallel_tool_use", message));
-    }
-    let tools = if chosen { offered } else { Vec::new() };
+    let (tools, strict) = given.take("tools").map(tools).transpose()?.unwrap_or_default();
+    let (choice, single) = tool_choice(given)?;
+    let offer = Offer { tools, strict, choice, single };
+    let tools = offer.shown().to_vec();
     if let Some(tool) = tools.first() {
         served.check_calls(tool.name())?;
     }
@@ -122,19 +113,70 @@ fn dialogue(given: &mut Given, served: &Served) -> Result<Dialogue, Refusal> {
     if let Some(system) = given.take("system") {
         messages.push(Message::new(Role::System, plain_text("system", system)?));
     }
-    let Some(Value::Array(list)) = given.take("messages") else { return Ok(Dialogue::default()) };
+    let Some(Value::Array(list)) = given.take("messages") else { return Ok(Default::default()) };
     if list.is_empty() {
         return Err(Refusal::field("messages", "messages is empty"));
     }
     for (i, message) in list.into_iter().enumerate() {
         read_message(i, message, &mut messages)?;
     }
-    Ok(Dialogue { messages, tools, builtin_tools: None })
+    Ok((Dialogue { messages, tools, builtin_tools: None }, offer))
 }
 
-/// Tools as Anthropic has them, in OpenAI's shape.
-fn tools(value: Value) -> Result<Vec<ToolDefinition>, Refusal> {
-    let Value::Array(list) = value else { return Ok(Vec::new()) };
+/// Which calls are wanted, as Anthropic says it, and whether one at most.
+fn tool_choice(given: &Given) -> Result<(forms::Choice, bool), Refusal> {
+    let map = given.object_of("tool_choice", &["type", "name", "disable_parallel_tool_use"])?;
+    let name = map.get("name").and_then(Value::as_str);
+    let choice = match (map.get("type").and_then(Value::as_str), name) {
+        (None, None) if map.is_empty() => forms::Choice::Auto,
+        (Some("auto"), None) => forms::Choice::Auto,
+        (Some("none"), None) => forms::Choice::None,
+        (Some("any"), None) => forms::Choice::Any,
+        (Some("tool"), Some(name)) => forms::Choice::One(name.to_owned()),
+        _ => {
+            let said = shorten(&Value::Object(map));
+            let message =
+                format!("tool_choice is {said}, its type none, auto, any, or tool with a name");
+            return Err(Refusal::field("tool_choice", message));
+        }
+    };
+    match map.get("disable_parallel_tool_use") {
+        None | Some(Value::Null | Value::Bool(false)) => Ok((choice, false)),
+        Some(Value::Bool(true)) => Ok((choice, true)),
+        Some(other) => {
+            let field = "tool_choice.disable_parallel_tool_use";
+            let message = format!("{field} is {}, expected true or false", shorten(other));
+            Err(Refusal::field(field, message))
+        }
+    }
+}
+
+/// The form of an answer's text.
+fn output_format(given: &Given) -> Result<Option<(Form, String)>, Refusal> {
+    const FIELD: &str = "output_config.format";
+    let config = given.object_of("output_config", &["format"])?;
+    let Some(format) = config.get("format").filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    let known = format.as_object().is_some_and(|map| map.len() == 2);
+    match (known && format["type"] == "json_schema", format.get("schema")) {
+        (true, Some(schema)) => {
+            Ok(Some((Form::JsonSchema(schema.clone()), format!("{FIELD}.schema"))))
+        }
+        _ => {
+            let message = format!(
+                "{FIELD} is {}, expected {{\"type\":\"json_schema\",\"schema\":..}}",
+                shorten(format)
+            );
+            Err(Refusal::field(FIELD, message))
+        }
+    }
+}
+
+/// Tools as Anthropic has them, in OpenAI's shape, and the places of those that are strict.
+fn tools(value: Value) -> Result<(Vec<ToolDefinition>, Vec<usize>), Refusal> {
+    let Value::Array(list) = value else { return Ok(Default::default()) };
+    let mut strict = Vec::new();
     let one = |(i, tool): (usize, Value)| {
         let wrong = |message: String| Refusal::field(format!("tools[{i}]"), message);
         let own = tool.get("type").is_none_or(|kind| kind == "custom");
@@ -147,6 +189,14 @@ fn tools(value: Value) -> Result<Vec<ToolDefinition>, Refusal> {
         };
         tool.remove("type");
         tool.remove("cache_control");
+        match tool.remove("strict") {
+            None | Some(Value::Null | Value::Bool(false)) => {}
+            Some(Value::Bool(true)) => strict.push(i),
+            Some(other) => {
+                let said = shorten(&other);
+                return Err(wrong(format!("tools[{i}].strict is {said}, expected true or false")));
+            }
+        }
         let mut function = Map::new();
         for (from, to) in
             [("name", "name"), ("description", "description"), ("input_schema", "parameters")]
@@ -161,7 +211,8 @@ fn tools(value: Value) -> Result<Vec<ToolDefinition>, Refusal> {
         serde_json::from_value(json!({ "type": "function", "function": function }))
             .map_err(|e| wrong(format!("tools[{i}]: {e}")))
     };
-    list.into_iter().enumerate().map(one).collect()
+    let tools = list.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    Ok((tools, strict))
 }
 
 /// A text, or a list of text blocks one after another.
