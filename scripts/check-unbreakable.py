@@ -115,6 +115,11 @@ num_iterations = 2
 steps_per_generation = 2
 beta = 0.05
 """
+PPO = GRPO[:GRPO.index("[grpo]")] + """
+[ppo]
+num_ppo_epochs = 2
+num_mini_batches = 2
+"""
 TEACHER = 'teacher = "large/checkpoints/step-12"\nk = 8\n'
 TEXT_TAUGHT = SETTINGS + f'[distill]\nlearn = "text"\n{TEACHER}'
 ANSWERS_TAUGHT = CHAT + f'[distill]\ntemperature = 2.0\nrest = "drop"\n{TEACHER}'
@@ -201,6 +206,9 @@ CONFIGS = {
     "sft-lora.toml": CHAT.format(model=OLD, optim="warmup_steps = 3") + LORA,
     "dpo.toml": PAIRS.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
     "reward.toml": REWARD.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
+    "reward-lora.toml": REWARD.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3") + LORA,
+    "ppo.toml": PPO.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
+    "ppo-lora.toml": PPO.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3") + LORA,
     "grpo.toml": GRPO.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3"),
     "grpo-lora.toml": GRPO.format(model=OLD, optim="warmup_steps = 3\nlr = 1e-3") + LORA,
     "distill.toml": TEXT_TAUGHT.format(model=NEW, optim="warmup_steps = 3"),
@@ -227,6 +235,9 @@ VERBS = {
     "sft with LoRA": ("sft --config sft-lora.toml -t 1 --out OUT", False),
     "dpo": ("dpo --config dpo.toml -t 1 --out OUT", False),
     "reward": ("reward --config reward.toml -t 1 --out OUT", False),
+    "reward with LoRA": ("reward --config reward-lora.toml -t 1 --out OUT", False),
+    "ppo": ("ppo --config ppo.toml -t 1 --out OUT", False),
+    "ppo with LoRA": ("ppo --config ppo-lora.toml -t 1 --out OUT", False),
     "grpo": ("grpo --config grpo.toml -t 1 --out OUT", False),
     "grpo with LoRA": ("grpo --config grpo-lora.toml -t 1 --out OUT", False),
     "distill": ("distill --config distill.toml -t 1 --out OUT", False),
