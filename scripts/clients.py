@@ -8,11 +8,13 @@ import threading
 import traceback
 
 import anthropic
+import ollama
 import openai
 
 URL, KEY = sys.argv[1].rstrip("/"), sys.argv[2]
 client = openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0)
 claude = anthropic.Anthropic(base_url=URL, api_key=KEY, max_retries=0)
+llama = ollama.Client(host=URL, headers={"Authorization": f"Bearer {KEY}"})
 MODEL = client.models.list().data[0].id
 SAY = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Name three colours."}]
 checks = []
@@ -191,6 +193,53 @@ def anthropic_errors():
         assert "did you mean temperature?" in str(error)
     else:
         raise AssertionError("temprature was taken")
+
+
+def ollama_options(**more):
+    return {"num_predict": 24, "seed": 5, **more}
+
+
+@check
+def ollama_models():
+    assert [model.model for model in llama.list().models] == [MODEL]
+    assert llama.ps().models[0].context_length > 0
+    shown = llama.show(MODEL)
+    assert "completion" in shown.capabilities and shown.details.quantization_level
+    assert shown.modelinfo["general.parameter_count"] > 0
+
+
+@check
+def ollama_chat_and_stream():
+    whole = llama.chat(MODEL, messages=SAY, options=ollama_options())
+    assert whole.message.content == chat().choices[0].message.content
+    assert whole.done and whole.done_reason in ("stop", "length")
+    assert whole.eval_count > 0 and whole.total_duration >= whole.eval_duration > 0
+    parts = list(llama.chat(MODEL, messages=SAY, options=ollama_options(), stream=True))
+    assert "".join(part.message.content for part in parts) == whole.message.content
+    assert parts[-1].done and parts[-1].eval_count == whole.eval_count and len(parts) > 5
+
+
+@check
+def ollama_generate_and_log_probs():
+    ask = {"model": MODEL, "system": SAY[0]["content"], "prompt": SAY[1]["content"], "options": ollama_options()}
+    whole = llama.generate(**ask, logprobs=True, top_logprobs=2)
+    assert whole.response == chat().choices[0].message.content
+    assert "".join(token.token for token in whole.logprobs) == whole.response
+    assert "".join(part.response for part in llama.generate(**ask, stream=True)) == whole.response
+    raw = llama.generate(MODEL, "Once upon a time", raw=True, options=ollama_options(num_predict=16, temperature=0))
+    text = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=16, temperature=0)
+    assert raw.response == text.choices[0].text
+
+
+@check
+def ollama_errors_name_the_field():
+    for options, word in [({"temprature": 1}, "did you mean temperature?"), ({"top_p": 3}, "top_p is 3")]:
+        try:
+            llama.chat(MODEL, messages=SAY, options=options)
+        except ollama.ResponseError as error:
+            assert word in str(error), error
+        else:
+            raise AssertionError(f"{options} were taken")
 
 
 failed = 0

@@ -1,6 +1,8 @@
 //! The inner form of an answer: parts as they come, and the whole, from one reader, so that a
 //! stream and a whole answer cannot differ.
 
+use std::time::Instant;
+
 use herd_codec::chat::{Delta, Piece, StreamParser, ToolCall};
 use herd_codec::{TokenId, Tokenizer};
 use herd_engine::{Finish, PromptToken, Token, Usage, What};
@@ -74,11 +76,14 @@ pub struct Choice {
     pub ending: Option<Ending>,
     /// Its tokens in numbers.
     pub usage: Usage,
+    /// When the first of it came.
+    pub begun: Option<Instant>,
 }
 
 impl Choice {
     /// Takes a part in.
     pub fn take(&mut self, part: Part) {
+        self.begun.get_or_insert_with(Instant::now);
         match part {
             Part::Prompt(token) => self.prompt.push(token),
             Part::Text { text, tokens } => {

@@ -26,6 +26,7 @@ use crate::host::{Full, Host, Reception, Told};
 use crate::refusal::{Dialect, Refusal};
 use crate::served::Served;
 use crate::wire::{Exchange, Head, Wire, chat, completions, messages, models, tokens};
+use crate::wire::{ollama, ollama_models};
 
 /// What handlers share.
 pub struct Hall {
@@ -62,6 +63,12 @@ impl Hall {
             .route("/tokenize", post(tokenize))
             .route("/detokenize", post(detokenize))
             .route("/apply-template", post(apply_template))
+            .route(ollama::CHAT.path, post(ollama_chat))
+            .route(ollama::GENERATE.path, post(ollama_generate))
+            .route(ollama_models::SHOW.path, post(ollama_show))
+            .route("/api/tags", get(ollama_tags))
+            .route("/api/ps", get(ollama_running))
+            .route("/api/version", get(ollama_version))
             .route("/v1/models", get(list_models))
             .route("/v1/models/{*name}", get(one_model))
             .route("/v1/chat/completions", post(chat_completions))
@@ -400,6 +407,34 @@ async fn detokenize(State(hall): Shared, body: Body) -> Response {
 async fn apply_template(State(hall): Shared, body: Body) -> Response {
     let shape = &tokens::TEMPLATE;
     reply(hall.plain(shape, tokens::apply_template, body).await, shape.path)
+}
+
+async fn ollama_chat(State(hall): Shared, body: Body) -> Response {
+    reply(hall.answer(&ollama::CHAT, ollama::read_chat, body).await, ollama::CHAT.path)
+}
+
+async fn ollama_generate(State(hall): Shared, body: Body) -> Response {
+    let shape = &ollama::GENERATE;
+    reply(hall.answer(shape, ollama::read_generate, body).await, shape.path)
+}
+
+async fn ollama_show(State(hall): Shared, body: Body) -> Response {
+    let shape = &ollama_models::SHOW;
+    reply(hall.plain(shape, ollama_models::show, body).await, shape.path)
+}
+
+async fn ollama_tags(State(hall): Shared) -> Response {
+    let said = hall.ready().map(|ready| ollama_models::tags(&ready.served));
+    reply(said.map(|said| json_response(StatusCode::OK, &said)), "/api/tags")
+}
+
+async fn ollama_running(State(hall): Shared) -> Response {
+    let said = hall.ready().map(|ready| ollama_models::running(&ready.served));
+    reply(said.map(|said| json_response(StatusCode::OK, &said)), "/api/ps")
+}
+
+async fn ollama_version() -> Response {
+    json_response(StatusCode::OK, &ollama_models::version())
 }
 
 async fn no_such_path(uri: Uri) -> Response {

@@ -34,8 +34,25 @@ pub struct Served {
     pub vocab: usize,
     /// The numeric class that it runs in.
     pub class: &'static str,
+    /// What its files say of its size.
+    pub facts: Facts,
     /// The day, for formats that name it.
     pub today: fn() -> Option<Date>,
+}
+
+/// The size of a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts {
+    /// Numbers in its weights.
+    pub parameters: u64,
+    /// Bytes of its weights in memory.
+    pub bytes: usize,
+    /// Numbers in a hidden state.
+    pub width: usize,
+    /// How the weights of its layers are stored.
+    pub format: &'static str,
+    /// The kind of its file.
+    pub container: &'static str,
 }
 
 impl Served {

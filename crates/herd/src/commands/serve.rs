@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 use herd_engine::Limits;
 use herd_engine::plan::Plan;
 use herd_model::checkpoint::Checkpoint;
+use herd_serve::served::Facts;
 use herd_serve::{Door, Inside, Served, Settings};
 
 use crate::about::{About, today};
@@ -102,7 +103,8 @@ fn load(flags: &Flags, inside: &Inside) -> Result<String, Error> {
         _ => Some(about.chat_format(flags.chat_template.as_deref())?),
     };
     let sampling = flags.sampling.sampling(&about.defaults)?;
-    let vocab = model.config().vocab;
+    let config = model.config();
+    let vocab = config.vocab;
     sampling.check(vocab)?;
     let served = Served {
         name: flags.alias.clone().unwrap_or_else(|| name_of(&about)),
@@ -116,6 +118,13 @@ fn load(flags: &Flags, inside: &Inside) -> Result<String, Error> {
         limits,
         vocab,
         class: model.device().class().name(),
+        facts: Facts {
+            parameters: config.params(),
+            bytes: model.weight_bytes(),
+            width: config.width,
+            format: model.format().name(),
+            container: container(&about.path),
+        },
         today,
     };
     let device = model.device();
@@ -152,6 +161,11 @@ fn limits_of(flags: &Flags, checkpoint: &Checkpoint, limits: Limits) -> Result<L
 fn name_of(about: &About) -> String {
     let name = about.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.strip_suffix(".gguf").map_or(name.clone(), str::to_owned)
+}
+
+/// The kind of a model's file, by its ending.
+fn container(path: &Path) -> &'static str {
+    if path.extension().is_some_and(|ending| ending == "gguf") { "gguf" } else { "safetensors" }
 }
 
 /// When a file was written, in seconds since 1970; 0 where the system does not say.

@@ -103,7 +103,8 @@ fn max_tokens(given: &Given) -> Result<Option<usize>, Refusal> {
     }
 }
 
-fn log_probs(given: &Given) -> Result<Option<usize>, Refusal> {
+/// The log-probabilities wanted: so many of the likeliest tokens, if any.
+pub fn log_probs(given: &Given) -> Result<Option<usize>, Refusal> {
     match (given.flag("logprobs"), given.count("top_logprobs")) {
         (Some(true), top) => Ok(Some(top.unwrap_or(0))),
         (_, None | Some(0)) => Ok(None),

@@ -4,6 +4,8 @@ pub mod chat;
 pub mod completions;
 pub mod messages;
 pub mod models;
+pub mod ollama;
+pub mod ollama_models;
 pub mod tokens;
 
 use herd_engine::Usage;
@@ -21,10 +23,16 @@ pub const SHAPES: &[&Shape] = &[
     &completions::SHAPE,
     &messages::SHAPE,
     &messages::COUNT,
+    &ollama::CHAT,
+    &ollama::GENERATE,
+    &ollama_models::SHOW,
     &tokens::TOKENIZE,
     &tokens::DETOKENIZE,
     &tokens::TEMPLATE,
 ];
+
+/// Tables of objects within requests.
+pub const PARTS: &[&Shape] = &[&ollama::OPTIONS];
 
 /// How answers are written. One value writes the answers to one request.
 pub trait Wire: Send {

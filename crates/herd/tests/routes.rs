@@ -1,0 +1,146 @@
+//! `herd serve` in the shapes beside OpenAI's chat and completions and Anthropic's: the same answers.
+
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
+mod common;
+#[path = "common/server.rs"]
+mod server;
+#[path = "common/tiny.rs"]
+mod tiny;
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use server::Server;
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn home() -> (tempfile::TempDir, PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let model = tiny::write(home.path());
+    (home, model)
+}
+
+/// `a` with the fields of `b`.
+fn with(a: &Value, b: Value) -> Value {
+    let mut all = a.clone();
+    for (name, value) in b.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    all
+}
+
+fn lines(body: &str) -> Vec<Value> {
+    body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn ollamas_chat_is_the_chat_of_the_same_words_streamed_or_not() {
+    let (home, model) = home();
+    let server = Server::start(home.path(), &model, &[]);
+    let said = json!([
+        { "role": "system", "content": "be brief" }, { "role": "user", "content": "who?" }
+    ]);
+    let chat = json!({
+        "model": "tiny", "messages": said, "max_tokens": 25, "temperature": 1.2, "seed": 3,
+        "logprobs": true, "top_logprobs": 2,
+    });
+    let chat = server.post(CHAT, &chat).json();
+    let options = json!({ "num_predict": 25, "temperature": 1.2, "seed": 3, "num_ctx": 4096 });
+    let ask = json!({
+        "model": "tiny:latest", "messages": said, "options": options, "logprobs": true,
+        "top_logprobs": 2,
+    });
+    let whole = server.post("/api/chat", &with(&ask, json!({ "stream": false }))).json();
+    let choice = &chat["choices"][0];
+    assert_eq!(whole["message"]["content"], choice["message"]["content"]);
+    assert_eq!(whole["logprobs"], choice["logprobs"]["content"]);
+    assert_eq!(whole["prompt_eval_count"], chat["usage"]["prompt_tokens"]);
+    assert_eq!(whole["eval_count"], chat["usage"]["completion_tokens"]);
+    assert_eq!((&whole["done"], &whole["done_reason"]), (&json!(true), &json!("length")));
+    assert_eq!(whole["warnings"][0], "num_ctx changes nothing: the context is that of the server");
+    let parts = ["prompt_eval_duration", "eval_duration"].map(|name| whole[name].as_u64().unwrap());
+    assert_eq!(parts.iter().sum::<u64>(), whole["total_duration"].as_u64().unwrap());
+    let streamed = server.post("/api/chat", &ask);
+    assert_eq!(streamed.header("content-type").unwrap(), "application/x-ndjson");
+    let streamed = lines(&streamed.body);
+    let text: String = streamed.iter().filter_map(|l| l["message"]["content"].as_str()).collect();
+    assert_eq!(text, whole["message"]["content"].as_str().unwrap());
+    let (last, before) = streamed.split_last().unwrap();
+    assert_eq!((&last["done"], &last["eval_count"]), (&json!(true), &whole["eval_count"]));
+    assert!(before.iter().all(|line| line["done"] == false) && before.len() > 5);
+    let generate = json!({
+        "model": "tiny", "system": "be brief", "prompt": "who?", "options": options, "stream": false,
+    });
+    let generated = server.post("/api/generate", &generate).json();
+    assert_eq!(generated["response"], whole["message"]["content"]);
+    let raw = json!({
+        "model": "tiny", "prompt": "ab", "raw": true, "options": options, "stream": false,
+    });
+    let text = json!({
+        "model": "tiny", "prompt": "ab", "max_tokens": 25, "temperature": 1.2, "seed": 3,
+    });
+    let text = server.post("/v1/completions", &text).json();
+    let raw = server.post("/api/generate", &raw).json();
+    assert_eq!(raw["response"], text["choices"][0]["text"]);
+}
+
+#[test]
+fn ollamas_options_are_heard_refused_or_warned_of() {
+    let (home, model) = home();
+    let server = Server::start(home.path(), &model, &[]);
+    let ask = |options: Value| {
+        let base = json!({ "num_predict": 12, "seed": 1, "temperature": 0.9 });
+        let options = with(&base, options);
+        let said = json!([{ "role": "user", "content": "x" }]);
+        let ask = json!({ "model": "tiny", "messages": said, "options": options, "stream": false });
+        server.post("/api/chat", &ask)
+    };
+    let letters = ('a'..='z').chain('A'..='Z').map(String::from).collect::<Value>();
+    for (name, beside, value) in [
+        ("temperature", json!({}), json!(3.0)),
+        ("top_p", json!({}), json!(0.05)),
+        ("top_k", json!({}), json!(1)),
+        ("min_p", json!({}), json!(0.9)),
+        ("typical_p", json!({}), json!(0.05)),
+        ("seed", json!({}), json!(99)),
+        ("num_predict", json!({}), json!(3)),
+        ("stop", json!({ "num_predict": 60 }), letters),
+        ("repeat_penalty", json!({ "temperature": 0 }), json!(5.0)),
+        ("repeat_last_n", json!({ "temperature": 0, "repeat_penalty": 5.0 }), json!(1)),
+        ("presence_penalty", json!({ "temperature": 0 }), json!(2.0)),
+        ("frequency_penalty", json!({ "temperature": 0 }), json!(2.0)),
+    ] {
+        let without = ask(beside.clone()).json();
+        let got = ask(with(&beside, json!({ name: value }))).json();
+        assert_ne!(without["message"], got["message"], "{name} changes nothing");
+    }
+    let refused = ask(json!({ "temprature": 1 }));
+    assert_eq!(refused.status, 400);
+    let message = refused.json()["error"].as_str().unwrap().to_owned();
+    assert!(message.contains("did you mean temperature?"), "{message}");
+    assert_eq!(ask(json!({ "mirostat": 1 })).status, 400);
+    assert_eq!(
+        ask(json!({ "mirostat": 0, "use_mmap": true })).json()["warnings"][0]
+            .as_str()
+            .map(|w| &w[..8]),
+        Some("use_mmap")
+    );
+}
+
+#[test]
+fn ollamas_clients_are_told_of_the_model() {
+    let (home, model) = home();
+    let server = Server::start(home.path(), &model, &[]);
+    let tags = server.get("/api/tags").json();
+    assert_eq!(tags["models"][0]["name"], "tiny");
+    assert_eq!(tags["models"][0]["details"]["format"], "gguf");
+    assert_eq!(server.get("/api/ps").json()["models"][0]["context_length"], 512);
+    let shown = server.post("/api/show", &json!({ "model": "tiny" })).json();
+    assert_eq!(shown["model_info"]["llama.vocab_size"], 259);
+    assert_eq!(shown["capabilities"][0], "completion");
+    assert!(server.get("/api/version").json()["version"].is_string());
+    let other = server.post("/api/show", &json!({ "model": "other" }));
+    assert_eq!(other.status, 404);
+    assert!(other.json()["error"].as_str().unwrap().contains("no model"));
+}
