@@ -242,6 +242,22 @@ def ollama_errors_name_the_field():
             raise AssertionError(f"{options} were taken")
 
 
+def cosine(a, b):
+    return sum(x * y for x, y in zip(a, b))
+
+
+@check
+def openai_embeddings():
+    texts = ["A cat sleeps on the mat.", "A kitten naps on the rug.", "Shares fell on Wall Street today."]
+    data = client.embeddings.create(model=MODEL, input=texts).data
+    cat, kitten, shares = (one.embedding for one in data)
+    assert abs(cosine(cat, cat) - 1) < 1e-5 and cosine(cat, kitten) > cosine(cat, shares)
+    plain = client.embeddings.create(model=MODEL, input=texts[0], encoding_format="float").data[0].embedding
+    assert max(abs(a - b) for a, b in zip(plain, cat)) < 1e-6
+    vectors = llama.embed(MODEL, input=texts).embeddings
+    assert max(abs(a - b) for a, b in zip(vectors[2], shares)) < 1e-6
+
+
 failed = 0
 for function in checks:
     try:

@@ -28,6 +28,7 @@ OLLAMA = {
     "/api/chat": ollama_types.ChatRequest,
     "/api/generate": ollama_types.GenerateRequest,
     "/api/embed": ollama_types.EmbedRequest,
+    "/api/embeddings": ollama_types.EmbeddingsRequest,
     "/api/show": ollama_types.ShowRequest,
     "options": ollama_types.Options,
 }

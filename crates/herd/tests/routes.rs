@@ -144,3 +144,46 @@ fn ollamas_clients_are_told_of_the_model() {
     assert_eq!(other.status, 404);
     assert!(other.json()["error"].as_str().unwrap().contains("no model"));
 }
+
+#[test]
+fn a_text_has_one_vector_alone_or_among_many_in_any_shape() {
+    let (home, model) = home();
+    let server = Server::start(home.path(), &model, &["--parallel", "4"]);
+    const EMBED: &str = "/v1/embeddings";
+    let texts: Vec<String> = (1..20).map(|n| "once upon a time ".repeat(n)).collect();
+    let texts = json!(texts);
+    let base = json!({ "model": "tiny", "input": texts });
+    let all = server.post(EMBED, &base).json();
+    let data = all["data"].as_array().unwrap();
+    let vector = |i: usize| data[i]["embedding"].as_array().unwrap();
+    let length: f64 = vector(3).iter().map(|x| x.as_f64().unwrap().powi(2)).sum();
+    assert!((length - 1.0).abs() < 1e-6 && vector(3).len() == 32, "{length}");
+    for i in [0, 3, 18] {
+        let one = server.post(EMBED, &with(&base, json!({ "input": texts[i] }))).json();
+        assert_eq!(one["data"][0]["embedding"], data[i]["embedding"]);
+        let ids = server.post("/tokenize", &json!({ "content": texts[i] })).json();
+        let ids = server.post(EMBED, &with(&base, json!({ "input": ids["tokens"] }))).json();
+        assert_eq!(ids["data"][0]["embedding"], data[i]["embedding"]);
+    }
+    let ollama = server.post("/api/embed", &base).json();
+    assert_eq!(ollama["embeddings"][3], data[3]["embedding"]);
+    assert_eq!(ollama["prompt_eval_count"], all["usage"]["prompt_tokens"]);
+    let raw = server.post(EMBED, &with(&base, json!({ "normalize": false }))).json();
+    let older = server.post("/api/embeddings", &json!({ "model": "tiny", "prompt": texts[3] }));
+    assert_eq!(older.json()["embedding"], raw["data"][3]["embedding"]);
+    let full = json!({ "encoding_format": "base64", "dimensions": 32, "user": "me" });
+    let packed = server.post(EMBED, &with(&base, full)).json();
+    assert_eq!(packed["data"][0]["embedding"].as_str().unwrap().len(), 128_usize.div_ceil(3) * 4);
+    assert!(packed["warnings"][0].as_str().unwrap().starts_with("user"));
+    for (fields, field, words) in [
+        (json!({ "input": "x".repeat(600) }), "input", "600 tokens, the context 512"),
+        (json!({ "input": "" }), "input", "empty"),
+        (json!({ "input": { "a": 1 } }), "input", "input is no text"),
+        (json!({ "dimensions": 16 }), "dimensions", "the model's vectors have 32"),
+        (json!({ "encoding_format": "int8" }), "encoding_format", "taken are"),
+    ] {
+        let refused = server.post(EMBED, &with(&base, fields));
+        assert_eq!((refused.status, refused.field().as_deref()), (400, Some(field)));
+        assert!(refused.body.contains(words), "{}", refused.body);
+    }
+}

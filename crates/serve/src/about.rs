@@ -83,6 +83,7 @@ pub fn capabilities(served: &Served) -> Value {
         "chat": served.format.is_some(),
         "tools": calls,
         "stream": true,
+        "embeddings": true,
         "logprobs": true,
         "structured_output": false,
         "images": false,

@@ -16,6 +16,8 @@ use crate::served::Served;
 pub enum Part {
     /// A token of the prompt was read.
     Prompt(PromptToken),
+    /// The prompt's vector, [D].
+    Embedding(Vec<f32>),
     /// Text that is certain, and the tokens chosen since the last part. Either may be empty.
     Text {
         /// The text.
@@ -66,6 +68,8 @@ pub enum Ending {
 pub struct Choice {
     /// Tokens of the prompt, where they were asked for.
     pub prompt: Vec<PromptToken>,
+    /// The prompt's vector, where it was asked for.
+    pub embedding: Vec<f32>,
     /// Its text, calls apart.
     pub text: String,
     /// Its tokens, the last included.
@@ -86,6 +90,7 @@ impl Choice {
         self.begun.get_or_insert_with(Instant::now);
         match part {
             Part::Prompt(token) => self.prompt.push(token),
+            Part::Embedding(x_d) => self.embedding = x_d,
             Part::Text { text, tokens } => {
                 self.text += &text;
                 self.tokens.extend(tokens);
@@ -118,6 +123,7 @@ impl Reader {
     pub fn take(&mut self, what: What, served: &Served) -> Result<Vec<Part>, Refusal> {
         match what {
             What::Prompt(token) => Ok(vec![Part::Prompt(token)]),
+            What::Embedding(x_d) => Ok(vec![Part::Embedding(x_d)]),
             What::Token(token) => Ok(self.token(token, &served.tokenizer).into_iter().collect()),
             What::End { finish, text, usage } => self.end(finish, text, usage),
         }

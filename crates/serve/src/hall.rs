@@ -26,7 +26,7 @@ use crate::host::{Full, Host, Reception, Told};
 use crate::refusal::{Dialect, Refusal};
 use crate::served::Served;
 use crate::wire::{Exchange, Head, Wire, chat, completions, messages, models, tokens};
-use crate::wire::{ollama, ollama_models};
+use crate::wire::{embeddings, ollama, ollama_models};
 
 /// What handlers share.
 pub struct Hall {
@@ -66,6 +66,9 @@ impl Hall {
             .route(ollama::CHAT.path, post(ollama_chat))
             .route(ollama::GENERATE.path, post(ollama_generate))
             .route(ollama_models::SHOW.path, post(ollama_show))
+            .route(embeddings::SHAPE.path, post(embed))
+            .route(embeddings::OLLAMA.path, post(ollama_embed))
+            .route(embeddings::OLDER.path, post(ollama_embeddings))
             .route("/api/tags", get(ollama_tags))
             .route("/api/ps", get(ollama_running))
             .route("/api/version", get(ollama_version))
@@ -435,6 +438,21 @@ async fn ollama_running(State(hall): Shared) -> Response {
 
 async fn ollama_version() -> Response {
     json_response(StatusCode::OK, &ollama_models::version())
+}
+
+async fn embed(State(hall): Shared, body: Body) -> Response {
+    let shape = &embeddings::SHAPE;
+    reply(hall.answer(shape, embeddings::read, body).await, shape.path)
+}
+
+async fn ollama_embed(State(hall): Shared, body: Body) -> Response {
+    let shape = &embeddings::OLLAMA;
+    reply(hall.answer(shape, embeddings::read_ollama, body).await, shape.path)
+}
+
+async fn ollama_embeddings(State(hall): Shared, body: Body) -> Response {
+    let shape = &embeddings::OLDER;
+    reply(hall.answer(shape, embeddings::read_older, body).await, shape.path)
 }
 
 async fn no_such_path(uri: Uri) -> Response {

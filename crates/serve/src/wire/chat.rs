@@ -392,7 +392,7 @@ impl Wire for Chat {
 
     fn part(&mut self, answer: usize, part: Part, served: &Served, out: &mut String) {
         match part {
-            Part::Prompt(_) => {}
+            Part::Prompt(_) | Part::Embedding(_) => {}
             Part::Text { text, tokens } => {
                 if !self.manner.log_probs && self.manner.token_ids.is_none() {
                     return self.text(answer, &text, out);

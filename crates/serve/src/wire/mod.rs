@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod completions;
+pub mod embeddings;
 pub mod messages;
 pub mod models;
 pub mod ollama;
@@ -26,6 +27,9 @@ pub const SHAPES: &[&Shape] = &[
     &ollama::CHAT,
     &ollama::GENERATE,
     &ollama_models::SHOW,
+    &embeddings::SHAPE,
+    &embeddings::OLLAMA,
+    &embeddings::OLDER,
     &tokens::TOKENIZE,
     &tokens::DETOKENIZE,
     &tokens::TEMPLATE,

@@ -360,7 +360,7 @@ impl Wire for Ollama {
     fn part(&mut self, _: usize, part: Part, served: &Served, out: &mut String) {
         self.begun.get_or_insert_with(Instant::now);
         match part {
-            Part::Prompt(_) => {}
+            Part::Prompt(_) | Part::Embedding(_) => {}
             Part::Text { text, tokens } => {
                 let mut line = self.line(&text, Vec::new());
                 if self.log_probs {

@@ -39,7 +39,7 @@ pub fn show(given: Given, served: &Served) -> Result<Value, Refusal> {
     let sampling = &served.sampling;
     let calls = served.format.as_ref().is_some_and(|f| !f.call_forms().custom.is_empty());
     let capabilities: Vec<&str> =
-        ["completion"].into_iter().chain(calls.then_some("tools")).collect();
+        ["completion", "embedding"].into_iter().chain(calls.then_some("tools")).collect();
     let mut said = json!({
         "modified_at": moment(served.created),
         "details": details(served),
