@@ -258,6 +258,43 @@ def openai_embeddings():
     assert max(abs(a - b) for a, b in zip(vectors[2], shares)) < 1e-6
 
 
+def respond(**more):
+    ask = {"model": MODEL, "instructions": SAY[0]["content"], "input": SAY[1]["content"], "max_output_tokens": 24}
+    return client.responses.create(**{**ask, "extra_body": {"seed": 5}, **more})
+
+
+@check
+def openai_responses():
+    whole = respond()
+    assert whole.output_text == chat().choices[0].message.content and whole.status in ("completed", "incomplete")
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens
+    events = list(respond(stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created" and events[-1].type == f"response.{whole.status}"
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
+    assert events[-1].response.output_text == whole.output_text
+    with client.responses.stream(model=MODEL, input="Name three colours.", max_output_tokens=16) as stream:
+        for _ in stream:
+            pass
+        assert stream.get_final_response().output_text
+
+
+@check
+def openai_responses_go_on():
+    first = respond()
+    items = [{"role": "user", "content": SAY[1]["content"]}, *first.output, {"role": "user", "content": "And one more?"}]
+    next_ = respond(previous_response_id=first.id, input="And one more?")
+    assert next_.output_text == respond(input=items).output_text
+    assert client.responses.retrieve(first.id).output_text == first.output_text
+    client.responses.delete(first.id)
+    try:
+        respond(previous_response_id=first.id)
+    except openai.BadRequestError as error:
+        assert error.code == "previous_response_not_found"
+    else:
+        raise AssertionError("an answer that was dropped was gone on with")
+
+
 failed = 0
 for function in checks:
     try:

@@ -187,3 +187,166 @@ fn a_text_has_one_vector_alone_or_among_many_in_any_shape() {
         assert!(refused.body.contains(words), "{}", refused.body);
     }
 }
+
+const RESPONSES: &str = "/v1/responses";
+
+/// The events of a stream by their names, which stand twice.
+fn named(body: &str) -> Vec<Value> {
+    let mut events = Vec::new();
+    for block in body.split_terminator("\n\n") {
+        let (name, data) = block.split_once('\n').unwrap();
+        let event: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(event["type"], name.strip_prefix("event: ").unwrap());
+        assert_eq!(event["sequence_number"], events.len());
+        events.push(event);
+    }
+    events
+}
+
+#[test]
+fn a_response_is_the_chat_of_the_same_words_streamed_or_not() {
+    let (home, model) = home();
+    let server = Server::start(home.path(), &model, &[]);
+    let chat = json!({
+        "model": "tiny", "max_tokens": 25, "temperature": 1.2, "seed": 3, "logprobs": true,
+        "top_logprobs": 2, "messages": [
+            { "role": "system", "content": "be brief" }, { "role": "user", "content": "who?" }
+        ],
+    });
+    let chat = server.post(CHAT, &chat).json();
+    let ask = json!({
+        "model": "tiny", "instructions": "be brief", "input": "who?", "max_output_tokens": 25,
+        "temperature": 1.2, "seed": 3, "include": ["message.output_text.logprobs"], "top_logprobs": 2,
+        "metadata": { "k": "v" },
+    });
+    let whole = server.post(RESPONSES, &ask).json();
+    let part = &whole["output"][0]["content"][0];
+    assert_eq!(part["text"], chat["choices"][0]["message"]["content"]);
+    assert_eq!(part["logprobs"], chat["choices"][0]["logprobs"]["content"]);
+    assert_eq!(whole["usage"]["input_tokens"], chat["usage"]["prompt_tokens"]);
+    assert_eq!((&whole["status"], &whole["metadata"]["k"]), (&json!("incomplete"), &json!("v")));
+    assert_eq!(whole["incomplete_details"]["reason"], "max_output_tokens");
+    let streamed = server.post(RESPONSES, &with(&ask, json!({ "stream": true })));
+    let events = named(&streamed.body);
+    let kinds: Vec<&str> = events.iter().map(|e| e["type"].as_str().unwrap()).collect();
+    assert_eq!(
+        kinds[..4],
+        [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.content_part.added"
+        ]
+    );
+    assert_eq!(
+        kinds[kinds.len() - 4..],
+        [
+            "response.output_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.incomplete"
+        ]
+    );
+    let text: String = events.iter().filter_map(|e| e["delta"].as_str()).collect();
+    assert_eq!(text, part["text"].as_str().unwrap());
+    let last = &events.last().unwrap()["response"];
+    assert_eq!(last["output"][0]["content"], whole["output"][0]["content"]);
+    let done = &events[events.len() - 2]["item"];
+    assert_eq!(*done, last["output"][0]);
+    let kept = server.get(&format!("{RESPONSES}/{}", last["id"].as_str().unwrap())).json();
+    assert_eq!(kept, *last);
+}
+
+#[test]
+fn a_response_goes_on_from_one_that_is_kept() {
+    let (home, model) = home();
+    let server = Server::start(home.path(), &model, &[]);
+    let base = json!({
+        "model": "tiny", "max_output_tokens": 12, "temperature": 0.9, "seed": 5,
+    });
+    let first = server.post(RESPONSES, &with(&base, json!({ "input": "one" }))).json();
+    let said = first["output"][0]["content"][0]["text"].as_str().unwrap();
+    let next = json!({ "input": "two", "previous_response_id": first["id"], "store": false });
+    let next = server.post(RESPONSES, &with(&base, next)).json();
+    let all = json!({ "input": [
+        { "role": "user", "content": "one" },
+        { "type": "message", "role": "assistant", "content": [
+            { "type": "output_text", "text": said, "annotations": [] }
+        ] },
+        { "role": "user", "content": [{ "type": "input_text", "text": "two" }] },
+    ] });
+    let all = server.post(RESPONSES, &with(&base, all)).json();
+    assert_eq!(next["output"][0]["content"], all["output"][0]["content"]);
+    assert_eq!(next["usage"]["input_tokens"], all["usage"]["input_tokens"]);
+    let gone = json!({ "input": "x", "previous_response_id": next["id"] });
+    let gone = server.post(RESPONSES, &with(&base, gone));
+    assert_eq!((gone.status, gone.field().as_deref()), (400, Some("previous_response_id")));
+    for (fields, field) in [
+        (json!({ "input": [{ "type": "reasoning" }] }), "input[0]"),
+        (json!({ "input": [] }), "input"),
+        (json!({ "input": "x", "include": ["file_search_call.results"] }), "include"),
+        (json!({ "input": "x", "top_logprobs": 3 }), "top_logprobs"),
+        (json!({ "input": "x", "tools": [{ "type": "web_search" }] }), "tools[0].type"),
+        (json!({ "input": "x", "background": true }), "background"),
+        (json!({ "input": "x", "conversation": "c" }), "conversation"),
+        (json!({ "input": "x", "max_tokens": 3 }), "max_tokens"),
+        (json!({ "input": "x".repeat(600) }), "input"),
+    ] {
+        let refused = server.post(RESPONSES, &with(&base, fields));
+        assert_eq!(
+            (refused.status, refused.field().as_deref()),
+            (400, Some(field)),
+            "{}",
+            refused.body
+        );
+    }
+}
+
+#[test]
+fn every_field_of_responses_is_heard_or_told() {
+    let (home, model) = home();
+    let server = Server::start(home.path(), &model, &[]);
+    let base = json!({
+        "model": "tiny", "input": "x", "max_output_tokens": 12, "temperature": 0.9, "seed": 5,
+    });
+    let said = |reply: &server::Reply| {
+        let json = reply.json();
+        (json["output"][0]["content"].clone(), json["metadata"].clone(), json["store"].clone())
+    };
+    let letters = ('a'..='z').chain('A'..='Z').map(String::from).collect::<Value>();
+    let list = json!(["message.output_text.logprobs"]);
+    for (name, beside, value) in [
+        ("input", json!({}), json!("other")),
+        ("instructions", json!({}), json!("be brief")),
+        ("store", json!({}), json!(false)),
+        ("max_output_tokens", json!({}), json!(3)),
+        ("temperature", json!({}), json!(3.0)),
+        ("top_p", json!({}), json!(0.05)),
+        ("top_k", json!({}), json!(1)),
+        ("min_p", json!({}), json!(0.9)),
+        ("repetition_penalty", json!({ "temperature": 0 }), json!(5.0)),
+        ("seed", json!({}), json!(99)),
+        ("stop", json!({ "max_output_tokens": 60 }), letters),
+        ("include", json!({}), list.clone()),
+        ("top_logprobs", json!({ "include": list }), json!(2)),
+        ("metadata", json!({}), json!({ "a": "b" })),
+    ] {
+        let without = server.post(RESPONSES, &with(&base, beside.clone()));
+        let got = server.post(RESPONSES, &with(&with(&base, beside), json!({ name: value })));
+        assert_eq!(got.status, 200, "{name}: {}", got.body);
+        assert_ne!(said(&without), said(&got), "{name} changes nothing");
+    }
+    let fields = server.get("/v1/capabilities").json()["fields"][RESPONSES].clone();
+    for name in fields["warned"].as_array().unwrap() {
+        let name = name.as_str().unwrap();
+        let reply = server.post(RESPONSES, &with(&base, json!({ name: "x" }))).json();
+        assert!(reply["warnings"][0].as_str().unwrap().starts_with(name), "{reply}");
+    }
+    for fate in ["refused", "restricted"] {
+        for name in fields[fate].as_array().unwrap() {
+            let name = name.as_str().unwrap();
+            let reply = server.post(RESPONSES, &with(&base, json!({ name: { "odd": 1 } })));
+            assert_eq!((reply.status, reply.field().as_deref()), (400, Some(name)));
+        }
+    }
+}

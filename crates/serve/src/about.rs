@@ -125,6 +125,7 @@ pub fn openapi() -> Value {
         ("/metrics", "figures for Prometheus"),
         ("/v1/models", "the models served"),
         ("/v1/capabilities", "what this server can"),
+        ("/v1/responses/{id}", "an answer that is kept"),
         ("/api/tags", "the models served, in ollama's shape"),
         ("/api/ps", "the models loaded, in ollama's shape"),
         ("/api/version", "the version"),

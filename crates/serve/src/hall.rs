@@ -26,7 +26,7 @@ use crate::host::{Full, Host, Reception, Told};
 use crate::refusal::{Dialect, Refusal};
 use crate::served::Served;
 use crate::wire::{Exchange, Head, Wire, chat, completions, messages, models, tokens};
-use crate::wire::{embeddings, ollama, ollama_models};
+use crate::wire::{embeddings, ollama, ollama_models, responses};
 
 /// What handlers share.
 pub struct Hall {
@@ -66,6 +66,8 @@ impl Hall {
             .route(ollama::CHAT.path, post(ollama_chat))
             .route(ollama::GENERATE.path, post(ollama_generate))
             .route(ollama_models::SHOW.path, post(ollama_show))
+            .route(responses::SHAPE.path, post(create_response))
+            .route("/v1/responses/{id}", get(kept_response).delete(drop_response))
             .route(embeddings::SHAPE.path, post(embed))
             .route(embeddings::OLLAMA.path, post(ollama_embed))
             .route(embeddings::OLDER.path, post(ollama_embeddings))
@@ -453,6 +455,21 @@ async fn ollama_embed(State(hall): Shared, body: Body) -> Response {
 async fn ollama_embeddings(State(hall): Shared, body: Body) -> Response {
     let shape = &embeddings::OLDER;
     reply(hall.answer(shape, embeddings::read_older, body).await, shape.path)
+}
+
+async fn create_response(State(hall): Shared, body: Body) -> Response {
+    let shape = &responses::SHAPE;
+    reply(hall.answer(shape, responses::read, body).await, shape.path)
+}
+
+async fn kept_response(State(hall): Shared, Path(id): Path<String>) -> Response {
+    let said = hall.ready().and_then(|ready| responses::kept(&id, &ready.served));
+    reply(said.map(|said| json_response(StatusCode::OK, &said)), responses::SHAPE.path)
+}
+
+async fn drop_response(State(hall): Shared, Path(id): Path<String>) -> Response {
+    let said = hall.ready().and_then(|ready| responses::drop_kept(&id, &ready.served));
+    reply(said.map(|said| json_response(StatusCode::OK, &said)), responses::SHAPE.path)
 }
 
 async fn no_such_path(uri: Uri) -> Response {

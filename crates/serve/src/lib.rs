@@ -11,6 +11,7 @@ pub mod door;
 pub mod fields;
 mod hall;
 pub mod host;
+pub mod kept;
 mod patience;
 pub mod refusal;
 pub mod served;

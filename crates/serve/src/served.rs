@@ -7,6 +7,7 @@ use herd_codec::{TokenId, Tokenizer};
 use herd_engine::Limits;
 use herd_engine::sample::Sampling;
 
+use crate::kept::Kept;
 use crate::refusal::Refusal;
 
 /// A model without its weights.
@@ -36,6 +37,8 @@ pub struct Served {
     pub class: &'static str,
     /// What its files say of its size.
     pub facts: Facts,
+    /// Answers that later requests may go on from.
+    pub kept: Arc<Kept>,
     /// The day, for formats that name it.
     pub today: fn() -> Option<Date>,
 }

@@ -125,6 +125,7 @@ fn load(flags: &Flags, inside: &Inside) -> Result<String, Error> {
             format: model.format().name(),
             container: container(&about.path),
         },
+        kept: Arc::default(),
         today,
     };
     let device = model.device();

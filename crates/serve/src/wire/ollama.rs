@@ -8,8 +8,8 @@ use herd_engine::{Request, Usage};
 use serde_json::{Map, Value, json};
 
 use super::chat::{self, call_id};
-use super::{Exchange, Head, Wire, finite, spell};
-use crate::answer::{Choice, Chosen, Ending, Part};
+use super::{Exchange, Head, Wire, said};
+use crate::answer::{Choice, Ending, Part};
 use crate::ask::{Ask, sampling, stops};
 use crate::fields::{Field, Given, Kind, MODEL, Shape, honoured, only, refused, shorten, warned};
 use crate::refusal::{Dialect, Refusal};
@@ -288,20 +288,6 @@ impl Ollama {
         json!({ "id": call_id(&self.id, 0, index), "function": function })
     }
 
-    fn said(&self, tokens: &[Chosen], served: &Served) -> Value {
-        let one = |id: u32, log_prob: f64| {
-            let bytes = served.bytes(id);
-            json!({ "token": spell(bytes), "logprob": finite(log_prob), "bytes": bytes })
-        };
-        let said = tokens.iter().filter(|chosen| !chosen.ends).map(|chosen| {
-            let token = &chosen.token;
-            let mut said = one(token.id, token.log_prob.unwrap_or(f64::NEG_INFINITY));
-            said["top_logprobs"] = token.top.iter().map(|t| one(t.id, t.log_prob)).collect();
-            said
-        });
-        said.collect()
-    }
-
     /// Makes a line the last: why, how many tokens, and how long, in nanoseconds. Until the first of the answer
     /// came is the time of the prompt, a wait in the queue included.
     fn finish(&self, line: &mut Value, ending: &Ending, usage: Usage, begun: Option<Instant>) {
@@ -348,7 +334,7 @@ impl Wire for Ollama {
         let calls = choice.calls.iter().enumerate().map(|(k, call)| self.call(k, call)).collect();
         let mut line = self.line(&choice.text, calls);
         if self.log_probs {
-            line["logprobs"] = self.said(&choice.tokens, served);
+            line["logprobs"] = said(&choice.tokens, served);
         }
         let ending = choice.ending.unwrap_or(Ending::Model);
         self.finish(&mut line, &ending, choice.usage, choice.begun);
@@ -364,7 +350,7 @@ impl Wire for Ollama {
             Part::Text { text, tokens } => {
                 let mut line = self.line(&text, Vec::new());
                 if self.log_probs {
-                    line["logprobs"] = self.said(&tokens, served);
+                    line["logprobs"] = said(&tokens, served);
                 }
                 push(out, &line);
             }
