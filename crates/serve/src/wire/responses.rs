@@ -380,6 +380,8 @@ impl Wire for Responses {
     fn part(&mut self, _: usize, part: Part, served: &Served, out: &mut String) {
         match &part {
             Part::Prompt(_) | Part::Embedding(_) => {}
+            // Tokens without text of their own begin no item.
+            Part::Text { text, .. } if text.is_empty() && !self.open => {}
             Part::Text { text, tokens } => {
                 if !self.open {
                     self.begin_text(out);
@@ -421,5 +423,101 @@ impl Wire for Responses {
         let error =
             json!({ "code": code.unwrap_or("server_error"), "message": message, "param": field });
         self.event("error", error, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use herd_codec::Tokenizer;
+    use herd_engine::Limits;
+    use herd_engine::sample::Sampling;
+
+    fn served() -> Served {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/tokenizer/small.json");
+        let tokenizer = Tokenizer::from_tokenizer_json(&std::fs::read(path).unwrap()).unwrap();
+        Served {
+            name: "small".into(),
+            created: 0,
+            tokenizer: Arc::new(tokenizer),
+            format: None,
+            sampling: Sampling::GREEDY,
+            seed: None,
+            text_stops: Vec::new(),
+            chat_stops: Vec::new(),
+            limits: Limits::single(64),
+            vocab: 80,
+            class: "portable",
+            facts: Default::default(),
+            kept: Arc::default(),
+            today: || None,
+        }
+    }
+
+    fn wire() -> Responses {
+        Responses {
+            base: json!({ "id": "resp_1" }),
+            id: "resp_1".into(),
+            items: Vec::new(),
+            store: true,
+            log_probs: false,
+            events: 0,
+            open: false,
+            choice: Choice::default(),
+        }
+    }
+
+    /// The types of the events of a stream of parts, and the response that ends it.
+    fn stream(parts: &[Part], served: &Served) -> (Vec<String>, Value) {
+        let (mut wire, mut out) = (wire(), String::new());
+        parts.iter().for_each(|part| wire.part(0, part.clone(), served, &mut out));
+        let data = out.lines().filter_map(|line| line.strip_prefix("data: "));
+        let events: Vec<Value> = data.map(|text| serde_json::from_str(text).unwrap()).collect();
+        let short = |e: &Value| e["type"].as_str().unwrap().replacen("response.", "", 1);
+        (events.iter().map(short).collect(), events.last().unwrap()["response"].clone())
+    }
+
+    #[test]
+    fn a_stream_ends_with_the_whole_answer_with_words_calls_both_or_none() {
+        let served = served();
+        let text = |text: &str| Part::Text { text: text.into(), tokens: Vec::new() };
+        let call = |index: usize| {
+            let arguments = json!({ "x": index }).as_object().cloned().unwrap();
+            Part::Call { index, call: ToolCall { id: None, name: "f".into(), arguments } }
+        };
+        let end = |ending: Ending| Part::End { ending, usage: Usage::default() };
+        let begun = ["output_item.added", "content_part.added"];
+        let ended = ["output_text.done", "content_part.done", "output_item.done"];
+        let called = [
+            "output_item.added",
+            "function_call_arguments.delta",
+            "function_call_arguments.done",
+            "output_item.done",
+        ];
+        let delta = ["output_text.delta"];
+        for (parts, kinds, items) in [
+            (
+                vec![text("a"), text("b"), call(0), call(1), end(Ending::Calls)],
+                [&begun[..], &delta, &delta, &ended, &called, &called, &["completed"]].concat(),
+                3,
+            ),
+            (vec![call(0), end(Ending::Calls)], [&called[..], &["completed"]].concat(), 1),
+            (
+                vec![text("a"), end(Ending::Length)],
+                [&begun[..], &delta, &ended, &["incomplete"]].concat(),
+                1,
+            ),
+            (vec![end(Ending::Model)], [&begun[..], &ended, &["completed"]].concat(), 1),
+        ] {
+            let (got, last) = stream(&parts, &served);
+            assert_eq!(got, kinds);
+            let mut choice = Choice::default();
+            parts.into_iter().for_each(|part| choice.take(part));
+            assert_eq!(wire().whole(vec![choice], &served), last);
+            assert_eq!(last["output"].as_array().unwrap().len(), items);
+            // What is kept can be read again.
+            let kept = served.kept.get("resp_1").unwrap();
+            assert!(messages(None, &kept.items, 0).is_ok());
+        }
     }
 }
