@@ -273,10 +273,22 @@ def openai_responses():
     assert events[0].type == "response.created" and events[-1].type == f"response.{whole.status}"
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
     assert events[-1].response.output_text == whole.output_text
-    with client.responses.stream(model=MODEL, input="Name three colours.", max_output_tokens=16) as stream:
+
+
+@check
+def openai_responses_stream_helper():
+    """The helper gives final responses of completed answers alone, so one is stopped by a text and one is cut."""
+    text = respond().output_text
+    stop = text[5:8]
+    ask = {"model": MODEL, "instructions": SAY[0]["content"], "input": SAY[1]["content"]}
+    with client.responses.stream(**ask, max_output_tokens=24, extra_body={"seed": 5, "stop": [stop]}) as stream:
         for _ in stream:
             pass
-        assert stream.get_final_response().output_text
+        final = stream.get_final_response()
+    assert final.status == "completed" and final.output_text == text[:text.index(stop)]
+    with client.responses.stream(**ask, max_output_tokens=2, extra_body={"seed": 5}) as stream:
+        last = list(stream)[-1]
+    assert last.type == "response.incomplete" and last.response.incomplete_details.reason == "max_output_tokens"
 
 
 @check
