@@ -10,12 +10,14 @@ import typing
 import traceback
 
 import anthropic
+import ollama
 import openai
 import pydantic
 
 URL, KEY = sys.argv[1].rstrip("/"), sys.argv[2]
 client = openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0)
 claude = anthropic.Anthropic(base_url=URL, api_key=KEY, max_retries=0)
+llama = ollama.Client(host=URL, headers={"Authorization": f"Bearer {KEY}"})
 MODEL = client.models.list().data[0].id
 SAY = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Name three colours."}]
 checks = []
@@ -286,6 +288,116 @@ def anthropic_forced_calls():
             return
         assert answer.stop_reason == "tool_use" and answer.content[0].name == "paint"
         Colour.model_validate(answer.content[0].input)
+def ollama_options(**more):
+    return {"num_predict": 24, "seed": 5, **more}
+
+
+@check
+def ollama_models():
+    assert [model.model for model in llama.list().models] == [MODEL]
+    assert llama.ps().models[0].context_length > 0
+    shown = llama.show(MODEL)
+    assert "completion" in shown.capabilities and shown.details.quantization_level
+    assert shown.modelinfo["general.parameter_count"] > 0
+
+
+@check
+def ollama_chat_and_stream():
+    whole = llama.chat(MODEL, messages=SAY, options=ollama_options())
+    assert whole.message.content == chat().choices[0].message.content
+    assert whole.done and whole.done_reason in ("stop", "length")
+    assert whole.eval_count > 0 and whole.total_duration >= whole.eval_duration > 0
+    parts = list(llama.chat(MODEL, messages=SAY, options=ollama_options(), stream=True))
+    assert "".join(part.message.content for part in parts) == whole.message.content
+    assert parts[-1].done and parts[-1].eval_count == whole.eval_count and len(parts) > 5
+
+
+@check
+def ollama_generate_and_log_probs():
+    ask = {"model": MODEL, "system": SAY[0]["content"], "prompt": SAY[1]["content"], "options": ollama_options()}
+    whole = llama.generate(**ask, logprobs=True, top_logprobs=2)
+    assert whole.response == chat().choices[0].message.content
+    assert "".join(token.token for token in whole.logprobs) == whole.response
+    assert "".join(part.response for part in llama.generate(**ask, stream=True)) == whole.response
+    raw = llama.generate(MODEL, "Once upon a time", raw=True, options=ollama_options(num_predict=16, temperature=0))
+    text = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=16, temperature=0)
+    assert raw.response == text.choices[0].text
+
+
+@check
+def ollama_errors_name_the_field():
+    for options, word in [({"temprature": 1}, "did you mean temperature?"), ({"top_p": 3}, "top_p is 3")]:
+        try:
+            llama.chat(MODEL, messages=SAY, options=options)
+        except ollama.ResponseError as error:
+            assert word in str(error), error
+        else:
+            raise AssertionError(f"{options} were taken")
+
+
+def cosine(a, b):
+    return sum(x * y for x, y in zip(a, b))
+
+
+@check
+def openai_embeddings():
+    texts = ["A cat sleeps on the mat.", "A kitten naps on the rug.", "Shares fell on Wall Street today."]
+    data = client.embeddings.create(model=MODEL, input=texts).data
+    cat, kitten, shares = (one.embedding for one in data)
+    assert abs(cosine(cat, cat) - 1) < 1e-5 and cosine(cat, kitten) > cosine(cat, shares)
+    plain = client.embeddings.create(model=MODEL, input=texts[0], encoding_format="float").data[0].embedding
+    assert max(abs(a - b) for a, b in zip(plain, cat)) < 1e-6
+    vectors = llama.embed(MODEL, input=texts).embeddings
+    assert max(abs(a - b) for a, b in zip(vectors[2], shares)) < 1e-6
+
+
+def respond(**more):
+    ask = {"model": MODEL, "instructions": SAY[0]["content"], "input": SAY[1]["content"], "max_output_tokens": 24}
+    return client.responses.create(**{**ask, "extra_body": {"seed": 5}, **more})
+
+
+@check
+def openai_responses():
+    whole = respond()
+    assert whole.output_text == chat().choices[0].message.content and whole.status in ("completed", "incomplete")
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens
+    events = list(respond(stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created" and events[-1].type == f"response.{whole.status}"
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
+    assert events[-1].response.output_text == whole.output_text
+
+
+@check
+def openai_responses_stream_helper():
+    """The helper gives final responses of completed answers alone, so one is stopped by a text and one is cut."""
+    text = respond().output_text
+    stop = text[5:8]
+    ask = {"model": MODEL, "instructions": SAY[0]["content"], "input": SAY[1]["content"]}
+    with client.responses.stream(**ask, max_output_tokens=24, extra_body={"seed": 5, "stop": [stop]}) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_response()
+    assert final.status == "completed" and final.output_text == text[:text.index(stop)]
+    with client.responses.stream(**ask, max_output_tokens=2, extra_body={"seed": 5}) as stream:
+        last = list(stream)[-1]
+    assert last.type == "response.incomplete" and last.response.incomplete_details.reason == "max_output_tokens"
+
+
+@check
+def openai_responses_go_on():
+    first = respond()
+    items = [{"role": "user", "content": SAY[1]["content"]}, *first.output, {"role": "user", "content": "And one more?"}]
+    next_ = respond(previous_response_id=first.id, input="And one more?")
+    assert next_.output_text == respond(input=items).output_text
+    assert client.responses.retrieve(first.id).output_text == first.output_text
+    client.responses.delete(first.id)
+    try:
+        respond(previous_response_id=first.id)
+    except openai.BadRequestError as error:
+        assert error.code == "previous_response_not_found"
+    else:
+        raise AssertionError("an answer that was dropped was gone on with")
 
 
 failed = 0

@@ -8,5 +8,5 @@ cd "$(dirname "$0")/.."
 url=${1:?usage: scripts/clients.sh URL [KEY]}
 folder=${CLIENTS:-target/clients}
 [ -x "$folder/bin/python" ] || python3 -m venv "$folder"
-"$folder/bin/pip" install -q --disable-pip-version-check openai==3.54.0 anthropic==2.12.0
+"$folder/bin/pip" install -q --disable-pip-version-check openai==3.54.0 anthropic==2.12.0 ollama==0.6.3
 exec "$folder/bin/python" scripts/clients.py "$url" "${2:-none}"

@@ -3,6 +3,7 @@
 //! A step packs one token of each answering request and pieces of prompts into one batch. What
 //! a request gets does not depend on the others in the batch (ARCHITECTURE.md).
 
+use crate::embed::Pool;
 use crate::grammar::{Grammar, Walk};
 use crate::pages::{Pages, Table};
 use crate::request::{
@@ -91,6 +92,8 @@ struct Job {
     computed: usize,
     table: Table,
     usage: Usage,
+    /// Hidden states of the prompt, where their mean is asked for.
+    pool: Pool,
     decoder: StreamDecoder,
     stop: StopMatcher,
     /// Where the answer is in its form.
@@ -215,7 +218,8 @@ impl Engine {
         if tokens == 0 {
             return Err(RequestError::Empty);
         }
-        if tokens >= self.limits.context {
+        // An answer needs room, a vector does not.
+        if tokens + usize::from(!request.embed) > self.limits.context {
             return Err(RequestError::Context { tokens, context: self.limits.context });
         }
         if let Some(at) = request.prompt.iter().position(|&id| id as usize >= vocab) {
@@ -235,6 +239,7 @@ impl Engine {
             computed: 0,
             table: Table::default(),
             usage: Usage { prompt: tokens, ..Usage::default() },
+            pool: Pool::default(),
             decoder: StreamDecoder::after_prompt(Controls::Hide),
             stop,
             walk: request.grammar.as_ref().map(Grammar::walk),
@@ -272,6 +277,7 @@ impl Engine {
         }
         let all_td = self.forward();
         self.tell_prompts(&all_td, events);
+        self.tell_embeddings(&all_td, events);
         let x_td = all_td.select(&self.batch.rows);
         let logits_tv = self.model.logits(&x_td);
         let mut step = Step::default();
@@ -308,13 +314,14 @@ impl Engine {
     fn admit(&mut self) {
         while self.running.len() < self.limits.parallel {
             let Some(job) = self.waiting.front_mut() else { return };
-            // Whose log-probabilities are asked for, that is computed.
-            let (mut table, covered) = match job.request.prompt_log_probs {
+            // A prompt of whose tokens something is asked, is computed.
+            let whole = job.request.whole_prompt();
+            let (mut table, covered) = match whole {
                 true => self.pages.reuse(&[]),
                 false => self.pages.reuse(&job.tokens),
             };
             let ahead = |r: &Job| r.will_fill(&job.tokens, self.limits.page_len) > covered;
-            if !job.request.prompt_log_probs && self.running.iter().any(ahead) {
+            if !whole && self.running.iter().any(ahead) {
                 self.pages.release(table);
                 return;
             }
@@ -399,6 +406,22 @@ impl Engine {
                     let said = Some((log_prob(logits_v, id), top));
                     events.push(Event { id: job.id, what: What::Prompt(PromptToken { id, said }) });
                 }
+            }
+        }
+    }
+
+    /// Gathers the hidden states of prompts in the batch whose mean is asked for, and tells it once all are there.
+    fn tell_embeddings(&mut self, x_td: &Tensor, events: &mut Vec<Event>) {
+        for &(first, rows, i) in &self.batch.spans {
+            let job = &mut self.running[i];
+            // Rows behind the prompt are of an answer.
+            let rows = rows.min(job.usage.prompt.saturating_sub(job.computed));
+            if !job.request.embed || rows == 0 {
+                continue;
+            }
+            job.pool.add(x_td, first, rows);
+            if job.computed + rows == job.usage.prompt {
+                events.push(Event { id: job.id, what: What::Embedding(job.pool.mean()) });
             }
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod embed;
 pub mod engine;
 pub mod grammar;
 pub mod pages;

@@ -26,6 +26,9 @@ pub struct Request {
     pub prompt_log_probs: bool,
     /// With each token, what training on it would lose: the bits of `Llama::loss`. The head runs a second time for it.
     pub nats: bool,
+    /// The mean of the hidden states of the prompt's tokens, behind the last norm, by [`What::Embedding`]; no page that
+    /// is known is taken over then.
+    pub embed: bool,
     /// The form that the answer must have; log-probabilities are still those of all tokens.
     pub grammar: Option<Grammar>,
 }
@@ -42,8 +45,19 @@ impl Request {
             log_probs: None,
             prompt_log_probs: false,
             nats: false,
+            embed: false,
             grammar: None,
         }
+    }
+
+    /// A request for the prompt's vector alone.
+    pub fn embedding(prompt: Vec<u32>) -> Request {
+        Request { max_tokens: Some(0), embed: true, ..Request::new(prompt, Sampling::GREEDY) }
+    }
+
+    /// Whether each token of the prompt must be computed, those in the cache as well.
+    pub(crate) fn whole_prompt(&self) -> bool {
+        self.prompt_log_probs || self.embed
     }
 }
 
@@ -65,6 +79,8 @@ pub struct Event {
 pub enum What {
     /// A token of the prompt was read, in order.
     Prompt(PromptToken),
+    /// The prompt was read: the mean of its hidden states, [D].
+    Embedding(Vec<f32>),
     /// A token was chosen.
     Token(Token),
     /// The request is over; nothing follows.

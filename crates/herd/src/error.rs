@@ -187,9 +187,7 @@ impl Error {
             Error::Hash { .. } => "the bad file was removed; run this again",
             Error::NoMatch { files, .. } => return Some(format!("it has {}", files.join(", "))),
             Error::Choose { .. } => "choose with --file, for example --file '*Q4_K_M.gguf'",
-            Error::Memory { most: Some(n), .. } => {
-                return Some(format!("--ctx-size {n} would fit"));
-            }
+            Error::Memory { most: Some(n), .. } => return Some(format!("--ctx-size {n} fits")),
             Error::Memory { most: None, .. } => "take a smaller model, or quantise this one",
             Error::RunMemory { change: Some(it), .. } => return Some(format!("{it} would fit")),
             Error::RunMemory { change: None, .. } => "take a smaller model or shorter rows",

@@ -96,7 +96,7 @@ impl Speaker {
             }
             for event in std::mem::take(&mut events) {
                 match event.what {
-                    What::Prompt(_) => {}
+                    What::Prompt(_) | What::Embedding(_) => {}
                     What::Token(token) => {
                         first.get_or_insert_with(Instant::now);
                         if take(&token).is_break() {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::fields::{Fate, Shape};
 use crate::host::Figures;
 use crate::served::Served;
-use crate::wire::SHAPES;
+use crate::wire::{PARTS, SHAPES};
 
 /// The figures in Prometheus' text format.
 pub fn metrics(figures: &Figures) -> String {
@@ -83,6 +83,7 @@ pub fn capabilities(served: &Served) -> Value {
         "chat": served.format.is_some(),
         "tools": calls,
         "stream": true,
+        "embeddings": true,
         "logprobs": true,
         "structured_output": false,
         "images": false,
@@ -124,6 +125,10 @@ pub fn openapi() -> Value {
         ("/metrics", "figures for Prometheus"),
         ("/v1/models", "the models served"),
         ("/v1/capabilities", "what this server can"),
+        ("/v1/responses/{id}", "an answer that is kept"),
+        ("/api/tags", "the models served, in ollama's shape"),
+        ("/api/ps", "the models loaded, in ollama's shape"),
+        ("/api/version", "the version"),
         ("/docs", "this description"),
     ] {
         paths.insert(name.to_owned(), read(about));
@@ -138,7 +143,7 @@ pub fn openapi() -> Value {
 /// The tables of fields for docs/serving.md.
 pub fn tables() -> String {
     let mut text = String::new();
-    for shape in SHAPES {
+    for shape in SHAPES.iter().chain(PARTS) {
         let _ = writeln!(text, "**`{}`**: {}\n", shape.path, shape.about); // strings do not fail
         for (title, wanted) in [
             ("honoured", (|fate| fate == Fate::Honoured) as fn(Fate) -> bool),
@@ -180,7 +185,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/api_fields.json");
         let published: Value =
             serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        for shape in SHAPES {
+        for shape in SHAPES.iter().chain(PARTS) {
             let Some(list) = published["shapes"][shape.path].as_array() else { continue };
             let own: Vec<&str> = shape.fields().map(|field| field.name).collect();
             for name in list {

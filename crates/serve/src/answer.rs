@@ -1,6 +1,8 @@
 //! The inner form of an answer: parts as they come, and the whole, from one reader, so that a
 //! stream and a whole answer cannot differ.
 
+use std::time::Instant;
+
 use herd_codec::chat::{Delta, Piece, StreamParser, ToolCall};
 use herd_codec::{TokenId, Tokenizer};
 use herd_engine::{Finish, PromptToken, Token, Usage, What};
@@ -14,6 +16,8 @@ use crate::served::Served;
 pub enum Part {
     /// A token of the prompt was read.
     Prompt(PromptToken),
+    /// The prompt's vector, [D].
+    Embedding(Vec<f32>),
     /// Text that is certain, and the tokens chosen since the last part. Either may be empty.
     Text {
         /// The text.
@@ -64,6 +68,8 @@ pub enum Ending {
 pub struct Choice {
     /// Tokens of the prompt, where they were asked for.
     pub prompt: Vec<PromptToken>,
+    /// The prompt's vector, where it was asked for.
+    pub embedding: Vec<f32>,
     /// Its text, calls apart.
     pub text: String,
     /// Its tokens, the last included.
@@ -74,13 +80,17 @@ pub struct Choice {
     pub ending: Option<Ending>,
     /// Its tokens in numbers.
     pub usage: Usage,
+    /// When the first of it came.
+    pub begun: Option<Instant>,
 }
 
 impl Choice {
     /// Takes a part in.
     pub fn take(&mut self, part: Part) {
+        self.begun.get_or_insert_with(Instant::now);
         match part {
             Part::Prompt(token) => self.prompt.push(token),
+            Part::Embedding(x_d) => self.embedding = x_d,
             Part::Text { text, tokens } => {
                 self.text += &text;
                 self.tokens.extend(tokens);
@@ -113,6 +123,7 @@ impl Reader {
     pub fn take(&mut self, what: What, served: &Served) -> Result<Vec<Part>, Refusal> {
         match what {
             What::Prompt(token) => Ok(vec![Part::Prompt(token)]),
+            What::Embedding(x_d) => Ok(vec![Part::Embedding(x_d)]),
             What::Token(token) => Ok(self.token(token, &served.tokenizer).into_iter().collect()),
             What::End { finish, text, usage } => self.end(finish, text, usage),
         }

@@ -142,9 +142,14 @@ impl Shape {
     pub fn read(&'static self, body: &[u8]) -> Result<Given, Refusal> {
         let value: Value = serde_json::from_slice(body)
             .map_err(|e| Refusal::new(400, format!("the body is no JSON: {e}")))?;
-        let Value::Object(mut map) = value else {
+        let Value::Object(map) = value else {
             return Err(Refusal::new(400, "the body is no JSON object"));
         };
+        self.check(map)
+    }
+
+    /// Reads an object by this table.
+    pub fn check(&'static self, mut map: Map<String, Value>) -> Result<Given, Refusal> {
         map.retain(|_, value| !value.is_null());
         let mut warnings = Vec::new();
         for (name, value) in &map {
@@ -313,6 +318,11 @@ impl Given {
     /// A field's value taken out.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.map.remove(name)
+    }
+
+    /// Puts a field in.
+    pub fn put(&mut self, name: &str, value: Value) {
+        self.map.insert(name.to_owned(), value);
     }
 
     /// A flag.

@@ -27,6 +27,7 @@ use crate::host::{Full, Host, Reception, Told};
 use crate::refusal::{Dialect, Refusal};
 use crate::served::Served;
 use crate::wire::{Exchange, Head, Wire, chat, completions, messages, models, tokens};
+use crate::wire::{embeddings, ollama, ollama_models, responses};
 
 /// What handlers share.
 pub struct Hall {
@@ -63,6 +64,17 @@ impl Hall {
             .route("/tokenize", post(tokenize))
             .route("/detokenize", post(detokenize))
             .route("/apply-template", post(apply_template))
+            .route(ollama::CHAT.path, post(ollama_chat))
+            .route(ollama::GENERATE.path, post(ollama_generate))
+            .route(ollama_models::SHOW.path, post(ollama_show))
+            .route(responses::SHAPE.path, post(create_response))
+            .route("/v1/responses/{id}", get(kept_response).delete(drop_response))
+            .route(embeddings::SHAPE.path, post(embed))
+            .route(embeddings::OLLAMA.path, post(ollama_embed))
+            .route(embeddings::OLDER.path, post(ollama_embeddings))
+            .route("/api/tags", get(ollama_tags))
+            .route("/api/ps", get(ollama_running))
+            .route("/api/version", get(ollama_version))
             .route("/v1/models", get(list_models))
             .route("/v1/models/{*name}", get(one_model))
             .route("/v1/chat/completions", post(chat_completions))
@@ -402,6 +414,64 @@ async fn detokenize(State(hall): Shared, body: Body) -> Response {
 async fn apply_template(State(hall): Shared, body: Body) -> Response {
     let shape = &tokens::TEMPLATE;
     reply(hall.plain(shape, tokens::apply_template, body).await, shape.path)
+}
+
+async fn ollama_chat(State(hall): Shared, body: Body) -> Response {
+    reply(hall.answer(&ollama::CHAT, ollama::read_chat, body).await, ollama::CHAT.path)
+}
+
+async fn ollama_generate(State(hall): Shared, body: Body) -> Response {
+    let shape = &ollama::GENERATE;
+    reply(hall.answer(shape, ollama::read_generate, body).await, shape.path)
+}
+
+async fn ollama_show(State(hall): Shared, body: Body) -> Response {
+    let shape = &ollama_models::SHOW;
+    reply(hall.plain(shape, ollama_models::show, body).await, shape.path)
+}
+
+async fn ollama_tags(State(hall): Shared) -> Response {
+    let said = hall.ready().map(|ready| ollama_models::tags(&ready.served));
+    reply(said.map(|said| json_response(StatusCode::OK, &said)), "/api/tags")
+}
+
+async fn ollama_running(State(hall): Shared) -> Response {
+    let said = hall.ready().map(|ready| ollama_models::running(&ready.served));
+    reply(said.map(|said| json_response(StatusCode::OK, &said)), "/api/ps")
+}
+
+async fn ollama_version() -> Response {
+    json_response(StatusCode::OK, &ollama_models::version())
+}
+
+async fn embed(State(hall): Shared, body: Body) -> Response {
+    let shape = &embeddings::SHAPE;
+    reply(hall.answer(shape, embeddings::read, body).await, shape.path)
+}
+
+async fn ollama_embed(State(hall): Shared, body: Body) -> Response {
+    let shape = &embeddings::OLLAMA;
+    reply(hall.answer(shape, embeddings::read_ollama, body).await, shape.path)
+}
+
+async fn ollama_embeddings(State(hall): Shared, body: Body) -> Response {
+    let shape = &embeddings::OLDER;
+    reply(hall.answer(shape, embeddings::read_older, body).await, shape.path)
+}
+
+async fn create_response(State(hall): Shared, body: Body) -> Response {
+    let shape = &responses::SHAPE;
+    reply(hall.answer(shape, responses::read, body).await, shape.path)
+}
+
+async fn kept_response(State(hall): Shared, Path(id): Path<String>) -> Response {
+    let said = hall.ready().and_then(|ready| responses::kept(&id, &ready.served));
+    reply(said.map(|said| json_response(StatusCode::OK, &said)), responses::SHAPE.path)
+}
+
+async fn drop_response(State(hall): Shared, Path(id): Path<String>) -> Response {
+    let said = hall.ready().and_then(|ready| responses::drop_kept(&id, &ready.served));
+    reply(said.map(|said| json_response(StatusCode::OK, &said)), responses::SHAPE.path)
 }
 
 async fn no_such_path(uri: Uri) -> Response {

@@ -333,7 +333,7 @@ impl Desk {
                     self.figures.cached_tokens.fetch_add(usage.cached as u64, Relaxed);
                     true
                 }
-                What::Prompt(_) | What::Token(_) => false,
+                What::Prompt(_) | What::Embedding(_) | What::Token(_) => false,
             };
             if live.skip > 0 && !ended {
                 live.skip -= 1;

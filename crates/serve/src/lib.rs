@@ -12,6 +12,7 @@ pub mod fields;
 pub mod forms;
 mod hall;
 pub mod host;
+pub mod kept;
 mod patience;
 pub mod refusal;
 pub mod served;

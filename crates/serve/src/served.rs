@@ -8,6 +8,7 @@ use herd_engine::Limits;
 use herd_engine::sample::Sampling;
 
 use crate::forms::Forms;
+use crate::kept::Kept;
 use crate::refusal::Refusal;
 
 /// A model without its weights.
@@ -37,8 +38,27 @@ pub struct Served {
     pub forms: Arc<Forms>,
     /// The numeric class that it runs in.
     pub class: &'static str,
+    /// What its files say of its size.
+    pub facts: Facts,
+    /// Answers that later requests may go on from.
+    pub kept: Arc<Kept>,
     /// The day, for formats that name it.
     pub today: fn() -> Option<Date>,
+}
+
+/// The size of a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts {
+    /// Numbers in its weights.
+    pub parameters: u64,
+    /// Bytes of its weights in memory.
+    pub bytes: usize,
+    /// Numbers in a hidden state.
+    pub width: usize,
+    /// How the weights of its layers are stored.
+    pub format: &'static str,
+    /// The kind of its file.
+    pub container: &'static str,
 }
 
 impl Served {

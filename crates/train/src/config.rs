@@ -233,6 +233,14 @@ pub struct BatchConfig {
     pub ramp: Vec<Ramp>,
 }
 
+impl BatchConfig {
+    /// Rows of this length that pass through the model at once outside of steps: no more tokens than in a step.
+    pub(crate) fn rows_at_once(&self, seq_len: usize) -> usize {
+        let most = self.ramp.iter().map(|ramp| ramp.tokens).fold(self.tokens, usize::max);
+        (self.micro_tokens.min(most) / seq_len).max(1)
+    }
+}
+
 /// Other sizes from some number of tokens on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

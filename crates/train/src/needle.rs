@@ -191,7 +191,7 @@ fn answer(model: &Arc<Llama>, prompt: Vec<u32>, tokens: usize) -> Result<Vec<u32
         for event in events.drain(..) {
             match event.what {
                 What::Token(token) => ids.push(token.id),
-                What::Prompt(_) | What::End { .. } => {}
+                What::Prompt(_) | What::Embedding(_) | What::End { .. } => {}
             }
         }
     }

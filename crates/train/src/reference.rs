@@ -237,7 +237,7 @@ impl Ask<'_> {
         let last = piece.documents.sequences(piece.range.end - 1).end;
         let mut numbers = vec![f64::NAN; (last - first) as usize];
         let seq_len = self.seq_len();
-        let rows = (self.config.batch.micro_tokens / seq_len).max(1);
+        let rows = self.config.batch.rows_at_once(seq_len);
         let (policy, ends) = (Policy::Whole(LongDocuments::Drop), self.words.ends);
         let form = Form { seq_len, rows, policy, ends };
         for batch in in_order(piece.documents, piece.source as u32, piece.range.clone(), form) {

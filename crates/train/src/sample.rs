@@ -36,7 +36,7 @@ pub fn write(run: &Trainer<'_>, prompt: &str, stream: u64) -> Result<String, Tra
             engine.step(&mut events);
             for event in events.drain(..) {
                 match event.what {
-                    What::Prompt(_) => {}
+                    What::Prompt(_) | What::Embedding(_) => {}
                     What::Token(token) => text.push_str(&token.text),
                     What::End { text: rest, .. } => text.push_str(&rest),
                 }

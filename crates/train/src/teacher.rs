@@ -260,7 +260,7 @@ fn say(
     let mut bytes = vec![0; piece.targets as usize * entry.bytes()];
     let documents = piece.side.of(ask.corpus, piece.source);
     let seq_len = ask.seq_len();
-    let rows = (ask.config.batch.micro_tokens / seq_len).max(1);
+    let rows = ask.config.batch.rows_at_once(seq_len);
     let policy = Policy::Whole(ask.config.data.long.documents());
     let form = Form { seq_len, rows, policy, ends: ask.words.ends };
     for batch in in_order(documents, piece.source as u32, piece.documents.clone(), form) {

@@ -76,7 +76,7 @@ pub fn held_out(
     ends: Ends,
 ) -> Result<Validation, TrainError> {
     let batch = &config.batch;
-    let rows = (batch.micro_tokens / batch.seq_len).max(1);
+    let rows = batch.rows_at_once(batch.seq_len);
     let tokens_max = Some(config.validation.tokens as u64);
     let held = Validation::new(Arc::clone(corpus), ends, batch.seq_len, rows, tokens_max)?;
     Ok(match config.data.packing {

@@ -139,7 +139,7 @@ impl Local {
             for event in events.drain(..) {
                 let (i, k) = places[&event.id];
                 match event.what {
-                    What::Prompt(_) => {}
+                    What::Prompt(_) | What::Embedding(_) => {}
                     What::Token(token) => open[i].said[k].text.push_str(&token.text),
                     What::End { finish, text, .. } => {
                         open[i].said[k].text.push_str(&text);

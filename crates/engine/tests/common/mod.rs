@@ -102,6 +102,7 @@ impl Answer {
         assert!(self.end.is_none(), "an event after the end");
         match what {
             What::Prompt(token) => self.prompt.push(token),
+            What::Embedding(_) => {}
             What::Token(token) => {
                 self.ids.push(token.id);
                 self.text.push_str(&token.text);

@@ -11,6 +11,7 @@ use herd_engine::Limits;
 use herd_engine::plan::Plan;
 use herd_model::checkpoint::Checkpoint;
 use herd_serve::forms::Forms;
+use herd_serve::served::Facts;
 use herd_serve::{Door, Inside, Served, Settings};
 
 use crate::about::{About, today};
@@ -103,7 +104,8 @@ fn load(flags: &Flags, inside: &Inside) -> Result<String, Error> {
         _ => Some(about.chat_format(flags.chat_template.as_deref())?),
     };
     let sampling = flags.sampling.sampling(&about.defaults)?;
-    let vocab = model.config().vocab;
+    let config = model.config();
+    let vocab = config.vocab;
     sampling.check(vocab)?;
     let served = Served {
         name: flags.alias.clone().unwrap_or_else(|| name_of(&about)),
@@ -118,6 +120,14 @@ fn load(flags: &Flags, inside: &Inside) -> Result<String, Error> {
         vocab,
         forms: Arc::new(Forms::new(Arc::clone(&about.tokenizer), vocab)),
         class: model.device().class().name(),
+        facts: Facts {
+            parameters: config.params(),
+            bytes: model.weight_bytes(),
+            width: config.width,
+            format: model.format().name(),
+            container: container(&about.path),
+        },
+        kept: Arc::default(),
         today,
     };
     let device = model.device();
@@ -154,6 +164,11 @@ fn limits_of(flags: &Flags, checkpoint: &Checkpoint, limits: Limits) -> Result<L
 fn name_of(about: &About) -> String {
     let name = about.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.strip_suffix(".gguf").map_or(name.clone(), str::to_owned)
+}
+
+/// The kind of a model's file, by its ending.
+fn container(path: &Path) -> &'static str {
+    if path.extension().is_some_and(|ending| ending == "gguf") { "gguf" } else { "safetensors" }
 }
 
 /// When a file was written, in seconds since 1970; 0 where the system does not say.

@@ -163,7 +163,7 @@ impl Subject {
                 let at =
                     ids.iter().position(|id| *id == event.id).expect("an event of these requests");
                 match event.what {
-                    What::Prompt(_) => {}
+                    What::Prompt(_) | What::Embedding(_) => {}
                     What::Token(token) => texts[at] += &token.text,
                     What::End { text, .. } => texts[at] += &text,
                 }

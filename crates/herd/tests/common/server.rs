@@ -114,7 +114,12 @@ impl Server {
 
     /// Asks for the load until nothing runs or waits.
     pub fn wait_until_idle(&self) {
-        while self.get("/health").json()["running"] != 0 {
+        loop {
+            let load = self.get("/health").json();
+            // An answer that has yet to run is not over.
+            if load["running"] == 0 && load["waiting"] == 0 {
+                return;
+            }
             thread::yield_now();
         }
     }

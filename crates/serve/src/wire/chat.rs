@@ -6,7 +6,7 @@ use herd_codec::chat::{Block, Dialogue, Message, Role, ToolCall, ToolDefinition}
 use herd_engine::Request;
 use serde_json::{Map, Value, json};
 
-use super::{Counts, Exchange, Head, Wire, event, finite, include_usage, spell};
+use super::{Counts, Exchange, Head, Wire, event, include_usage, said};
 use crate::answer::{Choice, Chosen, Ending, Part};
 use crate::ask::{Ask, sampling, stops};
 use crate::fields::{
@@ -113,7 +113,8 @@ fn max_tokens(given: &Given) -> Result<Option<usize>, Refusal> {
     }
 }
 
-fn log_probs(given: &Given) -> Result<Option<usize>, Refusal> {
+/// The log-probabilities wanted: so many of the likeliest tokens, if any.
+pub fn log_probs(given: &Given) -> Result<Option<usize>, Refusal> {
     match (given.flag("logprobs"), given.count("top_logprobs")) {
         (Some(true), top) => Ok(Some(top.unwrap_or(0))),
         (_, None | Some(0)) => Ok(None),
@@ -334,17 +335,7 @@ impl Chat {
     }
 
     fn log_probs(&self, tokens: &[Chosen], served: &Served) -> Value {
-        let said = tokens.iter().filter(|chosen| !chosen.ends).map(|chosen| {
-            let token = &chosen.token;
-            let one = |id: u32, log_prob: f64| {
-                let bytes = served.bytes(id);
-                json!({ "token": spell(bytes), "logprob": finite(log_prob), "bytes": bytes })
-            };
-            let mut said = one(token.id, token.log_prob.unwrap_or(f64::NEG_INFINITY));
-            said["top_logprobs"] = token.top.iter().map(|t| one(t.id, t.log_prob)).collect();
-            said
-        });
-        json!({ "content": said.collect::<Vec<_>>(), "refusal": null })
+        json!({ "content": said(tokens, served), "refusal": null })
     }
 
     /// The frequent chunk: text alone.
@@ -432,7 +423,7 @@ impl Wire for Chat {
 
     fn part(&mut self, answer: usize, part: Part, served: &Served, out: &mut String) {
         match part {
-            Part::Prompt(_) => {}
+            Part::Prompt(_) | Part::Embedding(_) => {}
             Part::Text { text, tokens } => {
                 if !self.manner.log_probs && self.manner.token_ids.is_none() {
                     return self.text(answer, &text, out);

@@ -309,7 +309,7 @@ impl Wire for Completions {
     fn part(&mut self, answer: usize, part: Part, served: &Served, out: &mut String) {
         let (text, tokens, end) = match part {
             Part::Prompt(token) => return self.states[answer].read.push(token),
-            Part::Call { .. } => return, // this shape has none
+            Part::Call { .. } | Part::Embedding(_) => return, // this shape has none
             Part::Text { text, tokens } => (text, tokens, None),
             Part::End { ending, usage } => (String::new(), Vec::new(), Some((ending, usage))),
         };

@@ -393,7 +393,7 @@ impl Wire for Messages {
 
     fn part(&mut self, _: usize, part: Part, _: &Served, out: &mut String) {
         match part {
-            Part::Prompt(_) => {}
+            Part::Prompt(_) | Part::Embedding(_) => {}
             Part::Text { text, .. } => {
                 let index = match self.block {
                     Some(index) => index,

@@ -2,14 +2,19 @@
 
 pub mod chat;
 pub mod completions;
+pub mod embeddings;
+pub mod items;
 pub mod messages;
 pub mod models;
+pub mod ollama;
+pub mod ollama_models;
+pub mod responses;
 pub mod tokens;
 
 use herd_engine::Usage;
 use serde_json::{Value, json};
 
-use crate::answer::{Choice, Part};
+use crate::answer::{Choice, Chosen, Part};
 use crate::ask::Ask;
 use crate::fields::{Given, Shape};
 use crate::refusal::Refusal;
@@ -21,10 +26,20 @@ pub const SHAPES: &[&Shape] = &[
     &completions::SHAPE,
     &messages::SHAPE,
     &messages::COUNT,
+    &ollama::CHAT,
+    &ollama::GENERATE,
+    &ollama_models::SHOW,
+    &responses::SHAPE,
+    &embeddings::SHAPE,
+    &embeddings::OLLAMA,
+    &embeddings::OLDER,
     &tokens::TOKENIZE,
     &tokens::DETOKENIZE,
     &tokens::TEMPLATE,
 ];
+
+/// Tables of objects within requests.
+pub const PARTS: &[&Shape] = &[&ollama::OPTIONS];
 
 /// How answers are written. One value writes the answers to one request.
 pub trait Wire: Send {
@@ -131,6 +146,21 @@ pub fn spell(bytes: &[u8]) -> String {
             format!("bytes:{}", hex.collect::<String>())
         }
     }
+}
+
+/// Chosen tokens with their log-probabilities, as OpenAI has them; one that ends the answer is not among them.
+pub fn said(tokens: &[Chosen], served: &Served) -> Value {
+    let one = |id: u32, log_prob: f64| {
+        let bytes = served.bytes(id);
+        json!({ "token": spell(bytes), "logprob": finite(log_prob), "bytes": bytes })
+    };
+    let said = tokens.iter().filter(|chosen| !chosen.ends).map(|chosen| {
+        let token = &chosen.token;
+        let mut said = one(token.id, token.log_prob.unwrap_or(f64::NEG_INFINITY));
+        said["top_logprobs"] = token.top.iter().map(|t| one(t.id, t.log_prob)).collect();
+        said
+    });
+    said.collect()
 }
 
 /// JSON has no number for minus infinity; this is what OpenAI gives for what is as good as impossible.

@@ -19,7 +19,7 @@ impl Spoken {
     /// Something happened to it; what it used, at its end. Panics if its tokens come without nats.
     pub fn hear(&mut self, what: What) -> Option<Usage> {
         match what {
-            What::Prompt(_) => None,
+            What::Prompt(_) | What::Embedding(_) => None,
             What::Token(token) => {
                 self.ids.push(token.id);
                 self.nats.push(token.nats.expect("they were asked for"));
