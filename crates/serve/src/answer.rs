@@ -16,7 +16,7 @@ use crate::served::Served;
 pub enum Part {
     /// A token of the prompt was read.
     Prompt(PromptToken),
-    /// The prompt's vector, [D].
+    /// The prompt's vector, of D numbers.
     Embedding(Vec<f32>),
     /// Text that is certain, and the tokens chosen since the last part. Either may be empty.
     Text {
