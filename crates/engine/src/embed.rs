@@ -2,7 +2,7 @@
 
 use herd_tensor::Tensor;
 
-/// The sum of hidden states [D] that were seen, in the order of positions.
+/// The sum of hidden states, D numbers, that were seen, in the order of positions.
 ///
 /// It is kept in f64 and grows row by row, so the pieces in which a prompt is computed change no bit.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +24,7 @@ impl Pool {
         self.rows += rows;
     }
 
-    /// The mean [D]; nothing before the first row.
+    /// The mean, D numbers; nothing before the first row.
     pub fn mean(&self) -> Vec<f32> {
         self.sum_d.iter().map(|sum| (sum / self.rows as f64) as f32).collect()
     }

@@ -79,7 +79,7 @@ pub struct Event {
 pub enum What {
     /// A token of the prompt was read, in order.
     Prompt(PromptToken),
-    /// The prompt was read: the mean of its hidden states, [D].
+    /// The prompt was read: the mean of its hidden states, D numbers.
     Embedding(Vec<f32>),
     /// A token was chosen.
     Token(Token),
