@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Let PEFT read the adapter of a LoRA run and merge it; herd must measure the merged model as it measured the run's end.
+"""Let PEFT read the adapter of a LoRA run and merge it; herd must measure the merged model as it measured the run's end, and merge to the same weights.
 
 usage: scripts/check-adapter.py --herd target/release/herd
        (needs: pip install peft==0.21.2 transformers==5.23.0 torch==2.15.0)
 
 A tiny model learns from the repository's speeches for 30 steps, an adapter beside it for 30 more, all in f32. Exits 1 where the
-two held-out losses differ by more than 1e-6 of themselves, or the adapter changed nothing.
+two held-out losses differ by more than 1e-6 of themselves, a weight that herd merged by more than 1e-6, or the adapter changed nothing.
 """
 import argparse
 import json
@@ -55,6 +55,16 @@ def merge(folder):
         shutil.copy(file, folder / "merged")
 
 
+def furthest(folder):
+    """How far a number of herd's own merged folder lies from PEFT's, at most."""
+    from safetensors.torch import load_file
+
+    theirs, ours = (load_file(folder / name / "model.safetensors") for name in ("merged", "own"))
+    if theirs.keys() != ours.keys():
+        sys.exit(f"other tensors: {sorted(theirs.keys() ^ ours.keys())}")
+    return max((theirs[name] - ours[name]).abs().max().item() for name in theirs)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--herd", required=True, type=lambda path: str(Path(path).resolve()))
@@ -66,9 +76,13 @@ def main():
         base = loss(herd, folder, "base", "", LEARN)
         lora = loss(herd, folder, "lora", LORA, LEARN)
         merge(folder)
+        adapter = ["--lora", "lora/checkpoints/step-30", "-o", "own", "--to", "hf"]
+        subprocess.run([herd, "convert", "-m", "base/checkpoints/step-30", *adapter, "-q"], cwd=folder, check=True)
+        far = furthest(folder)
         merged = loss(herd, folder, "measure", '[model]\ninit = "merged"\n', STILL)
     print(f"held-out loss: base {base:.9f}, with its adapter {lora:.9f}, merged by PEFT {merged:.9f}")
-    if abs(merged / lora - 1) > 1e-6 or lora >= base:
+    print(f"herd's own merged weights lie within {far:.1e} of PEFT's")
+    if abs(merged / lora - 1) > 1e-6 or lora >= base or far > 1e-6:
         sys.exit("they differ")
 
 

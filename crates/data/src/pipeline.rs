@@ -9,7 +9,7 @@ use std::thread;
 
 use herd_codec::{TokenId, Tokenizer};
 
-use crate::dialogue::{Counting, Encoder, Lessons, Row, comparison, lesson};
+use crate::dialogue::{Counting, Encoder, Lessons, Row, comparison, lesson, opening};
 use crate::read::{Raw, ReadOptions, Records, RowId, Source};
 use crate::shard::Counts;
 use crate::{DataError, Fault, Hash};
@@ -234,8 +234,8 @@ fn encode_lesson(raw: Raw, lessons: &Lessons, recipe: &Recipe<'_>) -> Outcome {
     let id = raw.id.clone();
     let made = raw.json().and_then(|value| {
         let text = value.to_string();
-        let (documents, similar) = sequences(&value, &text, lessons, recipe.tokenizer)?;
-        Ok((side(&text, recipe.validation), documents, Lacking { unspelt: 0, similar }))
+        let (question, documents, similar) = sequences(&value, &text, lessons, recipe.tokenizer)?;
+        Ok((side(&question, recipe.validation), documents, Lacking { unspelt: 0, similar }))
     });
     let (side, documents, lacking) = match made {
         Ok(made) => made,
@@ -247,13 +247,13 @@ fn encode_lesson(raw: Raw, lessons: &Lessons, recipe: &Recipe<'_>) -> Outcome {
     }
 }
 
-/// What a row of this text becomes, and how many answers were left out of it.
+/// The question that a row of this text begins with, what the row becomes, and how many answers were left out of it.
 fn sequences(
     row: &serde_json::Value,
     text: &str,
     lessons: &Lessons,
     tokenizer: &Tokenizer,
-) -> Result<(Vec<Tokens>, u64), Fault> {
+) -> Result<(String, Vec<Tokens>, u64), Fault> {
     let Lessons { shape, format, options, compare } = lessons;
     let encoder = Encoder { format, tokenizer, options: *options };
     let tokens = |ids: Vec<TokenId>, weights: Vec<f32>, counts: &dyn Fn(usize) -> bool| {
@@ -267,10 +267,12 @@ fn sequences(
         tokens(row.ids, row.weights, &|i| weights[i] > 0.0)
     };
     let Some(compare) = compare else {
-        let rows = encoder.lesson(&lesson(row, *shape)?)?;
-        return Ok((rows.into_iter().map(learnt).collect(), 0));
+        let lesson = lesson(row, *shape)?;
+        let rows = encoder.lesson(&lesson)?;
+        return Ok((opening(&lesson.dialogue), rows.into_iter().map(learnt).collect(), 0));
     };
-    let compared = encoder.compare(&comparison(row, *shape)?, compare)?;
+    let comparison = comparison(row, *shape)?;
+    let compared = encoder.compare(&comparison, compare)?;
     let similar = compared.similar;
     let documents = match compare.counts {
         Counting::Words | Counting::All => compared.rows.into_iter().map(learnt).collect(),
@@ -279,7 +281,7 @@ fn sequences(
             parts.map(|(number, part)| tokens(part.ids, part.weights, &|_| number > 0)).collect()
         }
     };
-    Ok((documents, similar))
+    Ok((opening(&comparison.prompt), documents, similar))
 }
 
 impl Recipe<'_> {
@@ -288,7 +290,7 @@ impl Recipe<'_> {
     }
 }
 
-/// The side of a document: it depends on its text alone, so that equal texts never lie on both.
+/// The side of a document: it depends on its text alone, of a dialogue on its question, so that equal ones never lie on both.
 fn side(text: &str, validation: f64) -> Side {
     let bound = (validation * 2f64.powi(64)) as u64;
     match Hash::of(text.as_bytes()).word() < bound {

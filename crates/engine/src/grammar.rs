@@ -26,13 +26,15 @@ pub enum Form {
     Lark(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// A call of one of these functions.
+    /// Calls of these functions.
     Call {
         /// The functions.
         functions: Vec<Function>,
-        /// Whether words may stand before the call or instead of it: any text but a brace and a quotation mark behind it,
-        /// by which JSON begins.
+        /// Whether words may stand before the calls or instead of them: any text but a brace and a quotation mark behind
+        /// it, by which JSON begins.
         words: bool,
+        /// Whether more calls may follow the first, a semicolon or a line break between them.
+        many: bool,
     },
 }
 
@@ -119,7 +121,9 @@ impl Grammars {
             Form::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Form::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
             Form::Choice(texts) => TopLevelGrammar::from_lark(choice(texts)?),
-            Form::Call { functions, words } => TopLevelGrammar::from_lark(call(functions, *words)?),
+            Form::Call { functions, words, many } => {
+                TopLevelGrammar::from_lark(calls(functions, *words, *many)?)
+            }
         };
         let parser = self.factory.create_parser(grammar).map_err(told)?;
         let mut start = Matcher::new(Ok(parser));
@@ -183,13 +187,17 @@ PLAIN: /[^{]+/
 BRACE: /\{+[ \t\r\n]*[^{" \t\r\n]/
 "#;
 
-fn call(functions: &[Function], words: bool) -> Result<String, GrammarError> {
+fn calls(functions: &[Function], words: bool, many: bool) -> Result<String, GrammarError> {
     if functions.is_empty() {
         return Err(GrammarError("there is nothing to call".into()));
     }
     let mut lark = match words {
-        true => format!("start: words call?\n{WORDS}"),
-        false => "start: call\n".to_owned(),
+        true => format!("start: words calls?\n{WORDS}"),
+        false => "start: calls\n".to_owned(),
+    };
+    lark += match many {
+        true => "calls: call (NEXT call)*\nNEXT: /;[ ]?|\\n/\n",
+        false => "calls: call\n",
     };
     let names: Vec<String> = (0..functions.len()).map(|i| format!("call_{i}")).collect();
     lark += &format!("call: {}\n", names.join(" | "));

@@ -1,30 +1,30 @@
 //! Which pages of the cache are whose: counts of users, and finished pages found again by content.
 
+use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
 
-/// The beginning of every sequence, as the parent of its first page.
-const ROOT: u64 = 0;
-
-/// A full page is known by the page before it and its own tokens: equal keys hold equal numbers.
-type Key = (u64, Box<[u32]>);
+/// The content of a full page: the SHA-256 of the page before it and its own tokens. Equal names hold
+/// equal numbers, in memory and on disk.
+pub type Name = [u8; 32];
 
 /// The pages of one cache.
 pub struct Pages {
     page_len: usize,
+    /// The name before the first page: of all that decides the numbers beside tokens.
+    root: Name,
     free: Vec<u32>,
     pages: Vec<Page>,
-    index: HashMap<Key, u32>,
+    index: HashMap<Name, u32>,
     /// Unused pages whose contents may be wanted again, the least wanted first.
     idle: VecDeque<u32>,
-    /// Names for contents; never used twice.
-    next_serial: u64,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Copy, Default)]
 struct Page {
     users: u32,
-    serial: u64,
-    key: Option<Key>,
+    name: Option<Name>,
+    /// Whether it was ever taken over.
+    shared: bool,
 }
 
 /// The pages of one sequence, in order of position.
@@ -32,10 +32,15 @@ struct Page {
 pub struct Table {
     /// Page numbers, as attention takes them.
     pub pages: Vec<u32>,
-    /// Pages at the front whose contents are known to the index.
-    known: usize,
-    /// The serial of the last known page.
-    last: u64,
+    /// The names of those at the front whose contents are known to the index.
+    names: Vec<Name>,
+}
+
+impl Table {
+    /// The names of its full pages that are known.
+    pub fn names(&self) -> &[Name] {
+        &self.names
+    }
 }
 
 impl Pages {
@@ -43,12 +48,18 @@ impl Pages {
     pub fn new(count: usize, page_len: usize) -> Pages {
         Pages {
             page_len,
+            root: [0; 32],
             free: (0..count as u32).rev().collect(),
             pages: vec![Page::default(); count],
             index: HashMap::new(),
             idle: VecDeque::new(),
-            next_serial: ROOT + 1,
         }
+    }
+
+    /// The same for pages whose names are to hold beyond this process. Panics if pages have names already.
+    pub fn rooted(self, root: Name) -> Pages {
+        assert!(self.index.is_empty(), "pages have names already");
+        Pages { root, ..self }
     }
 
     /// Pages that can be had: free, or idle and forgotten when needed.
@@ -56,26 +67,40 @@ impl Pages {
         self.free.len() + self.idle.len()
     }
 
+    /// The name of the page that follows the known ones of a table of `tokens`; nothing if it is not
+    /// full, or holds the last token, which is always computed for its logits.
+    pub fn next_name(&self, table: &Table, tokens: &[u32]) -> Option<Name> {
+        let most = tokens.len().saturating_sub(1) / self.page_len;
+        (table.names.len() < most).then(|| self.name_after(table, tokens))
+    }
+
+    fn name_after(&self, table: &Table, tokens: &[u32]) -> Name {
+        let from = table.names.len() * self.page_len;
+        let mut hash = Sha256::new();
+        hash.update(table.names.last().unwrap_or(&self.root));
+        tokens[from..from + self.page_len].iter().for_each(|id| hash.update(id.to_le_bytes()));
+        hash.finalize().into()
+    }
+
     /// The longest run of known pages that begins `tokens`, taken into a table; the positions
     /// they cover. Never all of `tokens`, since the last must be computed for its logits.
     pub fn reuse(&mut self, tokens: &[u32]) -> (Table, usize) {
-        let mut table = Table { last: ROOT, ..Table::default() };
-        let most = tokens.len().saturating_sub(1) / self.page_len;
-        for chunk in tokens.chunks_exact(self.page_len).take(most) {
-            let Some(&page) = self.index.get(&(table.last, chunk.into())) else { break };
+        let mut table = Table::default();
+        while let Some(name) = self.next_name(&table, tokens) {
+            let Some(&page) = self.index.get(&name) else { break };
             self.take_known(page);
             table.pages.push(page);
-            table.last = self.pages[page as usize].serial;
+            table.names.push(name);
         }
-        table.known = table.pages.len();
-        let covered = table.known * self.page_len;
+        let covered = table.names.len() * self.page_len;
         (table, covered)
     }
 
     fn take_known(&mut self, page: u32) {
-        let users = &mut self.pages[page as usize].users;
-        *users += 1;
-        if *users == 1 {
+        let entry = &mut self.pages[page as usize];
+        entry.users += 1;
+        entry.shared = true;
+        if entry.users == 1 {
             // Idle pages are few beside the work of a forward pass.
             self.idle.retain(|&p| p != page);
         }
@@ -99,28 +124,37 @@ impl Pages {
     /// Takes the least wanted idle page.
     fn forget(&mut self) -> u32 {
         let page = self.idle.pop_front().expect("`grow` counted the available pages");
-        if let Some(key) = self.pages[page as usize].key.take() {
-            self.index.remove(&key);
+        if let Some(name) = self.pages[page as usize].name.take() {
+            self.index.remove(&name);
         }
         page
     }
 
     /// Tells the index of pages that `tokens`, all computed, have filled.
     pub fn register(&mut self, table: &mut Table, tokens: &[u32]) {
-        while (table.known + 1) * self.page_len <= tokens.len() {
-            let page = table.pages[table.known];
-            let from = table.known * self.page_len;
-            let key: Key = (table.last, tokens[from..from + self.page_len].into());
+        while (table.names.len() + 1) * self.page_len <= tokens.len() {
+            let page = table.pages[table.names.len()];
+            let name = self.name_after(table, tokens);
             // Two sequences may compute the same page at once: the first is found by others.
-            let owner = *self.index.entry(key.clone()).or_insert(page);
-            if owner == page {
-                self.pages[page as usize].key = Some(key);
-                self.pages[page as usize].serial = self.next_serial;
-                self.next_serial += 1;
+            if *self.index.entry(name).or_insert(page) == page {
+                self.pages[page as usize].name = Some(name);
             }
-            table.last = self.pages[owner as usize].serial;
-            table.known += 1;
+            table.names.push(name);
         }
+    }
+
+    /// The page of a name, if it is known.
+    pub fn find(&self, name: &Name) -> Option<u32> {
+        self.index.get(name).copied()
+    }
+
+    /// Known pages, the most wanted first: those in use, then those used last; if `shared`, only those that
+    /// were taken over.
+    pub fn known(&self, shared: bool) -> impl Iterator<Item = Name> + '_ {
+        let used = (0..self.pages.len() as u32).filter(|&p| self.pages[p as usize].users > 0);
+        let all = used.chain(self.idle.iter().rev().copied());
+        let pages = all.map(|page| &self.pages[page as usize]);
+        pages.filter(move |page| page.shared || !shared).filter_map(|page| page.name)
     }
 
     /// Gives a table's pages back; known ones stay to be found again.
@@ -132,7 +166,7 @@ impl Pages {
             if entry.users > 0 {
                 continue;
             }
-            match entry.key {
+            match entry.name {
                 Some(_) => self.idle.push_back(page),
                 None => self.free.push(page),
             }

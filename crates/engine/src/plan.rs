@@ -4,7 +4,7 @@ use crate::Limits;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::names::{Part, all_parts};
 use herd_model::{CheckpointError, Config};
-use herd_tensor::{KvShape, Weight};
+use herd_tensor::Weight;
 
 /// Bytes by part. The mapped file is not among them: the system takes its pages back at will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,13 +91,7 @@ fn cache_bytes(config: &Config, limits: Limits) -> usize {
 
 /// Bytes of so many pages of the cache, in all layers.
 pub fn pages_bytes(config: &Config, limits: Limits, pages: usize) -> usize {
-    let shape = KvShape {
-        format: limits.kv,
-        page_len: limits.page_len,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
-    };
-    pages.saturating_mul(shape.page_bytes()).saturating_mul(config.layers)
+    pages.saturating_mul(limits.kv_shape(config).page_bytes()).saturating_mul(config.layers)
 }
 
 /// Numbers that one token holds at the widest place, the feed-forward: the stream, its norm and

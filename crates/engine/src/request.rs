@@ -21,9 +21,9 @@ pub struct Request {
     pub stop: Vec<String>,
     /// With each token, the log-probabilities of so many likeliest tokens.
     pub log_probs: Option<usize>,
-    /// The same for each token of the prompt but the first, by [`What::Prompt`]; no page that is known is taken over
-    /// then. Without `log_probs` nothing comes of it.
-    pub prompt_log_probs: bool,
+    /// The same for each token of the prompt from this place on, by [`What::Prompt`]; of the first nothing can be said.
+    /// Known pages are taken over only before the token that the place follows. Without `log_probs` nothing comes of it.
+    pub prompt_log_probs: Option<usize>,
     /// With each token, what training on it would lose: the bits of `Llama::loss`. The head runs a second time for it.
     pub nats: bool,
     /// The mean of the hidden states of the prompt's tokens, behind the last norm, by [`What::Embedding`]; no page that
@@ -31,6 +31,10 @@ pub struct Request {
     pub embed: bool,
     /// The form that the answer must have; log-probabilities are still those of all tokens.
     pub grammar: Option<Grammar>,
+    /// The higher runs first, and takes the pages of the lower where they run out.
+    pub priority: i32,
+    /// Who asks: those of one priority are let in in turn.
+    pub tenant: u32,
 }
 
 impl Request {
@@ -43,10 +47,12 @@ impl Request {
             stop_tokens: Vec::new(),
             stop: Vec::new(),
             log_probs: None,
-            prompt_log_probs: false,
+            prompt_log_probs: None,
             nats: false,
             embed: false,
             grammar: None,
+            priority: 0,
+            tenant: 0,
         }
     }
 
@@ -55,9 +61,9 @@ impl Request {
         Request { max_tokens: Some(0), embed: true, ..Request::new(prompt, Sampling::GREEDY) }
     }
 
-    /// Whether each token of the prompt must be computed, those in the cache as well.
-    pub(crate) fn whole_prompt(&self) -> bool {
-        self.prompt_log_probs || self.embed
+    /// The place of the prompt from which on something is asked of its tokens.
+    pub(crate) fn told_from(&self) -> Option<usize> {
+        if self.embed { Some(0) } else { self.prompt_log_probs }
     }
 }
 

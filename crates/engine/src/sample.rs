@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use thiserror::Error;
 
 use crate::rng::uniform;
-use crate::softmax::{LogProb, exp, ln, log_normaliser, sum_exp};
+use crate::softmax::{LogProb, exp, greatest, ln, log_normaliser, sum_exp};
 
 /// How tokens are chosen. [`Sampling::GREEDY`] and [`Sampling::LLAMA`] are the starting points.
 #[derive(Clone, Debug, PartialEq)]
@@ -283,17 +283,24 @@ impl Sampler {
 }
 
 /// The largest logit and the smallest id that has it.
+///
+/// Three passes that the compiler makes vectors of, which a search that may end at any element is not.
 fn likeliest(row_v: &[f32]) -> Result<(u32, f32), SampleError> {
-    let max = row_v.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = greatest(row_v);
     let bad = |x: f32| x.is_nan() || x == f32::INFINITY;
-    if let Some(id) = row_v.iter().position(|&x| bad(x)) {
+    let (blocks, _) = row_v.as_chunks::<32>();
+    // Without a branch, where `any` would end at an element.
+    if row_v.iter().fold(false, |any, &x| any | bad(x)) {
+        let id = row_v.iter().position(|&x| bad(x)).expect("one was met");
         return Err(SampleError::Logit { id: id as u32, value: row_v[id] });
     }
     if max == f32::NEG_INFINITY {
         return Err(SampleError::NoToken);
     }
-    let best = row_v.iter().position(|&x| x == max).expect("the maximum is one of the row");
-    Ok((best as u32, max))
+    let here = |block: &[f32; 32]| block.iter().fold(false, |any, &x| any | (x == max));
+    let start = 32 * blocks.iter().position(here).unwrap_or(blocks.len());
+    let best = row_v[start..].iter().position(|&x| x == max);
+    Ok(((start + best.expect("the maximum is one of the row")) as u32, max))
 }
 
 /// Leaves in `kept` the tokens that may be drawn: top-k, typical, top-p, min-p, in this order.

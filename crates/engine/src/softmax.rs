@@ -22,7 +22,7 @@ pub struct LogProb {
 /// assert!((z - 2f64.ln()).abs() < 1e-15);
 /// ```
 pub fn log_normaliser(logits_v: &[f32]) -> f64 {
-    let max = logits_v.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = greatest(logits_v);
     if max == f32::NEG_INFINITY && !logits_v.iter().any(|x| x.is_nan()) {
         return f64::NEG_INFINITY;
     }
@@ -32,6 +32,17 @@ pub fn log_normaliser(logits_v: &[f32]) -> f64 {
 /// The log-probability of token `id` under the row. Panics if `id` is outside it.
 pub fn log_prob(logits_v: &[f32], id: u32) -> f64 {
     f64::from(logits_v[id as usize]) - log_normaliser(logits_v)
+}
+
+/// The greatest of a row, NaN passed over: sixteen running ones, so that they become vectors.
+pub(crate) fn greatest(row: &[f32]) -> f32 {
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    let (blocks, tail) = row.as_chunks::<16>();
+    let mut most = [f32::NEG_INFINITY; 16];
+    for block in blocks {
+        most.iter_mut().zip(block).for_each(|(a, &b)| *a = greater(*a, b));
+    }
+    most.into_iter().chain(tail.iter().copied()).fold(f32::NEG_INFINITY, greater)
 }
 
 /// Sum of exp((x - max) * scale) over a row, in f64: eight running sums, added up in order.

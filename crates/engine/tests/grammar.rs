@@ -8,10 +8,12 @@ mod schemas;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Answer, finish, gguf, load, wide_config};
+use common::{Answer, finish, gguf, load, sort, wide_config};
 use herd_codec::Tokenizer;
 use herd_engine::sample::Sampling;
-use herd_engine::{Engine, Finish, Form, Function, Grammars, Limits, Request};
+use herd_engine::{
+    Engine, Finish, Form, Function, Grammars, Limits, Proposer, Request, Speculation,
+};
 use herd_model::Config;
 use herd_model::llama::Llama;
 use herd_tensor::{Class, Format};
@@ -266,7 +268,7 @@ fn a_forced_call_is_a_call_of_one_of_the_functions() {
     let house = House::new();
     let mut seen = std::collections::BTreeSet::new();
     for seed in 0..30 {
-        let form = Form::Call { functions: functions(), words: false };
+        let form = Form::Call { functions: functions(), words: false, many: false };
         let answer = house.answer(form, seed);
         if ended(&answer, house.stop) {
             let call: Value = serde_json::from_str(&answer.text).unwrap();
@@ -283,11 +285,33 @@ fn a_forced_call_is_a_call_of_one_of_the_functions() {
 }
 
 #[test]
+fn calls_follow_one_another_where_many_are_allowed() {
+    let house = House::new();
+    let mut most = 0;
+    for seed in 0..30 {
+        let form = Form::Call { functions: functions(), words: false, many: true };
+        let answer = house.answer(form, seed);
+        if ended(&answer, house.stop) {
+            let mut calls = answer.text.as_str();
+            let mut count = 0;
+            while !calls.is_empty() {
+                let mut values = serde_json::Deserializer::from_str(calls).into_iter::<Value>();
+                assert!(values.next().unwrap().unwrap()["name"].is_string(), "{}", answer.text);
+                calls = calls[values.byte_offset()..].trim_start_matches([';', ' ', '\n']);
+                count += 1;
+            }
+            most = most.max(count);
+        }
+    }
+    assert!(most > 1, "{most} calls at most");
+}
+
+#[test]
 fn words_before_a_call_begin_no_json() {
     let house = House::new();
     let mut braces = 0;
     for seed in 0..60 {
-        let form = Form::Call { functions: functions(), words: true };
+        let form = Form::Call { functions: functions(), words: true, many: false };
         // A brace wherever one may stand.
         let brace = house.tokenizer.encode("{")[0].0;
         let mut request = house.request(form, seed);
@@ -317,9 +341,10 @@ fn what_cannot_be_called_is_no_form() {
     let one = |arguments| Form::Call {
         functions: vec![Function { before: "f".into(), arguments, after: String::new() }],
         words: false,
+        many: false,
     };
     for form in [
-        Form::Call { functions: Vec::new(), words: true },
+        Form::Call { functions: Vec::new(), words: true, many: true },
         one(json!(true)),
         one(json!({ "type": "array" })),
         one(json!({ "type": ["object", "null"] })),
@@ -327,5 +352,64 @@ fn what_cannot_be_called_is_no_form() {
         one(json!({ "not": 3 })),
     ] {
         assert!(house.grammars.compile(form.clone()).is_err(), "{form:?}");
+    }
+}
+
+/// Forms of every kind; one admits whatever a model proposes that likes nothing but a and b.
+fn forms() -> Vec<Form> {
+    let list = json!({ "type": "array", "items": { "enum": ["one", "two"] } });
+    let arguments = json!({ "type": "object", "properties": { "a": { "type": "integer" } },
+        "required": ["a"], "additionalProperties": false });
+    vec![
+        Form::JsonSchema(list),
+        Form::JsonObject,
+        Form::Regex("[ab]{20,60}".to_owned()),
+        Form::Regex("(ab|cd){10,40}".to_owned()),
+        Form::Lark("start: \"x\" (\"yes \" | \"no \")+ \"z\"".to_owned()),
+        Form::Choice(vec!["yes and yes and yes".to_owned(), "no and no and no".to_owned()]),
+        Form::JsonSchema(arguments),
+    ]
+}
+
+#[test]
+fn what_is_proposed_changes_no_bit_of_an_answer_that_has_a_form() {
+    let house = House::new();
+    let asked = |seed: u64| forms().into_iter().map(move |form| (form, seed));
+    let biased = |letter: &str| (house.tokenizer.id_of(letter.as_bytes()).unwrap().0, 50.0);
+    let logit_bias = ["a", "b"].map(biased).to_vec();
+    let requests: Vec<Request> = (0..3)
+        .flat_map(asked)
+        .map(|(form, seed)| {
+            let mut request = Request { log_probs: Some(2), ..house.request(form, seed) };
+            request.sampling.temperature = seed as f32;
+            request.sampling.logit_bias = logit_bias.clone();
+            request
+        })
+        .collect();
+    for by in [Proposer::Lookup, Proposer::Draft(house.model.clone())] {
+        let (mut accepted, mut rejected) = (0, 0);
+        for request in &requests {
+            let answer = |speculation: Option<Speculation>, counts: &mut (usize, usize)| {
+                let mut engine = house.engine();
+                speculation.iter().for_each(|speculation| engine.speculate(speculation));
+                let id = engine.submit(request.clone()).unwrap();
+                let (mut answers, mut events) = ([Answer::default()], Vec::new());
+                while !engine.is_idle() {
+                    let step = engine.step(&mut events);
+                    counts.0 += step.accepted;
+                    counts.1 += step.proposed - step.accepted;
+                    sort(&mut events, &[id], &mut answers);
+                }
+                let [answer] = answers;
+                answer
+            };
+            let mut counts = (0, 0);
+            let plain = answer(None, &mut counts);
+            assert_eq!(counts, (0, 0));
+            let helped = answer(Some(Speculation { by: by.clone(), most: 7 }), &mut counts);
+            assert_eq!(helped, plain);
+            (accepted, rejected) = (accepted + counts.0, rejected + counts.1);
+        }
+        assert!(accepted > 20 && rejected > 20, "{accepted} accepted, {rejected} rejected");
     }
 }

@@ -16,7 +16,7 @@ use common::{Answer, finish, gguf, load, sort, wide_config};
 use herd_engine::sample::Sampling;
 use herd_engine::score::Scorer;
 use herd_engine::softmax::log_prob;
-use herd_engine::{Engine, Finish, Limits, Request, RequestId};
+use herd_engine::{Engine, Finish, Limits, Proposer, Request, RequestId, Speculation};
 use herd_model::llama::Llama;
 use herd_model::{Checkpoint, Config as ModelConfig};
 use herd_tensor::{Class, Format, KvFormat};
@@ -59,6 +59,8 @@ struct Visit {
     seed: u64,
     /// Answers that are asked for at once.
     answers: usize,
+    priority: i32,
+    tenant: u32,
     /// Steps before it is submitted, and after which it is cancelled.
     arrives: usize,
     stays: Option<usize>,
@@ -74,7 +76,20 @@ struct Schedule {
     page_len: usize,
     parallel: usize,
     kv: KvFormat,
+    /// Whether the cache holds one context alone, so that pages run out.
+    tight: bool,
+    proposer: Option<Guess>,
     visits: Vec<Visit>,
+}
+
+/// Who proposes tokens.
+#[derive(Clone, Copy, Debug)]
+enum Guess {
+    Lookup,
+    /// The model itself, which is mostly right.
+    Itself,
+    /// A model of the same shape in another format or with other weights, which is mostly wrong.
+    Stranger,
 }
 
 fn visit() -> impl Strategy<Value = Visit> {
@@ -83,14 +98,18 @@ fn visit() -> impl Strategy<Value = Visit> {
     let stays = prop_oneof![4 => Just(None), 1 => (1usize..12).prop_map(Some)];
     let temperature = prop_oneof![Just(0.0f32), Just(1.0)];
     let answers = prop_oneof![3 => Just(1usize), 1 => 2usize..5];
-    (shared, own, 1usize..10, temperature, 0u64..100, answers, 0usize..40, stays).prop_map(
-        |(shared, own, max_tokens, temperature, seed, answers, arrives, stays)| Visit {
+    let max_tokens = prop_oneof![2 => 1usize..10, 1 => 10usize..40];
+    let place = (-1i32..2, 0u32..3);
+    (shared, own, max_tokens, temperature, 0u64..100, answers, 0usize..40, stays, place).prop_map(
+        |(shared, own, max_tokens, temperature, seed, answers, arrives, stays, place)| Visit {
             shared,
             own,
             max_tokens,
             temperature,
             seed,
             answers,
+            priority: place.0,
+            tenant: place.1,
             arrives,
             stays,
         },
@@ -98,21 +117,29 @@ fn visit() -> impl Strategy<Value = Visit> {
 }
 
 fn schedule() -> impl Strategy<Value = Schedule> {
-    let kv = prop_oneof![Just(KvFormat::I16), Just(KvFormat::F16), Just(KvFormat::F32)];
+    let kv = [KvFormat::I8, KvFormat::I16, KvFormat::F16, KvFormat::F32];
+    let kv = prop::sample::select(kv.to_vec());
     let page_len = prop::sample::select(vec![16usize, 32, 48, 64, 256]);
     let batch = prop_oneof![1usize..8, 8usize..90, Just(400usize)];
     let visits = prop::collection::vec(visit(), 1..6);
     let class = 0..Class::available().len();
-    (0..models().len(), class, 1usize..4, batch, page_len, 1usize..5, kv, visits).prop_map(
-        |(model, class, threads, batch, page_len, parallel, kv, visits)| Schedule {
-            model,
-            class,
-            threads,
-            batch,
-            page_len,
-            parallel,
-            kv,
-            visits,
+    let guess = prop::sample::select(vec![Guess::Lookup, Guess::Itself, Guess::Stranger]);
+    let helped = (any::<bool>(), prop::option::of(guess));
+    (0..models().len(), class, 1usize..4, batch, page_len, 1usize..5, kv, helped, visits).prop_map(
+        |(model, class, threads, batch, page_len, parallel, kv, (tight, proposer), visits)| {
+            let visits: Vec<Visit> = visits;
+            Schedule {
+                model,
+                class,
+                threads,
+                batch,
+                page_len,
+                parallel,
+                kv,
+                tight,
+                proposer,
+                visits,
+            }
         },
     )
 }
@@ -123,8 +150,14 @@ impl Visit {
         let prompt = shared.chain(self.own.iter().copied()).collect();
         let sampling =
             Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::GREEDY };
-        let max_tokens = Some(self.max_tokens);
-        Request { max_tokens, log_probs: Some(3), nats: true, ..Request::new(prompt, sampling) }
+        Request {
+            max_tokens: Some(self.max_tokens),
+            log_probs: Some(3),
+            nats: true,
+            priority: self.priority,
+            tenant: self.tenant,
+            ..Request::new(prompt, sampling)
+        }
     }
 
     /// A request of its own for each answer.
@@ -135,6 +168,12 @@ impl Visit {
             request
         })
     }
+}
+
+/// A model of the same vocabulary whose weights are others.
+fn stranger(model: &Llama) -> Arc<Llama> {
+    let config = ModelConfig { vocab: model.config().vocab, ..wide_config() };
+    Arc::new(Llama::load(&gguf(&config, Format::Q8_0, |_, _| {}), model.device(), CONTEXT).unwrap())
 }
 
 /// Each request by itself, one thread, its prompt in one piece.
@@ -148,9 +187,27 @@ fn alone(model: &Arc<Llama>, kv: KvFormat, requests: &[Request]) -> Vec<Answer> 
     requests.iter().map(one).collect()
 }
 
+/// What the schedules met in all.
+#[derive(Default)]
+struct Met {
+    hits: AtomicUsize,
+    cancelled: AtomicUsize,
+    preempted: AtomicUsize,
+    accepted: AtomicUsize,
+    rejected: AtomicUsize,
+}
+
 /// The whole schedule on one engine; the answers of the visits, one visit after another.
-fn together(model: &Arc<Llama>, schedule: &Schedule, limits: Limits) -> Vec<Answer> {
+fn together(model: &Arc<Llama>, schedule: &Schedule, limits: Limits, met: &Met) -> Vec<Answer> {
     let mut engine = Engine::new(Arc::clone(model), None, limits);
+    if let Some(guess) = schedule.proposer {
+        let by = match guess {
+            Guess::Lookup => Proposer::Lookup,
+            Guess::Itself => Proposer::Draft(Arc::clone(model)),
+            Guess::Stranger => Proposer::Draft(stranger(model)),
+        };
+        engine.speculate(&Speculation { by, most: 7 });
+    }
     let pages = engine.available_pages();
     let mut order: Vec<usize> = (0..schedule.visits.len()).collect();
     order.sort_by_key(|&i| schedule.visits[i].arrives);
@@ -172,7 +229,10 @@ fn together(model: &Arc<Llama>, schedule: &Schedule, limits: Limits) -> Vec<Answ
                 engine.cancel(id, &mut events);
             }
         }
-        engine.step(&mut events);
+        let step = engine.step(&mut events);
+        met.preempted.fetch_add(step.preempted, Ordering::Relaxed);
+        met.accepted.fetch_add(step.accepted, Ordering::Relaxed);
+        met.rejected.fetch_add(step.proposed - step.accepted, Ordering::Relaxed);
         sort(&mut events, &ids, &mut answers);
         if come == order.len() && engine.is_idle() {
             break;
@@ -208,20 +268,21 @@ fn difference(got: &[Answer], wanted: &[Answer]) -> Option<String> {
 
 #[test]
 fn a_request_gets_the_same_bits_in_any_company_chunk_page_prefix_and_thread_count() {
-    let (hits, cancelled) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
+    let met = Met::default();
+    let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
     let checked = TestRunner::new(config).run(&schedule(), |s| {
         let (name, checkpoint) = &models()[s.model];
         let class = Class::available()[s.class];
         let requests: Vec<Request> = s.visits.iter().flat_map(Visit::requests).collect();
         let wanted = alone(&load(checkpoint, class, 1, CONTEXT), s.kv, &requests);
         let Schedule { batch, page_len, parallel, kv, .. } = s;
-        let limits = Limits { context: CONTEXT, parallel, batch, page_len, kv, positions: None };
-        let got = together(&load(checkpoint, class, s.threads, CONTEXT), &s, limits);
+        let positions = s.tight.then_some(CONTEXT);
+        let limits = Limits { context: CONTEXT, parallel, batch, page_len, kv, positions };
+        let got = together(&load(checkpoint, class, s.threads, CONTEXT), &s, limits, &met);
         for answer in &got {
-            hits.fetch_add(usize::from(answer.usage().cached > 0), Ordering::Relaxed);
+            met.hits.fetch_add(usize::from(answer.usage().cached > 0), Ordering::Relaxed);
             let gone = *answer.finish() == Finish::Cancelled;
-            cancelled.fetch_add(gone.into(), Ordering::Relaxed);
+            met.cancelled.fetch_add(gone.into(), Ordering::Relaxed);
         }
         match difference(&got, &wanted) {
             None => Ok(()),
@@ -229,10 +290,11 @@ fn a_request_gets_the_same_bits_in_any_company_chunk_page_prefix_and_thread_coun
         }
     });
     checked.unwrap_or_else(|error| panic!("{error}"));
-    let counts = (hits.into_inner(), cancelled.into_inner());
+    let counts = [met.hits, met.cancelled, met.preempted, met.accepted, met.rejected];
+    let counts = counts.map(AtomicUsize::into_inner);
     assert!(
-        counts.0 > 0 && counts.1 > 0,
-        "the schedules hit no prefix or cancel nothing: {counts:?}"
+        counts.iter().all(|&n| n > 0),
+        "hits of prefixes, cancelled, preempted, accepted, rejected: {counts:?}"
     );
 }
 
@@ -332,6 +394,8 @@ fn visit_of(shared: usize) -> Visit {
         temperature: 1.0,
         seed: 5,
         answers: 1,
+        priority: 0,
+        tenant: 0,
         arrives: 0,
         stays: None,
     }
@@ -361,7 +425,7 @@ fn log_probabilities_of_a_prompt_are_those_of_the_scorer_in_any_company() {
     let (_, checkpoint) = &models()[0];
     let model = load(checkpoint, Class::best(), 2, CONTEXT);
     let mut asked = visit_of(60).request();
-    asked.prompt_log_probs = true;
+    asked.prompt_log_probs = Some(0);
     let mut scorer = Scorer::new(&model, CONTEXT, 16, KvFormat::F16);
     let scores = scorer.log_probs(&asked.prompt, 0);
     for (batch, parallel) in [(1, 1), (7, 3), (512, 2)] {
@@ -381,6 +445,38 @@ fn log_probabilities_of_a_prompt_are_those_of_the_scorer_in_any_company() {
             assert_eq!(said, [None].into_iter().chain(wanted).collect::<Vec<_>>());
             assert!(answer.prompt[1..].iter().all(|t| t.said.as_ref().unwrap().1.len() == 3));
             assert_eq!((&answer.ids, &answer.bits), (&answers[0].ids, &answers[0].bits));
+        }
+    }
+}
+
+#[test]
+fn log_probabilities_from_a_place_on_are_those_of_the_whole_and_share_what_stands_before() {
+    let (_, checkpoint) = &models()[0];
+    let model = load(checkpoint, Class::best(), 2, CONTEXT);
+    let whole = visit_of(200).request();
+    let tokens = whole.prompt.len();
+    let scores = Scorer::new(&model, CONTEXT, 16, KvFormat::F16).log_probs(&whole.prompt, 0);
+    let froms = [1, 16, 17, 40, 192, 193, tokens - 1, tokens, tokens + 9];
+    for (batch, parallel, positions) in [(1, 1, Some(4096)), (7, 3, Some(CONTEXT)), (512, 9, None)]
+    {
+        let limits = Limits { batch, parallel, positions, page_len: 16, ..Limits::single(CONTEXT) };
+        let mut engine = Engine::new(Arc::clone(&model), None, limits);
+        let asked = froms.map(|from| {
+            engine.submit(Request { prompt_log_probs: Some(from), ..whole.clone() }).unwrap()
+        });
+        let answers = finish(&mut engine, &asked);
+        for (answer, from) in answers.iter().zip(froms) {
+            let wanted: Vec<(u32, u64)> =
+                (from..tokens).map(|at| (whole.prompt[at], scores[at - 1].to_bits())).collect();
+            let said = answer.prompt.iter().map(|t| (t.id, t.said.as_ref().unwrap().0.to_bits()));
+            assert_eq!(said.collect::<Vec<_>>(), wanted, "from {from}, batches of {batch}");
+            assert_eq!((&answer.ids, &answer.bits), (&answers[0].ids, &answers[0].bits));
+        }
+        // Whole pages before the token that the place follows, no more.
+        if parallel == 1 {
+            let cached: Vec<usize> = answers.iter().map(|answer| answer.usage().cached).collect();
+            let wanted = froms.map(|from| from.min(tokens).saturating_sub(1) / 16 * 16);
+            assert_eq!(cached, wanted);
         }
     }
 }

@@ -144,6 +144,12 @@ pub enum Error {
     Door(#[from] herd_serve::DoorError),
 
     #[error(transparent)]
+    Eval(#[from] herd_eval::EvalError),
+
+    #[error(transparent)]
+    Agent(#[from] herd_serve::agent::AgentError),
+
+    #[error(transparent)]
     Sandbox(#[from] herd_sandbox::SandboxError),
 
     #[error(transparent)]
@@ -220,11 +226,13 @@ impl Error {
             | Error::NoTokenizer { .. }
             | Error::Tokenizer { .. }
             | Error::Chat(_)
+            | Error::Agent(_)
             | Error::Sampling(_)
             | Error::Request(_)
             | Error::Command { .. }
             | Error::Unanswered { .. }
-            | Error::Value { .. } => return None,
+            | Error::Value { .. }
+            | Error::Eval(_) => return None,
         };
         Some(text.to_owned())
     }

@@ -39,6 +39,9 @@ pub struct ModelFlags {
     /// The numeric class: portable, avx2, avx512 or amx [default: $HERD_CLASS, else the fastest]
     #[arg(long, value_name = "CLASS")]
     pub class: Option<String>,
+    /// The folder of an adapter that stands beside the model, as PEFT and `herd sft` write them
+    #[arg(long, value_name = "FOLDER")]
+    pub lora: Option<PathBuf>,
 }
 
 impl ModelFlags {
@@ -80,7 +83,7 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Error> {
 /// How keys and values are stored.
 #[derive(Debug, Default, clap::Args)]
 pub struct KvFlag {
-    /// Store keys and values as f32, f16 or i16 [default: f32 for f32 weights, else f16]
+    /// Store keys and values as f32, f16, i16 or i8 [default: f32 for f32 weights, else f16]
     #[arg(long, visible_alias = "cache-type", value_name = "TYPE")]
     pub kv: Option<String>,
 }
@@ -92,8 +95,9 @@ impl KvFlag {
             Some("f32") => Ok(KvFormat::F32),
             Some("f16") => Ok(KvFormat::F16),
             Some("i16") => Ok(KvFormat::I16),
+            Some("i8") => Ok(KvFormat::I8),
             Some(other) => {
-                let expected = "f32, f16 or i16".to_owned();
+                let expected = "f32, f16, i16 or i8".to_owned();
                 Err(Error::Value { what: "--kv", got: other.to_owned(), expected })
             }
             None if format == Format::F32 => Ok(KvFormat::F32),

@@ -4,6 +4,7 @@
 //! causes, and a `hint:` where there is one.
 
 mod about;
+mod aids;
 mod carry;
 mod chat;
 mod commands;
@@ -14,13 +15,16 @@ mod flags;
 mod live;
 mod machine;
 mod measure;
+mod models;
 mod pull;
 mod quickstart;
 mod run;
+mod running;
 mod speak;
 mod store;
 mod teller;
 mod texts;
+mod toolbox;
 mod training;
 mod verbs;
 mod vocabulary;
@@ -55,7 +59,7 @@ pub struct Global {
     /// Print the answer only, no progress and no notes
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Never go online (only `pull` does, and `synth` and `select` where their settings name an endpoint)
+    /// Never go online (only `pull` does, `synth` and `select` where their settings name an endpoint, tools where theirs do)
     #[arg(long, global = true)]
     offline: bool,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use herd_engine::Limits;
 use herd_engine::plan::Plan;
 use herd_model::checkpoint::Checkpoint;
-use herd_model::llama::Llama;
+use herd_model::llama::{Adapter, Llama};
 use herd_model::names::Part;
 use herd_tensor::Device;
 
@@ -34,17 +34,27 @@ pub fn load(flags: &ModelFlags, kv: &KvFlag, context: Option<usize>) -> Result<R
 
 /// Loads an open model with its tokenizer, if it fits into memory.
 pub fn ready(checkpoint: &Checkpoint, limits: Limits, flags: &ModelFlags) -> Result<Ready, Error> {
-    let plan = Plan::new(checkpoint, limits)?;
-    let available = machine().memory_available_bytes;
-    if !fits(&plan, available) {
-        let most = plan.context_that_fits(&checkpoint.config, limits, available as usize);
-        let (needed, context) = (plan.peak() as u64, limits.context);
-        return Err(Error::Memory { needed, available, context, most });
-    }
+    check_memory(checkpoint, limits)?;
     let about = Arc::new(About::read(checkpoint)?);
     let device = Device::cpu(flags.class()?, flags.threads()?);
-    let model = Arc::new(Llama::load(checkpoint, &device, limits.context)?);
+    let plain = Llama::load(checkpoint, &device, limits.context)?;
+    let model = Arc::new(match &flags.lora {
+        None => plain,
+        Some(folder) => plain.adapted(&Adapter::open(folder, &checkpoint.config)?),
+    });
     Ok(Ready { about, model, limits })
+}
+
+/// Errors: the model does not fit into memory under these limits.
+pub fn check_memory(checkpoint: &Checkpoint, limits: Limits) -> Result<(), Error> {
+    let plan = Plan::new(checkpoint, limits)?;
+    let available = machine().memory_available_bytes;
+    if fits(&plan, available) {
+        return Ok(());
+    }
+    let most = plan.context_that_fits(&checkpoint.config, limits, available as usize);
+    let (needed, context) = (plan.peak() as u64, limits.context);
+    Err(Error::Memory { needed, available, context, most })
 }
 
 /// Opens the model that the flags name, and the limits of one request at a time.

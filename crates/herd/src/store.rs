@@ -3,7 +3,8 @@
 //! A model is complete when `source.json` stands in its folder under `models`; until then its
 //! files grow in a folder under `partial`, which a rename turns into the model.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -200,9 +201,9 @@ pub fn sync(path: &Path) -> Result<(), Error> {
     file.sync_all().map_err(Error::io("write", path))
 }
 
-/// Creates a folder and those above it.
+/// Creates a folder and those above it, for their user alone: conversations lie there.
 pub fn make_folder(path: &Path) -> Result<(), Error> {
-    fs::create_dir_all(path).map_err(Error::io("create", path))
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create", path))
 }
 
 /// A path from outside, refused where it would leave the folder it is put into.
@@ -335,6 +336,18 @@ mod tests {
         store.remove("meta/large").unwrap();
         assert!(!store.home.join("models/meta").exists());
         assert!(store.find("meta/large").unwrap().is_none());
+    }
+
+    #[test]
+    fn folders_are_made_for_their_user_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_folder, store) = store();
+        let made = store.home.join("a/b");
+        make_folder(&made).unwrap();
+        make_folder(&made).unwrap();
+        for path in [store.home.join("a"), made] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+        }
     }
 
     #[test]

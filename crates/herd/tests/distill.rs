@@ -12,36 +12,27 @@ use std::process::Stdio;
 
 use serde_json::Value;
 use training::{
-    LORA, answers_taught, begin, done, expect_same, expect_unbreakable, herd, metrics, pretrain,
-    stage, text_taught,
+    BASE, LORA, answers_taught, begin_from_base, done, expect_same, expect_unbreakable, herd,
+    metrics, pretrain, refused, stage, stage_set, text_taught,
 };
 
-const BASE: &str = "base/checkpoints/step-12";
 const LARGE: &str = "large/checkpoints/step-12";
 
 /// Texts, a vocabulary, dialogues, a student and a larger teacher, and settings.
 fn begin_distill() -> tempfile::TempDir {
-    let folder = begin();
-    done(&mut pretrain(folder.path(), "base", &[]));
+    let folder = begin_from_base("text", &text_taught(LARGE));
     done(&mut pretrain(folder.path(), "large", &["--set", "model.width=64", "--set", "seed=5"]));
-    fs::write(folder.path().join("text.toml"), text_taught(LARGE)).unwrap();
     fs::write(folder.path().join("answers.toml"), answers_taught(BASE, LARGE)).unwrap();
     folder
 }
 
 fn command(folder: &Path, config: &str, out: &str, set: &[&str]) -> std::process::Command {
-    let mut command = stage(folder, "distill", config, out);
-    command.args(set.iter().flat_map(|set| ["--set", set]));
-    command
+    stage_set(folder, "distill", config, out, set)
 }
 
 /// The words of a failure.
 fn fails(folder: &Path, config: &str, out: &str, set: &[&str]) -> String {
-    let output = command(folder, config, out, set).output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{set:?}: {err}");
-    assert!(!err.contains("a fault in herd"), "{err}");
-    err
+    refused(&mut command(folder, config, out, set))
 }
 
 #[test]

@@ -13,34 +13,22 @@ use std::process::Stdio;
 use serde_json::Value;
 use sha2::Digest;
 use training::{
-    LORA, begin, done, expect_same, expect_unbreakable, herd, metrics, pair_settings, pretrain,
-    stage,
+    BASE, LORA, begin_from_base, done, expect_same, expect_unbreakable, herd, metrics,
+    pair_settings, refused, stage, stage_set,
 };
-
-const BASE: &str = "base/checkpoints/step-12";
 
 /// Texts, a vocabulary, comparisons, a model to begin with, and settings.
 fn begin_dpo() -> tempfile::TempDir {
-    let folder = begin();
-    done(&mut pretrain(folder.path(), "base", &[]));
-    fs::write(folder.path().join("dpo.toml"), pair_settings(BASE)).unwrap();
-    folder
+    begin_from_base("dpo", &pair_settings(BASE))
 }
 
 fn run(folder: &Path, out: &str, set: &[&str]) -> String {
-    let mut command = stage(folder, "dpo", "dpo.toml", out);
-    done(command.args(set.iter().flat_map(|set| ["--set", set])))
+    done(&mut stage_set(folder, "dpo", "dpo.toml", out, set))
 }
 
 /// The words of a failure.
 fn fails(folder: &Path, config: &str, out: &str, set: &[&str]) -> String {
-    let mut command = stage(folder, "dpo", config, out);
-    command.args(set.iter().flat_map(|set| ["--set", set]));
-    let output = command.output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{set:?}: {err}");
-    assert!(!err.contains("a fault in herd"), "{err}");
-    err
+    refused(&mut stage_set(folder, "dpo", config, out, set))
 }
 
 #[test]

@@ -11,38 +11,26 @@ use std::path::Path;
 
 use serde_json::Value;
 use training::{
-    LORA, begin, done, expect_unbreakable, grpo_settings, herd, metrics, pretrain, stage,
+    BASE, LORA, begin_from_base, done, expect_unbreakable, grpo_settings, herd, metrics, refused,
+    rows, stage, stage_set,
 };
-
-const BASE: &str = "base/checkpoints/step-12";
 
 /// Dialogues, a vocabulary, a model to begin with, and settings.
 fn begin_grpo() -> tempfile::TempDir {
-    let folder = begin();
-    done(&mut pretrain(folder.path(), "base", &[]));
-    fs::write(folder.path().join("grpo.toml"), grpo_settings(BASE)).unwrap();
-    folder
+    begin_from_base("grpo", &grpo_settings(BASE))
 }
 
 fn run(folder: &Path, out: &str, set: &[&str]) -> String {
-    let mut command = stage(folder, "grpo", "grpo.toml", out);
-    done(command.args(set.iter().flat_map(|set| ["--set", set])))
+    done(&mut stage_set(folder, "grpo", "grpo.toml", out, set))
 }
 
 /// The words of a failure.
 fn fails(folder: &Path, out: &str, set: &[&str]) -> String {
-    let mut command = stage(folder, "grpo", "grpo.toml", out);
-    command.args(set.iter().flat_map(|set| ["--set", set]));
-    let output = command.output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{set:?}: {err}");
-    assert!(!err.contains("a fault in herd"), "{err}");
-    err
+    refused(&mut stage_set(folder, "grpo", "grpo.toml", out, set))
 }
 
 fn rollouts(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("rollouts.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    rows(&run.join("rollouts.jsonl"))
 }
 
 #[test]

@@ -11,38 +11,26 @@ use std::path::Path;
 
 use serde_json::Value;
 use training::{
-    LORA, begin, done, expect_unbreakable, metrics, ppo_settings, pretrain, reward_settings, stage,
+    BASE, LORA, begin_from_base, done, expect_unbreakable, metrics, ppo_settings, refused,
+    reward_settings, rows, stage, stage_set,
 };
-
-const BASE: &str = "base/checkpoints/step-12";
 
 /// Dialogues, a vocabulary, a model to begin with, and settings.
 fn begin_ppo() -> tempfile::TempDir {
-    let folder = begin();
-    done(&mut pretrain(folder.path(), "base", &[]));
-    fs::write(folder.path().join("ppo.toml"), ppo_settings(BASE)).unwrap();
-    folder
+    begin_from_base("ppo", &ppo_settings(BASE))
 }
 
 fn run(folder: &Path, out: &str, set: &[&str]) -> String {
-    let mut command = stage(folder, "ppo", "ppo.toml", out);
-    done(command.args(set.iter().flat_map(|set| ["--set", set])))
+    done(&mut stage_set(folder, "ppo", "ppo.toml", out, set))
 }
 
 /// The words of a failure.
 fn fails(folder: &Path, out: &str, set: &[&str]) -> String {
-    let mut command = stage(folder, "ppo", "ppo.toml", out);
-    command.args(set.iter().flat_map(|set| ["--set", set]));
-    let output = command.output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{set:?}: {err}");
-    assert!(!err.contains("a fault in herd"), "{err}");
-    err
+    refused(&mut stage_set(folder, "ppo", "ppo.toml", out, set))
 }
 
 fn rollouts(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("rollouts.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    rows(&run.join("rollouts.jsonl"))
 }
 
 fn numbers(row: &Value, key: &str) -> Vec<f64> {

@@ -12,32 +12,22 @@ use std::process::Stdio;
 
 use serde_json::Value;
 use training::{
-    LORA, begin, done, expect_same, expect_unbreakable, herd, metrics, pretrain, reward_settings,
-    stage,
+    BASE, LORA, begin_from_base, done, expect_same, expect_unbreakable, herd, metrics, refused,
+    reward_settings, stage, stage_set,
 };
-
-const BASE: &str = "base/checkpoints/step-12";
 
 /// Texts, a vocabulary, comparisons, a model to begin with, and settings.
 fn begin_reward() -> tempfile::TempDir {
-    let folder = begin();
-    done(&mut pretrain(folder.path(), "base", &[]));
-    fs::write(folder.path().join("reward.toml"), reward_settings(BASE)).unwrap();
-    folder
+    begin_from_base("reward", &reward_settings(BASE))
 }
 
 fn run(folder: &Path, out: &str, set: &[&str]) -> String {
-    let mut command = stage(folder, "reward", "reward.toml", out);
-    done(command.args(set.iter().flat_map(|set| ["--set", set])))
+    done(&mut stage_set(folder, "reward", "reward.toml", out, set))
 }
 
 /// The words of a command that fails.
 fn fails(folder: &Path, args: &[&str]) -> String {
-    let output = herd(folder).args(args).output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {err}");
-    assert!(!err.contains("a fault in herd"), "{err}");
-    err
+    refused(herd(folder).args(args))
 }
 
 /// The rows with their rewards.

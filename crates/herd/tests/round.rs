@@ -37,7 +37,7 @@ pattern = "[aeiou].*[aeiou]"
 weight = 0.5
 [gate]
 k = 2
-min_gain = -1.0
+min_gain = -100.0
 [stages.sample.sample]
 k = 3
 [stages.reward]
@@ -120,6 +120,26 @@ fn a_round_that_harms_is_stopped_and_the_old_policy_stays() {
     assert!(rounds.iter().all(|round| round["passed"] == false), "{rounds:?}");
     assert_eq!(rounds[1]["policy_before"], rounds[0]["policy_before"]);
     assert!(told.contains("it is stopped") && told.contains("tuned/checkpoints/step-12"), "{told}");
+}
+
+#[test]
+fn what_decides_is_learnt_from_nowhere() {
+    let folder = begin_rounds();
+    let ask = |text: &str| serde_json::json!({ "role": "user", "content": text });
+    let said = serde_json::json!({ "role": "assistant", "content": "All." });
+    let row = serde_json::json!({ "messages": [ask("Who ends?"), said] });
+    fs::write(folder.path().join("more.jsonl"), format!("{row}\n")).unwrap();
+    let more = ["--set", "dialogues=[\"chats.jsonl\", \"more.jsonl\"]"];
+    let output = round(folder.path(), "out", &more).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(2) && told.contains("1 prompts that stand in `dialogues`"),
+        "{told}"
+    );
+    let lora = ["--set", "stages.sft.model.lora.rank=4"];
+    let output = round(folder.path(), "out", &lora).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && told.contains("stages.sft.model.lora"), "{told}");
 }
 
 #[test]

@@ -8,27 +8,8 @@ mod server;
 #[path = "common/tiny.rs"]
 mod tiny;
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
-use server::Server;
-
-const CHAT: &str = "/v1/chat/completions";
-
-fn home() -> (tempfile::TempDir, PathBuf) {
-    let home = tempfile::tempdir().unwrap();
-    let model = tiny::write(home.path());
-    (home, model)
-}
-
-/// `a` with the fields of `b`.
-fn with(a: &Value, b: Value) -> Value {
-    let mut all = a.clone();
-    for (name, value) in b.as_object().unwrap() {
-        all[name] = value.clone();
-    }
-    all
-}
+use server::{CHAT, Server, with};
 
 fn lines(body: &str) -> Vec<Value> {
     body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -36,7 +17,7 @@ fn lines(body: &str) -> Vec<Value> {
 
 #[test]
 fn ollamas_chat_is_the_chat_of_the_same_words_streamed_or_not() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let said = json!([
         { "role": "system", "content": "be brief" }, { "role": "user", "content": "who?" }
@@ -87,7 +68,7 @@ fn ollamas_chat_is_the_chat_of_the_same_words_streamed_or_not() {
 
 #[test]
 fn ollamas_options_are_heard_refused_or_warned_of() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let ask = |options: Value| {
         let base = json!({ "num_predict": 12, "seed": 1, "temperature": 0.9 });
@@ -130,7 +111,7 @@ fn ollamas_options_are_heard_refused_or_warned_of() {
 
 #[test]
 fn ollamas_clients_are_told_of_the_model() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let tags = server.get("/api/tags").json();
     assert_eq!(tags["models"][0]["name"], "tiny");
@@ -147,7 +128,7 @@ fn ollamas_clients_are_told_of_the_model() {
 
 #[test]
 fn a_text_has_one_vector_alone_or_among_many_in_any_shape() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &["--parallel", "4"]);
     const EMBED: &str = "/v1/embeddings";
     let texts: Vec<String> = (1..20).map(|n| "once upon a time ".repeat(n)).collect();
@@ -205,7 +186,7 @@ fn named(body: &str) -> Vec<Value> {
 
 #[test]
 fn a_response_is_the_chat_of_the_same_words_streamed_or_not() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let chat = json!({
         "model": "tiny", "max_tokens": 25, "temperature": 1.2, "seed": 3, "logprobs": true,
@@ -259,7 +240,7 @@ fn a_response_is_the_chat_of_the_same_words_streamed_or_not() {
 
 #[test]
 fn a_response_goes_on_from_one_that_is_kept() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let base = json!({
         "model": "tiny", "max_output_tokens": 12, "temperature": 0.9, "seed": 5,
@@ -304,7 +285,7 @@ fn a_response_goes_on_from_one_that_is_kept() {
 
 #[test]
 fn every_field_of_responses_is_heard_or_told() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let base = json!({
         "model": "tiny", "input": "x", "max_output_tokens": 12, "temperature": 0.9, "seed": 5,
@@ -330,6 +311,11 @@ fn every_field_of_responses_is_heard_or_told() {
         ("include", json!({}), list.clone()),
         ("top_logprobs", json!({ "include": list }), json!(2)),
         ("metadata", json!({}), json!({ "a": "b" })),
+        (
+            "text",
+            json!({}),
+            json!({ "format": { "type": "json_schema", "schema": { "enum": [7] } } }),
+        ),
     ] {
         let without = server.post(RESPONSES, &with(&base, beside.clone()));
         let got = server.post(RESPONSES, &with(&with(&base, beside), json!({ name: value })));

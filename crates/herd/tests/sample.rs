@@ -11,15 +11,14 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
-use training::{SAMPLE_SETTINGS as SETTINGS, sample, stage};
-use training::{begin, done, expect_same, expect_unbreakable, herd, pretrain, reward_settings};
+use training::{
+    SAMPLE_SETTINGS as SETTINGS, begin_from_base, done, expect_same, expect_unbreakable, herd,
+    refused, reward_settings, rows, sample, stage,
+};
 
 /// Texts, a vocabulary, dialogues, a model, and settings.
 fn begin_sample() -> tempfile::TempDir {
-    let folder = begin();
-    done(&mut pretrain(folder.path(), "base", &[]));
-    fs::write(folder.path().join("sample.toml"), SETTINGS).unwrap();
-    folder
+    begin_from_base("sample", SETTINGS)
 }
 
 fn run(folder: &Path, out: &str, set: &[&str]) -> String {
@@ -29,12 +28,7 @@ fn run(folder: &Path, out: &str, set: &[&str]) -> String {
 /// The words of a failure.
 fn fails(folder: &Path, out: &str, set: &[&str]) -> String {
     let mut command = sample(folder, "sample.toml", out);
-    command.args(set.iter().flat_map(|set| ["--set", set]));
-    let output = command.output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{set:?}: {err}");
-    assert!(!err.contains("a fault in herd"), "{err}");
-    err
+    refused(command.args(set.iter().flat_map(|set| ["--set", set])))
 }
 
 /// The summary, as JSON.
@@ -45,11 +39,6 @@ fn summary(folder: &Path, out: &str, set: &[&str]) -> Value {
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{set:?}: {err}");
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]

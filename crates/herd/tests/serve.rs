@@ -10,30 +10,10 @@ mod server;
 mod tiny;
 
 use std::io::Read;
-use std::path::PathBuf;
 use std::thread;
 
 use serde_json::{Value, json};
-use server::{Server, request};
-
-const CHAT: &str = "/v1/chat/completions";
-const TEXT: &str = "/v1/completions";
-const MESSAGES: &str = "/v1/messages";
-
-fn home() -> (tempfile::TempDir, PathBuf) {
-    let home = tempfile::tempdir().unwrap();
-    let model = tiny::write(home.path());
-    (home, model)
-}
-
-/// `a` with the fields of `b`.
-fn with(a: &Value, b: Value) -> Value {
-    let mut all = a.clone();
-    for (name, value) in b.as_object().unwrap() {
-        all[name] = value.clone();
-    }
-    all
-}
+use server::{CHAT, MESSAGES, Server, TEXT, request, with};
 
 /// Text of all answers of a stream of completions.
 fn text_of(events: &[Value]) -> String {
@@ -48,7 +28,7 @@ fn chat_text_of(events: &[Value]) -> String {
 
 #[test]
 fn an_answer_is_that_of_complete_alone_or_among_many_streamed_or_not_in_any_shape() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &["--parallel", "32"]);
     let ask = json!({
         "model": "tiny", "prompt": "once upon", "max_tokens": 40, "temperature": 1.5, "seed": 7,
@@ -112,7 +92,7 @@ fn an_answer_is_that_of_complete_alone_or_among_many_streamed_or_not_in_any_shap
 
 #[test]
 fn a_chat_is_the_completion_of_its_rendering_streamed_or_not() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let ask = json!({
         "model": "tiny", "messages": [{ "role": "user", "content": "who?" }],
@@ -152,7 +132,7 @@ fn a_chat_is_the_completion_of_its_rendering_streamed_or_not() {
 
 #[test]
 fn what_is_wrong_is_refused_and_named() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &["--body-mb", "1"]);
     let chat = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "x" }] });
     let text = json!({ "model": "tiny", "prompt": "x" });
@@ -204,7 +184,7 @@ fn what_is_wrong_is_refused_and_named() {
 
 #[test]
 fn callers_without_a_key_and_foreign_pages_stay_outside() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &["--api-key", "secret"]);
     let text = json!({ "model": "tiny", "prompt": "x", "max_tokens": 1 });
     assert_eq!(server.post(TEXT, &text).status, 401);
@@ -219,7 +199,7 @@ fn callers_without_a_key_and_foreign_pages_stay_outside() {
 
 #[test]
 fn a_full_queue_says_when_to_come_back_and_who_leaves_makes_room() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &["--parallel", "1", "--queue", "0"]);
     let long = json!({
         "model": "tiny", "prompt": "x", "max_tokens": 500, "stream": true, "ignore_eos": true,
@@ -239,7 +219,7 @@ fn a_full_queue_says_when_to_come_back_and_who_leaves_makes_room() {
 
 #[test]
 fn at_a_signal_what_runs_is_finished() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let mut server = Server::start(home.path(), &model, &[]);
     let long = json!({
         "model": "tiny", "prompt": "x", "max_tokens": 300, "stream": true, "ignore_eos": true,
@@ -337,7 +317,7 @@ fn heard(path: &str) -> Vec<(&'static str, Value, Value)> {
 
 #[test]
 fn every_honoured_field_changes_what_it_should_and_every_other_is_told() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let fields = server.get("/v1/capabilities").json()["fields"].clone();
     let base = json!({ "model": "tiny", "max_tokens": 12, "seed": 1, "temperature": 0.9 });
@@ -384,7 +364,7 @@ fn every_honoured_field_changes_what_it_should_and_every_other_is_told() {
 
 #[test]
 fn text_becomes_ids_and_text_again_without_the_model() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let ids =
         server.post("/tokenize", &json!({ "content": "hi<|im_end|>" })).json()["tokens"].clone();
@@ -396,6 +376,19 @@ fn text_becomes_ids_and_text_again_without_the_model() {
     assert_eq!(pieces[0]["piece"], "h");
     assert_eq!((pieces.as_array().unwrap().len(), &pieces[1]["id"]), (2, &json!(258)));
     assert_eq!(server.post("/detokenize", &json!({ "tokens": [259] })).status, 400);
+    // vLLM's names for the same, and a control token by its name alone.
+    let theirs = json!({ "model": "tiny", "prompt": "hi<|im_end|>", "add_special_tokens": false });
+    assert_eq!(server.post("/tokenize", &theirs).json()["tokens"], ids);
+    let end = json!({ "prompt": "<|im_end|>", "add_special_tokens": false });
+    assert_eq!(server.post("/tokenize", &end).json()["tokens"], json!([258]));
+    assert_eq!(server.get("/tokenizer_info").json()["eos_token"], "<|im_end|>");
+    for (body, field) in [
+        (json!({}), "content"),
+        (json!({ "content": "x", "prompt": "x" }), "prompt"),
+        (json!({ "prompt": "x", "model": "other" }), "model"),
+    ] {
+        assert_eq!(server.post("/tokenize", &body).field().as_deref(), Some(field));
+    }
     let template = json!({ "messages": [{ "role": "user", "content": "hi" }] });
     let prompt = server.post("/apply-template", &template).json();
     assert_eq!(prompt["prompt"], "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
@@ -406,12 +399,12 @@ fn text_becomes_ids_and_text_again_without_the_model() {
     let docs = server.get("/docs").json();
     let schema =
         &docs["paths"][TEXT]["post"]["requestBody"]["content"]["application/json"]["schema"];
-    assert_eq!(schema["properties"]["seed"]["type"], "integer");
+    assert_eq!(schema["properties"]["seed"]["type"], json!(["integer", "null"]));
 }
 
 #[test]
 fn a_message_is_the_chat_of_the_same_words_streamed_or_not() {
-    let (home, model) = home();
+    let (home, model) = tiny::home();
     let server = Server::start(home.path(), &model, &[]);
     let settings = json!({ "model": "tiny", "max_tokens": 25, "temperature": 1.2, "seed": 3 });
     let user = json!({ "role": "user", "content": "who?" });

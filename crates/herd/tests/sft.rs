@@ -13,33 +13,22 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use training::{
-    LORA, begin, chat_settings, done, expect_unbreakable, files, herd, pretrain, stage,
+    BASE, LORA, begin_from_base, chat_settings, done, expect_unbreakable, files, herd, pretrain,
+    refused, rows, stage, stage_set,
 };
-
-const BASE: &str = "base/checkpoints/step-12";
 
 /// Texts, a vocabulary, dialogues, a model to begin with, and settings.
 fn begin_sft() -> tempfile::TempDir {
-    let folder = begin();
-    done(&mut pretrain(folder.path(), "base", &[]));
-    fs::write(folder.path().join("sft.toml"), chat_settings(BASE)).unwrap();
-    folder
+    begin_from_base("sft", &chat_settings(BASE))
 }
 
 fn metrics(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    rows(&run.join("metrics.jsonl"))
 }
 
 /// The words of a failure.
 fn fails(folder: &Path, config: &str, out: &str, set: &[&str]) -> String {
-    let mut command = stage(folder, "sft", config, out);
-    command.args(set.iter().flat_map(|set| ["--set", set]));
-    let output = command.output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{set:?}: {err}");
-    assert!(!err.contains("a fault in herd"), "{err}");
-    err
+    refused(&mut stage_set(folder, "sft", config, out, set))
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn talk(home: &Path, model: &Path, more: &[&str], lines: &str) -> (i32, String, 
     let command = command.args(["chat", "-m", model.to_str().unwrap(), "-n", "5"]).args(more);
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let _ = child.stdin.take().unwrap().write_all(lines.as_bytes()); // it may have ended already
     let output = child.wait_with_output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))

@@ -196,6 +196,10 @@ fn what_is_wrong_is_named_and_nothing_is_lost() {
     done(&mut pretrain(folder.path(), "run", &[]));
     let before = files(&folder.path().join("run"));
     fails(&["--out", "run", "--set", "optim.lr=1e-4"], &["optim.lr", "another --out"]);
+    let origin = fs::read_to_string(folder.path().join("run/origin.toml")).unwrap();
+    fs::write(folder.path().join("run/origin.toml"), "class = \"amx9\"\n").unwrap();
+    fails(&["--out", "run"], &["class", "amx9"]);
+    fs::write(folder.path().join("run/origin.toml"), origin).unwrap();
     fs::write(folder.path().join("run/checkpoints/step-12/state/train.json"), "{}").unwrap();
     fails(&["--out", "run"], &["train.json", "damaged"]);
     let path = Path::new("checkpoints/step-12/state/train.json");

@@ -418,7 +418,10 @@ fn narrow(value: &files::Value) -> Option<gguf::Value> {
 const TEXT_BYTES_MAX: u64 = 16 << 20;
 
 /// The text of a file beside the weights, and its path.
-fn read_text(folder: &Path, name: &'static str) -> Result<(PathBuf, String), CheckpointError> {
+pub(crate) fn read_text(
+    folder: &Path,
+    name: &'static str,
+) -> Result<(PathBuf, String), CheckpointError> {
     let path = folder.join(name);
     let error = |source| CheckpointError::Read { path: path.clone(), source };
     let metadata = fs::metadata(&path).map_err(error)?;
@@ -432,7 +435,7 @@ fn read_text(folder: &Path, name: &'static str) -> Result<(PathBuf, String), Che
     Ok((path, text))
 }
 
-fn config_error(path: &Path, source: ConfigError) -> CheckpointError {
+pub(crate) fn config_error(path: &Path, source: ConfigError) -> CheckpointError {
     CheckpointError::Config { path: path.to_owned(), source }
 }
 

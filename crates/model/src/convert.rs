@@ -11,6 +11,7 @@ use herd_tensor::files::{
 use herd_tensor::{Device, Format, recode};
 
 use crate::checkpoint::{Checkpoint, Stored};
+use crate::llama::Adapter;
 use crate::names::{self, Direction, Part, Style};
 use crate::recipe::Recipe;
 use crate::{CheckpointError, Config, ConfigError, GenerationDefaults, gguf, hf, meta};
@@ -27,6 +28,8 @@ pub struct Job<'a> {
     pub metadata: &'a Metadata,
     /// For folders: files of the tokenizer and others, by name.
     pub files: &'a [(String, Vec<u8>)],
+    /// An adapter whose products the weights take in: W + scale B A.
+    pub adapter: Option<&'a Adapter>,
 }
 
 /// Data in one safetensors file, as transformers splits them.
@@ -214,7 +217,7 @@ fn write_tensors(
     let mut rounded: BTreeMap<(Format, Format), usize> = BTreeMap::new();
     for (done, item) in items.iter().enumerate() {
         progress(done, items.len());
-        let (from, is_rounded, bytes) = numbers(device, checkpoint, job.style, item)?;
+        let (from, is_rounded, bytes) = numbers(device, checkpoint, job, item)?;
         writer.write_tensor(&item.info.name, &bytes)?;
         *rounded.entry((from, item.format)).or_default() += usize::from(is_rounded);
     }
@@ -231,7 +234,7 @@ fn write_tensors(
 fn numbers<'a>(
     device: &Device,
     checkpoint: &'a Checkpoint,
-    style: Style,
+    job: &Job<'_>,
     item: &Item,
 ) -> Result<(Format, bool, Cow<'a, [u8]>), CheckpointError> {
     if let Some(own) = &item.own {
@@ -239,18 +242,21 @@ fn numbers<'a>(
         return Ok((Format::F32, false, Cow::Owned(bytes)));
     }
     let stored = checkpoint.part(item.part)?;
-    let from = stored.format;
     let cols = stored.shape.last().copied().unwrap_or(1);
+    let (from, own) = match job.adapter.and_then(|adapter| adapter.merged(item.part, &stored)) {
+        Some(sums) => (Format::F32, sums.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        None => (stored.format, stored.bytes),
+    };
     let (mut bytes, rounded) = if from == item.format {
-        (stored.bytes, false)
+        (own, false)
     } else {
-        let recoded = recode(device, from, &stored.bytes, item.format, cols).map_err(|source| {
+        let recoded = recode(device, from, &own, item.format, cols).map_err(|source| {
             let (path, tensor) = (checkpoint.path().to_owned(), item.info.name.clone());
             CheckpointError::Number { path, tensor, source }
         })?;
         (Cow::Owned(recoded.bytes), recoded.rounded)
     };
-    if let (Style::Hf, Some(heads)) = (style, item.part.permuted_heads(&checkpoint.config)) {
+    if let (Style::Hf, Some(heads)) = (job.style, item.part.permuted_heads(&checkpoint.config)) {
         let head_dim = checkpoint.config.head_dim;
         let row_bytes = bytes.len() / (heads * head_dim);
         let order = Direction::MetaToHf;

@@ -15,11 +15,14 @@ use herd_tensor::ops::{
 use herd_tensor::{Device, Format, Gain, Scaling, Sequence, Tensor, Weight, inverse_frequencies};
 use std::sync::Arc;
 
+mod adapted;
 mod training;
 
+pub use adapted::Adapter;
 pub use training::{Named, Piece, Training};
 
-/// A Llama, ready to run or to be trained.
+/// A Llama, ready to run or to be trained. Clones share the weights.
+#[derive(Clone)]
 pub struct Llama {
     config: Config,
     device: Device,

@@ -25,7 +25,7 @@ fn run(
     style: Style,
     plan: &dyn Fn(Part) -> Format,
 ) -> Result<Vec<String>, CheckpointError> {
-    let job = Job { out, style, plan, metadata: &Metadata::default(), files: &[] };
+    let job = Job { out, style, plan, metadata: &Metadata::default(), files: &[], adapter: None };
     write(&device(), from, &job, &mut |_, _| {})
 }
 
@@ -142,8 +142,14 @@ fn threads_do_not_change_a_byte() {
     let bytes = |threads: usize| {
         let out = folder.path().join("a.gguf");
         let metadata = Metadata::default();
-        let job =
-            Job { out: &out, style: Style::Gguf, plan: &plan, metadata: &metadata, files: &[] };
+        let job = Job {
+            out: &out,
+            style: Style::Gguf,
+            plan: &plan,
+            metadata: &metadata,
+            files: &[],
+            adapter: None,
+        };
         write(&Device::cpu(Class::Portable, threads), &parent, &job, &mut |_, _| {}).unwrap();
         fs::read(out).unwrap()
     };
@@ -244,8 +250,14 @@ fn the_callers_metadata_and_files_are_carried() {
     let plan = |part| Recipe::Q8_0.format(part, &parent.config);
     let mut steps = Vec::new();
     let out = folder.path().join("a.gguf");
-    let job =
-        Job { out: &out, style: Style::Gguf, plan: &plan, metadata: &metadata, files: &files };
+    let job = Job {
+        out: &out,
+        style: Style::Gguf,
+        plan: &plan,
+        metadata: &metadata,
+        files: &files,
+        adapter: None,
+    };
     write(&device(), &parent, &job, &mut |done, all| steps.push((done, all))).unwrap();
     assert_eq!((steps[0], steps.last()), ((0, 21), Some(&(21, 21))));
     let gguf = Checkpoint::open(&out).unwrap();
@@ -263,7 +275,14 @@ fn the_callers_metadata_and_files_are_carried() {
 
     let out = folder.path().join("hf");
     let plan = keep(&parent, Style::Hf, None);
-    let job = Job { out: &out, style: Style::Hf, plan: &plan, metadata: &metadata, files: &files };
+    let job = Job {
+        out: &out,
+        style: Style::Hf,
+        plan: &plan,
+        metadata: &metadata,
+        files: &files,
+        adapter: None,
+    };
     write(&device(), &parent, &job, &mut |_, _| {}).unwrap();
     assert_eq!(fs::read(out.join("tokenizer.json")).unwrap(), b"{}");
 }

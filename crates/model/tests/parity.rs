@@ -5,11 +5,14 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
 use common::{RECORDED, recorded};
 use herd_model::Checkpoint;
-use herd_model::llama::{Batch, Llama};
-use herd_tensor::files::Archive;
+use herd_model::convert::{Job, keep, write};
+use herd_model::llama::{Adapter, Batch, Llama};
+use herd_model::names::Style;
+use herd_tensor::files::{Archive, Metadata};
 use herd_tensor::ops::KvCache;
 use herd_tensor::{Class, Device, Format, KvFormat, KvShape, Sequence, blocks};
 
@@ -26,8 +29,12 @@ struct Golden {
 }
 
 fn golden(name: &str) -> Vec<Golden> {
-    let folder = recorded(name);
-    let json = fs::read(folder.join("golden.json")).unwrap();
+    golden_in(&recorded(name), &recorded(name))
+}
+
+/// Ids of one folder, logits of another.
+fn golden_in(ids: &Path, folder: &Path) -> Vec<Golden> {
+    let json = fs::read(ids.join("golden.json")).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let sequences: Vec<Vec<u32>> = serde_json::from_value(json["sequences"].clone()).unwrap();
     let archive = Archive::open(folder.join("golden.safetensors")).unwrap();
@@ -61,6 +68,67 @@ fn run(model: &Llama, ids: &[u32], chunk: usize) -> Vec<f32> {
         logits_tv.extend_from_slice(model.logits(&x_td).data());
     }
     logits_tv
+}
+
+#[test]
+fn logits_with_an_adapter_equal_pefts_and_the_weights_beside_it_stay_as_they_were() {
+    let base = recorded("llama2_gqa");
+    let checkpoint = Checkpoint::open(&base).unwrap();
+    for class in Class::available() {
+        let plain = Llama::load(&checkpoint, &Device::cpu(class, 1), 64).unwrap();
+        for name in ["all", "rooted"] {
+            let folder = base.join("../../adapters").join(name);
+            let adapter = Adapter::open(&folder, &checkpoint.config).unwrap();
+            let model = plain.adapted(&adapter);
+            for golden in golden_in(&base, &folder) {
+                let whole = run(&model, &golden.ids, golden.ids.len());
+                assert!(whole == run(&model, &golden.ids, 1), "{name} in {class}");
+                let pairs = whole.iter().zip(&golden.logits_tv);
+                let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(off <= DIFFERENCE_MAX, "{name} in {class} is off by {off}");
+            }
+            let ids = [44, 68, 13];
+            assert!(run(&model.unadapted(), &ids, 3) == run(&plain, &ids, 3));
+            assert!(run(&model, &ids, 3) != run(&plain, &ids, 3));
+        }
+    }
+}
+
+#[test]
+fn a_model_that_took_its_adapter_in_has_pefts_logits() {
+    let base = recorded("llama2_gqa");
+    let checkpoint = Checkpoint::open(&base).unwrap();
+    let device = Device::cpu(Class::Portable, 1);
+    for name in ["all", "rooted"] {
+        let folder = base.join("../../adapters").join(name);
+        let adapter = Adapter::open(&folder, &checkpoint.config).unwrap();
+        for style in [Style::Hf, Style::Gguf, Style::Meta] {
+            let place = tempfile::tempdir().unwrap();
+            let out = place.path().join("merged.gguf");
+            let plan = keep(&checkpoint, style, Some(Format::F32));
+            let (metadata, adapter) = (Metadata::default(), Some(&adapter));
+            let job =
+                Job { out: &out, style, plan: &plan, metadata: &metadata, files: &[], adapter };
+            write(&device, &checkpoint, &job, &mut |_, _| {}).unwrap();
+            let merged = Llama::load(&Checkpoint::open(&out).unwrap(), &device, 64).unwrap();
+            for golden in golden_in(&base, &folder) {
+                let pairs = run(&merged, &golden.ids, golden.ids.len()).into_iter();
+                let pairs = pairs.zip(golden.logits_tv);
+                let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(off <= DIFFERENCE_MAX, "{name} in {style:?} is off by {off}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_another_model_is_refused_by_the_tensor_that_does_not_fit() {
+    let folder = recorded("llama2_gqa").join("../../adapters/all");
+    let other = Checkpoint::open(recorded("llama1_mha")).unwrap();
+    let error = Adapter::open(&folder, &other.config).map(drop).unwrap_err();
+    assert!(error.to_string().contains("has the shape"), "{error}");
+    let error = Adapter::open(&recorded("llama2_gqa"), &other.config).map(drop).unwrap_err();
+    assert!(error.to_string().contains("adapter_config.json"), "{error}");
 }
 
 #[test]

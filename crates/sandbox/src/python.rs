@@ -14,10 +14,11 @@ pub enum Python {
 }
 
 impl Python {
-    /// The interpreter and its flags: isolated from variables and the user's folders, unbuffered,
-    /// so that what was printed before a limit is there.
+    /// The interpreter and its flags: without the user's folders, unbuffered, so that what was
+    /// printed before a limit is there. Variables are those of the sandbox: with them sets have one
+    /// order, and modules are not looked for beside the program.
     pub(crate) fn command(self) -> Vec<&'static str> {
-        let mut command = vec!["python3", "-I", "-u", "-B"];
+        let mut command = vec!["python3", "-s", "-u", "-B"];
         match self {
             Python::Bare => command.push("-S"),
             Python::Packages => {}

@@ -1,12 +1,16 @@
 //! What the server says of itself: figures for Prometheus, capabilities, and OpenAPI.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Map, Value, json};
 
 use crate::fields::{Fate, Shape};
 use crate::host::Figures;
+use crate::keys::{Caller, Key, Keys, Usage};
+use crate::openapi;
+use crate::roster::Seen;
 use crate::served::Served;
 use crate::wire::{PARTS, SHAPES};
 
@@ -50,6 +54,24 @@ pub fn metrics(figures: &Figures) -> String {
             "Tokens of answers",
             whole(figures.answer_tokens.load(Relaxed)),
         ),
+        (
+            "proposed_tokens_total",
+            "counter",
+            "Tokens that a draft or the text proposed",
+            whole(figures.proposed_tokens.load(Relaxed)),
+        ),
+        (
+            "accepted_tokens_total",
+            "counter",
+            "Of the proposed tokens, those that were chosen",
+            whole(figures.accepted_tokens.load(Relaxed)),
+        ),
+        (
+            "preemptions_total",
+            "counter",
+            "Times that an answer gave up its pages",
+            whole(figures.preempted.load(Relaxed)),
+        ),
         ("steps_total", "counter", "Steps computed", whole(figures.steps.load(Relaxed))),
         ("step_seconds_total", "counter", "Seconds in steps", seconds),
         ("panics_total", "counter", "Steps that panicked", whole(figures.panics.load(Relaxed))),
@@ -61,6 +83,51 @@ pub fn metrics(figures: &Figures) -> String {
         let _ = writeln!(text, "# TYPE herd_{name} {kind}\nherd_{name} {value}");
     }
     text
+}
+
+/// Which models are loaded, and the bytes that they take by their plans.
+pub fn model_metrics(seen: &[Seen], bytes: usize) -> String {
+    let mut text = String::from("# HELP herd_model_loaded Whether a model is loaded\n");
+    text += "# TYPE herd_model_loaded gauge\n";
+    for Seen { card, loaded, .. } in seen {
+        let name = label(&card.name);
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "herd_model_loaded{{model={name}}} {}", u8::from(loaded.is_some()));
+    }
+    let about = "Bytes of the models that are loaded, by their plans";
+    let _ = writeln!(text, "# HELP herd_model_bytes {about}");
+    let _ = writeln!(text, "# TYPE herd_model_bytes gauge\nherd_model_bytes {bytes}");
+    text
+}
+
+/// What each key did; a caller who is no administrator sees its own alone.
+pub fn key_metrics(keys: &Keys, caller: &Caller) -> String {
+    let mut text = String::new();
+    type Figure = fn(&Usage) -> u64;
+    let figures: [(&str, &str, Figure); 4] = [
+        ("requests", "Requests let in", |usage| usage.requests.load(Relaxed)),
+        ("limited", "Requests sent away for a limit", |usage| usage.limited.load(Relaxed)),
+        ("prompt_tokens", "Tokens of prompts", |usage| usage.prompt_tokens.load(Relaxed)),
+        ("answer_tokens", "Tokens of answers", |usage| usage.answer_tokens.load(Relaxed)),
+    ];
+    for (name, about, figure) in figures {
+        let seen = |key: &&Arc<Key>| caller.is_admin() || caller.name() == Some(&key.name);
+        let mut keys = keys.list().iter().filter(seen).peekable();
+        if keys.peek().is_some() {
+            let _ = writeln!(text, "# HELP herd_key_{name}_total {about}, by key");
+            let _ = writeln!(text, "# TYPE herd_key_{name}_total counter");
+        }
+        for key in keys {
+            let value = figure(&key.usage);
+            let _ = writeln!(text, "herd_key_{name}_total{{key={}}} {value}", label(&key.name));
+        }
+    }
+    text
+}
+
+/// A label's value as Prometheus reads it.
+fn label(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
 /// What this server can, for programs that ask first.
@@ -85,7 +152,7 @@ pub fn capabilities(served: &Served) -> Value {
         "stream": true,
         "embeddings": true,
         "logprobs": true,
-        "structured_output": false,
+        "structured_output": true,
         "images": false,
         "context": served.limits.context,
         "parallel": served.limits.parallel,
@@ -96,43 +163,28 @@ pub fn capabilities(served: &Served) -> Value {
 
 /// The OpenAPI description of every path that takes a body, from the tables of fields.
 pub fn openapi() -> Value {
-    let path = |shape: &&Shape| {
-        let refused = json!({ "description": "a field is wrong; the message names it" });
-        let said = json!({
-            "post": {
-                "summary": shape.about,
-                "requestBody": {
-                    "required": true,
-                    "content": { "application/json": { "schema": shape.schema() } },
-                },
-                "responses": {
-                    "200": { "description": "the answer, or a stream of it" },
-                    "400": refused,
-                    "401": { "description": "a key is needed" },
-                    "404": { "description": "no such model" },
-                    "413": { "description": "the body is too long" },
-                    "429": { "description": "no more may wait; Retry-After says when" },
-                    "503": { "description": "the model is being loaded" },
-                },
-            }
-        });
-        (shape.path.to_owned(), said)
-    };
-    let read = |about: &str| json!({ "get": { "summary": about, "responses": { "200": { "description": about } } } });
+    let path = |shape: &&Shape| (shape.path.to_owned(), openapi::posted(shape));
     let mut paths: Map<String, Value> = SHAPES.iter().map(path).collect();
     for (name, about) in [
         ("/health", "whether the model is ready"),
         ("/metrics", "figures for Prometheus"),
+        ("/tokenizer_info", "the tokens that begin and end a text"),
         ("/v1/models", "the models served"),
         ("/v1/capabilities", "what this server can"),
+        ("/v1/files", "the files that are kept"),
+        ("/v1/files/{id}", "a file"),
+        ("/v1/files/{id}/content", "what a file holds"),
+        ("/v1/batches", "the batches"),
+        ("/v1/batches/{id}", "a batch"),
         ("/v1/responses/{id}", "an answer that is kept"),
         ("/api/tags", "the models served, in ollama's shape"),
         ("/api/ps", "the models loaded, in ollama's shape"),
         ("/api/version", "the version"),
         ("/docs", "this description"),
     ] {
-        paths.insert(name.to_owned(), read(about));
+        paths.insert(name.to_owned(), openapi::read(name, about));
     }
+    paths["/v1/responses/{id}"]["delete"] = openapi::dropped("/v1/responses/{id}");
     json!({
         "openapi": "3.1.0",
         "info": { "title": "herd", "version": env!("CARGO_PKG_VERSION") },

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use herd_codec::chat::{Delta, Piece, StreamParser, ToolCall};
+use herd_codec::chat::{CallForms, Delta, Piece, StreamParser, ToolCall};
 use herd_codec::{TokenId, Tokenizer};
 use herd_engine::{Finish, PromptToken, Token, Usage, What};
 
@@ -113,8 +113,14 @@ pub struct Reader {
 impl Reader {
     /// A reader of answers to this request of `ask`.
     pub fn new(ask: &Ask, request: usize) -> Reader {
+        let forms = ask.calls.as_ref().map(|format| format.call_forms());
+        Reader::of_calls(ask, request, forms.unwrap_or(CallForms::NONE))
+    }
+
+    /// The same where calls, if any are looked for, may be of these forms.
+    pub fn of_calls(ask: &Ask, request: usize, forms: CallForms) -> Reader {
         let parser = ask.calls.as_ref();
-        let parser = parser.map(|format| StreamParser::new(format.call_forms(), &format.stops()));
+        let parser = parser.map(|format| StreamParser::new(forms, &format.stops()));
         let stops = ask.requests[request].stop_tokens.clone();
         Reader { parser, by_token: ask.by_token, stops, tokens: Vec::new() }
     }

@@ -7,28 +7,35 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::Response;
-use herd_codec::Tokenizer;
-use herd_engine::Limits;
-use herd_model::llama::Llama;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::hall::{Hall, Ready};
-use crate::host::Host;
+use crate::agent::benches::Benches;
+use crate::batches::{self, Batches};
+use crate::bodies::Bodies;
+use crate::db::DbError;
+use crate::files::{Files, FilesError};
+use crate::hall::{Hall, now};
+use crate::keys::{Caller, KeyError, Keys};
+use crate::page::{self, Page};
 use crate::patience::Patient;
 use crate::refusal::Refusal;
-use crate::served::Served;
+use crate::roster::Roster;
+use crate::tls::{Tls, TlsError};
 
 /// How the door is opened.
 #[derive(Clone)]
@@ -36,14 +43,14 @@ pub struct Settings {
     /// Where it listens; port 0 lets the system choose.
     pub address: SocketAddr,
     /// Keys of which a caller must have one; none lets everybody in.
-    pub keys: Vec<String>,
+    pub keys: Keys,
     /// Origins whose pages may ask from a browser; `*` for all.
     pub origins: Vec<String>,
     /// Connections at once.
     pub connections: usize,
     /// Answers that may wait beside those that run.
     pub waiting: usize,
-    /// Bytes of a body at most.
+    /// Bytes of a body at most; those that are read at once have sixteen times that together.
     pub body_bytes: usize,
     /// How long the head of a request may take, and a connection be idle.
     pub head_time: Duration,
@@ -53,8 +60,29 @@ pub struct Settings {
     pub stall_time: Duration,
     /// How long answers may take to end after the first signal.
     pub drain_time: Duration,
+    /// The certificate under which is served; `None` for plain HTTP.
+    pub tls: Option<Arc<Tls>>,
+    /// Where files are kept.
+    pub files: Option<Arc<Files>>,
+    /// Bytes of a file that a caller gives, at most.
+    pub file_bytes: usize,
+    /// How lines of the log look.
+    pub log_format: LogFormat,
+    /// The file of conversations; without one they end with the server.
+    pub data: Option<PathBuf>,
+    /// Tools that the server runs.
+    pub tools: Option<Arc<Benches>>,
     /// Where lines of the log go.
     pub log: fn(&str),
+}
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// An object a line.
+    Json,
+    /// Its values, for people.
+    Text,
 }
 
 /// Why the door cannot be opened.
@@ -68,11 +96,31 @@ pub enum DoorError {
         /// The system's words.
         source: io::Error,
     },
+    /// The file of conversations cannot be opened.
+    #[error("cannot keep conversations")]
+    Data(#[from] DbError),
     /// The system gives no more of something.
     #[error("cannot serve")]
     System {
         /// The system's words.
         source: io::Error,
+    },
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The folder of files.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// A key of `--api-key`.
+    #[error("--api-key: {0}")]
+    ApiKey(KeyError),
+    /// A file of keys.
+    #[error("{}: {source}", path.display())]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: KeyError,
     },
 }
 
@@ -83,7 +131,17 @@ impl DoorError {
             DoorError::Listen { .. } => {
                 Some("another server may have the port: choose one with --port")
             }
-            DoorError::System { .. } => None,
+            DoorError::Data(_) => {
+                Some("name another file by --data, or keep no conversations by --no-data")
+            }
+            DoorError::Files(FilesError::Taken(_)) => {
+                Some("give this server one of its own: --files-dir")
+            }
+            DoorError::System { .. }
+            | DoorError::Tls(_)
+            | DoorError::Files(_)
+            | DoorError::ApiKey(_)
+            | DoorError::Keys { .. } => None,
         }
     }
 }
@@ -93,7 +151,7 @@ impl Settings {
     pub fn new(address: SocketAddr, log: fn(&str)) -> Settings {
         Settings {
             address,
-            keys: Vec::new(),
+            keys: Keys::default(),
             origins: Vec::new(),
             connections: 4096,
             waiting: 512,
@@ -102,22 +160,45 @@ impl Settings {
             body_time: Duration::from_secs(60),
             stall_time: Duration::from_secs(60),
             drain_time: Duration::from_secs(60),
+            tls: None,
+            files: None,
+            file_bytes: 512 << 20,
+            log_format: LogFormat::Json,
+            data: None,
+            tools: None,
             log,
         }
     }
 
     /// A line of the log.
     pub fn log(&self, line: &Value) {
-        (self.log)(&line.to_string());
+        match self.log_format {
+            LogFormat::Json => (self.log)(&line.to_string()),
+            LogFormat::Text => {
+                let word = |value: &Value| match value {
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                let words: Vec<String> =
+                    line.as_object().into_iter().flatten().map(|(_, value)| word(value)).collect();
+                (self.log)(&words.join(" "));
+            }
+        }
     }
 
-    /// Whether a request may come in.
-    pub fn admits(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Whether a request may come in, and with which key.
+    pub fn admits(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Refusal> {
         self.check_host(headers)?;
         self.check_origin(headers)?;
-        // Whether the server lives, and whether a browser may ask, everybody may know.
-        if self.keys.is_empty() || path == "/health" || method == Method::OPTIONS {
-            return Ok(());
+        // Whether the server lives, whether a browser may ask, and the page: everybody may know.
+        let open = path == "/health" || method == Method::OPTIONS || page::is_file(path);
+        if self.keys.is_empty() || open {
+            return Ok(Caller::default());
         }
         let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
         let bearer = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer "));
@@ -126,11 +207,9 @@ impl Settings {
             let message = "a key is needed: Authorization: Bearer KEY, or x-api-key: KEY";
             return Err(Refusal { code: Some("invalid_api_key"), ..Refusal::new(401, message) });
         };
-        // Every key is compared, so that time tells nothing.
-        let known = self.keys.iter().fold(false, |known, key| same(key, given) | known);
-        match known {
-            true => Ok(()),
-            false => {
+        match self.keys.find(given) {
+            Some(key) => Ok(Caller(Some(key))),
+            None => {
                 let code = Some("invalid_api_key");
                 Err(Refusal { code, ..Refusal::new(401, "this key is not known here") })
             }
@@ -186,23 +265,11 @@ impl Settings {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
-        let methods = HeaderValue::from_static("GET, POST, OPTIONS");
+        let methods = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        let names = "authorization, content-type, x-api-key, anthropic-version";
+        let names = "authorization, content-type, x-api-key, x-request-id, anthropic-version";
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
     }
-}
-
-/// Whether two keys are equal, in a time that depends on the length of `given` alone.
-fn same(key: &str, given: &str) -> bool {
-    let (key, given) = (key.as_bytes(), given.as_bytes());
-    let mut different = key.len() ^ given.len();
-    for (i, byte) in given.iter().enumerate() {
-        // `black_box`: no compiler leaves the loop early.
-        let own = key.get(i % key.len().max(1)).copied().unwrap_or(0);
-        different = std::hint::black_box(different | usize::from(own ^ byte));
-    }
-    different == 0
 }
 
 /// An open door, before and while it serves.
@@ -212,7 +279,7 @@ pub struct Door {
     address: SocketAddr,
 }
 
-/// Puts the model behind a door that is serving already.
+/// Puts models behind a door that is serving already.
 #[derive(Clone)]
 pub struct Inside {
     hall: Arc<Hall>,
@@ -220,15 +287,8 @@ pub struct Inside {
 
 impl Inside {
     /// From now on requests are answered. Does nothing the second time.
-    pub fn ready(
-        &self,
-        served: Served,
-        model: Arc<Llama>,
-        tokenizer: Arc<Tokenizer>,
-        limits: Limits,
-    ) {
-        let host = Host::start(model, tokenizer, limits, self.hall.settings.waiting);
-        let _ = self.hall.ready.set(Ready { served: Arc::new(served), host });
+    pub fn ready(&self, roster: Arc<Roster>) {
+        let _ = self.hall.roster.set(roster);
     }
 }
 
@@ -240,7 +300,12 @@ impl Door {
         let listener = std::net::TcpListener::bind(address).map_err(listen)?;
         listener.set_nonblocking(true).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let hall = Arc::new(Hall { ready: OnceLock::new(), settings });
+        let files = settings.files.clone();
+        let batches = files.clone().map(|files| Arc::new(Batches::new(files)));
+        let page = Page::open(settings.data.as_deref())?;
+        let bodies = Bodies::new(settings.body_bytes);
+        let roster = OnceLock::new();
+        let hall = Arc::new(Hall { roster, files, batches, settings, page, bodies });
         Ok(Door { hall, listener, address })
     }
 
@@ -260,7 +325,7 @@ impl Door {
         let system = |source| DoorError::System { source };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(2)
+            .max_blocking_threads(4)
             .build()
             .map_err(system)?;
         let served = runtime.block_on(self.keep()).map_err(system);
@@ -270,7 +335,9 @@ impl Door {
 
     async fn keep(self) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::new(self.hall.settings.tls.is_some())?;
+        let mut hangup = signals.renew.take();
+        let chores = chores(&self.hall);
         let (close, closing) = watch::channel(false);
         let router = Arc::clone(&self.hall).router();
         let room = Arc::new(Semaphore::new(self.hall.settings.connections));
@@ -283,13 +350,14 @@ impl Door {
             };
             tokio::select! {
                 () = signals.next() => break,
+                () = renew(&mut hangup) => reload(&self.hall.settings),
                 Some(_) = guests.join_next() => {}
                 entered = entry => match entered {
                     Ok((stream, permit)) => {
                         let (router, closing) = (router.clone(), closing.clone());
                         let hall = Arc::clone(&self.hall);
                         guests.spawn(async move {
-                            attend(stream, router, closing, &hall.settings).await;
+                            greet(stream, router, closing, &hall.settings).await;
                             drop(permit);
                         });
                     }
@@ -298,7 +366,7 @@ impl Door {
                 },
             }
         }
-        drop(listener);
+        drop((listener, chores));
         let _ = close.send(true); // nobody listens: nobody is there
         let all = async { while guests.join_next().await.is_some() {} };
         tokio::select! {
@@ -306,23 +374,64 @@ impl Door {
             () = signals.next() => {}
             () = tokio::time::sleep(self.hall.settings.drain_time) => {}
         }
+        for ready in self.hall.roster.get().map(|roster| roster.loaded()).unwrap_or_default() {
+            ready.host.finish();
+        }
         Ok(())
+    }
+}
+
+/// What is done besides answering: models that nobody needs go, batches go on. Dropping it ends that.
+fn chores(hall: &Arc<Hall>) -> JoinSet<()> {
+    let mut chores = JoinSet::new();
+    let swept = Arc::clone(hall);
+    chores.spawn(async move {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            if let Some(roster) = swept.roster.get() {
+                roster.sweep();
+            }
+        }
+    });
+    if let Some(batches) = &hall.batches {
+        chores.spawn(batches::work(Arc::clone(hall), Arc::clone(batches)));
+    }
+    chores
+}
+
+/// How often is looked for models that nobody needs.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// One connection: its handshake, then what it asks.
+async fn greet(
+    stream: TcpStream,
+    router: Router,
+    closing: watch::Receiver<bool>,
+    settings: &Settings,
+) {
+    let _ = stream.set_nodelay(true); // a hint
+    let stream = Patient::new(stream, settings.stall_time);
+    let Some(tls) = &settings.tls else {
+        return attend(stream, router, closing, settings).await;
+    };
+    let shaken = tokio::time::timeout(settings.head_time, tls.acceptor().accept(stream)).await;
+    // Who shakes no hands is gone.
+    if let Ok(Ok(stream)) = shaken {
+        attend(stream, router, closing, settings).await;
     }
 }
 
 /// One connection, until it is closed.
 async fn attend(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     mut closing: watch::Receiver<bool>,
     settings: &Settings,
 ) {
-    let _ = stream.set_nodelay(true); // a hint
-    let io = TokioIo::new(Patient::new(stream, settings.stall_time));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head_time)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     loop {
         tokio::select! {
@@ -333,17 +442,33 @@ async fn attend(
     }
 }
 
+/// Waits for the signal to read the certificate again; for ever where there is none.
+async fn renew(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+fn reload(settings: &Settings) {
+    let Some(tls) = &settings.tls else { return };
+    let said = tls.reload().map_or_else(|error| error.to_string(), |()| "read again".to_owned());
+    settings.log(&json!({ "time": now(), "certificate": said }));
+}
+
 /// Signals to end.
 struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    interrupt: Signal,
+    terminate: Signal,
+    /// SIGHUP, where there is a certificate to read again.
+    renew: Option<Signal>,
 }
 
 impl Signals {
-    fn new() -> io::Result<Signals> {
-        use tokio::signal::unix::{SignalKind, signal};
+    fn new(renewed: bool) -> io::Result<Signals> {
         let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
-        Ok(Signals { interrupt: signal(interrupt)?, terminate: signal(terminate)? })
+        let renew = renewed.then(|| signal(SignalKind::hangup())).transpose()?;
+        Ok(Signals { interrupt: signal(interrupt)?, terminate: signal(terminate)?, renew })
     }
 
     async fn next(&mut self) {
@@ -367,7 +492,7 @@ mod tests {
 
     fn admits(settings: &Settings, list: &[(&'static str, &str)]) -> u16 {
         let asked = settings.admits(&Method::POST, "/v1/completions", &headers(list));
-        asked.map_or_else(|refusal| refusal.status, |()| 200)
+        asked.map_or_else(|refusal| refusal.status, |_| 200)
     }
 
     #[test]
@@ -375,7 +500,8 @@ mod tests {
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = Settings::new(local, |_| {});
         assert_eq!(admits(&settings, &[]), 200);
-        settings.keys = vec!["one".into(), "another".into()];
+        settings.keys.add("1".into(), "one").unwrap();
+        settings.keys.add("2".into(), "another").unwrap();
         assert_eq!(admits(&settings, &[]), 401);
         assert_eq!(admits(&settings, &[("authorization", "Bearer one")]), 200);
         assert_eq!(admits(&settings, &[("x-api-key", "another")]), 200);

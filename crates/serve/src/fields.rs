@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value, json};
 
 use crate::refusal::Refusal;
+use crate::strict::Strict;
 
 /// A field of a request.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +141,7 @@ impl Shape {
 
     /// Reads a body by this table.
     pub fn read(&'static self, body: &[u8]) -> Result<Given, Refusal> {
-        let value: Value = serde_json::from_slice(body)
+        let Strict(value) = serde_json::from_slice(body)
             .map_err(|e| Refusal::new(400, format!("the body is no JSON: {e}")))?;
         let Value::Object(map) = value else {
             return Err(Refusal::new(400, "the body is no JSON object"));
@@ -174,11 +175,18 @@ impl Shape {
     /// The schema of OpenAPI.
     pub fn schema(&self) -> Value {
         let property = |field: &Field| {
-            let mut schema = field.kind.schema();
-            if let Fate::Only(values) = field.fate {
-                let values = values.iter().map(|v| serde_json::from_str::<Value>(v));
-                schema["enum"] = values.map(|v| v.expect("tables hold JSON")).collect();
-            }
+            let must = self.required.contains(&field.name);
+            let schema = match field.fate {
+                Fate::Honoured => field.kind.schema(),
+                Fate::Only(values) => {
+                    let values = values.iter().map(|v| serde_json::from_str::<Value>(v));
+                    let values = values.map(|v| v.expect("tables hold JSON"));
+                    json!({ "enum": values.collect::<Value>() })
+                }
+                Fate::Warned => json!({}),
+                Fate::Refused => json!({ "type": "null" }),
+            };
+            let mut schema = if must { schema } else { or_null(schema) };
             let fate = match field.fate {
                 Fate::Honoured | Fate::Only(_) => "",
                 Fate::Warned => "passed over with a warning: ",
@@ -195,6 +203,21 @@ impl Shape {
             "additionalProperties": false,
         })
     }
+}
+
+/// A schema that lets null in as well, which is the same as no field.
+fn or_null(mut schema: Value) -> Value {
+    let null = || Value::from("null");
+    if let Some(kind) = schema.get_mut("type").filter(|kind| **kind != null()) {
+        *kind = Value::Array(vec![kind.take(), null()]);
+    }
+    if let Some(any) = schema.get_mut("anyOf").and_then(Value::as_array_mut) {
+        any.push(json!({ "type": "null" }));
+    }
+    if let Some(values) = schema.get_mut("enum").and_then(Value::as_array_mut) {
+        values.push(Value::Null);
+    }
+    schema
 }
 
 impl Field {

@@ -8,13 +8,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use herd_codec::Tokenizer;
-use herd_codec::chat::{ChatFormat, ToolDefinition};
-use herd_engine::{Form, Function, Grammar, GrammarError, Grammars};
+use herd_engine::{Form, Grammar, GrammarError, Grammars};
 use serde_json::{Map, Value};
 
 use crate::fields::{Field, Given, Kind, honoured, shorten};
 use crate::refusal::Refusal;
-use crate::served::Served;
 
 /// Fields that ask for a form, under the names of llama-server and vLLM.
 pub const FORMS: &[Field] = &[
@@ -63,7 +61,7 @@ impl Forms {
         self.try_compile(form).map_err(|error| uncompilable(field, &error))
     }
 
-    fn try_compile(&self, form: Form) -> Result<Grammar, GrammarError> {
+    pub(crate) fn try_compile(&self, form: Form) -> Result<Grammar, GrammarError> {
         // By what is written, not by equality: objects of another order are equal, their answers are not.
         let key = format!("{form:?}");
         let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +81,8 @@ impl Forms {
     }
 }
 
-fn uncompilable(field: &str, error: &GrammarError) -> Refusal {
+/// What cannot be compiled, by the field that asks for it.
+pub(crate) fn uncompilable(field: &str, error: &GrammarError) -> Refusal {
     let code = Some("invalid_form");
     Refusal { code, ..Refusal::field(field, format!("{field} is no form: {error}")) }
 }
@@ -91,14 +90,18 @@ fn uncompilable(field: &str, error: &GrammarError) -> Refusal {
 /// Whether a request may ask for a form.
 pub fn named(given: &Given) -> bool {
     let names = FORMS.iter().map(|field| field.name);
-    names.chain(["response_format", "tools"]).any(|name| given.value(name).is_some())
+    let others = ["response_format", "text", "format", "output_config", "tools"];
+    names.chain(others).any(|name| given.value(name).is_some())
 }
 
-/// The form that the answer's text shall have, and the field that asks for it.
-pub fn wanted(given: &mut Given) -> Result<Option<(Form, String)>, Refusal> {
-    let mut wanted: Option<(Form, String)> = None;
+/// The form that an answer's text shall have, and the field that asks for it.
+pub type Wanted = (Form, String);
+
+/// What a chat or a completion wants.
+pub fn wanted(given: &mut Given) -> Result<Option<Wanted>, Refusal> {
+    let mut wanted: Option<Wanted> = None;
     let format = given.take("response_format").map(|value| response_format(value, given));
-    let mut found: Vec<(Form, String)> = format.transpose()?.flatten().into_iter().collect();
+    let mut found: Vec<Wanted> = format.transpose()?.flatten().into_iter().collect();
     for Field { name, .. } in FORMS {
         let Some(value) = given.take(name) else { continue };
         if *name == "structured_outputs" {
@@ -122,39 +125,77 @@ pub fn wanted(given: &mut Given) -> Result<Option<(Form, String)>, Refusal> {
     Ok(wanted)
 }
 
-/// OpenAI's field: `text`, `json_object`, or `json_schema`.
-fn response_format(value: Value, given: &mut Given) -> Result<Option<(Form, String)>, Refusal> {
-    const NAME: &str = "response_format";
-    let mut map = object(NAME, value)?;
+/// OpenAI's field of chats.
+fn response_format(value: Value, given: &mut Given) -> Result<Option<Wanted>, Refusal> {
+    format_of("response_format", Depth::Nested, value, &mut given.warnings)
+}
+
+/// Where a format of type `json_schema` has its schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Beside the type, as `/v1/responses` has it.
+    Flat,
+    /// In an object under `json_schema`, as chats have it.
+    Nested,
+}
+
+/// OpenAI's format, `text`, `json_object` or `json_schema`, that stands in the field `name`.
+pub fn format_of(
+    name: &str,
+    depth: Depth,
+    value: Value,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Wanted>, Refusal> {
+    let mut map = object(name, value)?;
     let kind = map.remove("type");
     let form = match kind.as_ref().and_then(Value::as_str) {
         Some("text") => None,
         Some("json_object") => match map.remove("schema") {
             // llama-server's way.
-            Some(schema) => Some((Form::JsonSchema(schema), format!("{NAME}.schema"))),
-            None => Some((Form::JsonObject, NAME.to_owned())),
+            Some(schema) => Some((Form::JsonSchema(schema), format!("{name}.schema"))),
+            None => Some((Form::JsonObject, name.to_owned())),
         },
-        Some("json_schema") => {
-            let field = format!("{NAME}.json_schema");
-            let inner = map.remove("json_schema").ok_or_else(|| missing(&field))?;
-            Some(json_schema(&field, object(&field, inner)?, given)?)
-        }
+        Some("json_schema") => match depth {
+            Depth::Flat => return json_schema(name, map, warnings).map(Some),
+            Depth::Nested => {
+                let field = format!("{name}.json_schema");
+                let inner = map.remove("json_schema").ok_or_else(|| missing(&field))?;
+                Some(json_schema(&field, object(&field, inner)?, warnings)?)
+            }
+        },
         _ => {
             let kind = shorten(&kind.unwrap_or_default());
             let message =
-                format!("{NAME}.type is {kind}, taken are text, json_object, json_schema");
-            return Err(Refusal::field(format!("{NAME}.type"), message));
+                format!("{name}.type is {kind}, taken are text, json_object, json_schema");
+            return Err(Refusal::field(format!("{name}.type"), message));
         }
     };
-    nothing_left(NAME, &map)?;
+    nothing_left(name, &map)?;
     Ok(form)
+}
+
+/// ollama's field: nothing, `"json"`, or a schema.
+pub fn ollamas(value: Option<Value>) -> Result<Option<Wanted>, Refusal> {
+    const NAME: &str = "format";
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) if text == "json" => {
+            Ok(Some((Form::JsonObject, NAME.to_owned())))
+        }
+        Some(schema @ Value::Object(_)) => Ok(Some((Form::JsonSchema(schema), NAME.to_owned()))),
+        Some(other) => {
+            let message = format!("{NAME} is {}, expected \"json\" or a schema", shorten(&other));
+            Err(Refusal::field(NAME, message))
+        }
+    }
 }
 
 fn json_schema(
     field: &str,
     mut map: Map<String, Value>,
-    given: &mut Given,
-) -> Result<(Form, String), Refusal> {
+    warnings: &mut Vec<String>,
+) -> Result<Wanted, Refusal> {
     let at = format!("{field}.schema");
     let schema = map.remove("schema").ok_or_else(|| missing(&at))?;
     // Every form is strict, and a name says nothing to a model that does not see it.
@@ -162,14 +203,14 @@ fn json_schema(
     map.remove("name");
     if map.remove("description").is_some_and(|text| !text.is_null()) {
         let why = "the model is held to the schema, and does not see it";
-        given.warnings.push(format!("{field}.description changes nothing: {why}"));
+        warnings.push(format!("{field}.description changes nothing: {why}"));
     }
     nothing_left(field, &map)?;
     Ok((Form::JsonSchema(schema), at))
 }
 
 /// vLLM's newer field, an object with one of several keys.
-fn structured(value: Value) -> Result<Vec<(Form, String)>, Refusal> {
+fn structured(value: Value) -> Result<Vec<Wanted>, Refusal> {
     const NAME: &str = "structured_outputs";
     let map = object(NAME, value)?;
     let one = |(key, value): (String, Value)| {
@@ -230,152 +271,6 @@ fn nothing_left(field: &str, map: &Map<String, Value>) -> Result<(), Refusal> {
     }
 }
 
-/// Which calls an answer is to hold.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Choice {
-    /// None.
-    None,
-    /// Those that the model makes.
-    #[default]
-    Auto,
-    /// One, of any function.
-    Any,
-    /// One, of this function.
-    One(String),
-}
-
-/// What a request offers to call, and how it is to be called.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Offer {
-    /// The functions.
-    pub tools: Vec<ToolDefinition>,
-    /// Those of which calls are held to their schema even where none is forced, by their place.
-    pub strict: Vec<usize>,
-    /// Whether one is to be called.
-    pub choice: Choice,
-    /// Whether an answer may make one call at most; a forced call is one anyway.
-    pub single: bool,
-}
-
-impl Offer {
-    /// Functions that the model sees; none where none may be called.
-    pub fn shown(&self) -> &[ToolDefinition] {
-        if self.choice == Choice::None { &[] } else { &self.tools }
-    }
-
-    /// The form of an answer that must be a call, or whose calls are strict. `schema` is the name of a
-    /// function's schema in the request's shape.
-    fn form(&self, format: &ChatFormat, schema: &str) -> Result<Option<Form>, Refusal> {
-        let forced = match &self.choice {
-            Choice::None => return Ok(None),
-            Choice::Auto if self.tools.is_empty() => return Ok(None),
-            Choice::Auto if self.strict.is_empty() && !self.single => return Ok(None),
-            Choice::Auto => false,
-            Choice::Any | Choice::One(_) => true,
-        };
-        if forced && self.tools.is_empty() {
-            let message = "tool_choice asks for a call, and tools are not given";
-            return Err(Refusal::field("tool_choice", message));
-        }
-        let mut functions = Vec::new();
-        for (i, tool) in self.tools.iter().enumerate() {
-            if matches!(&self.choice, Choice::One(name) if name != tool.name()) {
-                continue;
-            }
-            let held = forced || self.strict.contains(&i);
-            functions.push(function(i, tool, held, format, schema)?);
-        }
-        match (functions.is_empty(), &self.choice) {
-            (true, Choice::One(name)) => {
-                let message = format!("tool_choice names {name:?}, which is not among tools");
-                Err(Refusal::field("tool_choice", message))
-            }
-            _ => Ok(Some(Form::Call { functions, words: !forced })),
-        }
-    }
-}
-
-fn function(
-    i: usize,
-    tool: &ToolDefinition,
-    held: bool,
-    format: &ChatFormat,
-    schema: &str,
-) -> Result<Function, Refusal> {
-    let Some((before, after)) = format.call_frame(tool.name()) else {
-        let message = format!(
-            "a call of {:?} cannot be forced: this model's chat format writes none that a form can hold",
-            tool.name()
-        );
-        return Err(Refusal::field(format!("tools[{i}]"), message));
-    };
-    let given = if held { parameters(tool) } else { None };
-    let arguments = given.cloned().unwrap_or_else(|| Value::Object(Map::new()));
-    if !arguments.is_object() {
-        let field = format!("tools[{i}].{schema}");
-        let message = format!("{field} is {}, expected a schema", shorten(&arguments));
-        return Err(Refusal::field(field, message));
-    }
-    Ok(Function { before, arguments, after })
-}
-
-fn parameters(tool: &ToolDefinition) -> Option<&Value> {
-    let json = tool.json();
-    let function = json.get("function").and_then(Value::as_object).unwrap_or(json);
-    function.get("parameters").filter(|value| !value.is_null())
-}
-
-/// What an answer of a chat is held to: a call, or the form that is wanted. `schema` is the name of a
-/// function's schema in the request's shape.
-pub fn of_chat(
-    served: &Served,
-    offer: &Offer,
-    wanted: Option<(Form, String)>,
-    schema: &str,
-) -> Result<Option<Grammar>, Refusal> {
-    let calls = offer.form(served.chat()?, schema)?;
-    match (calls, wanted) {
-        // A forced call leaves no text that a form could hold.
-        (Some(form @ Form::Call { words: false, .. }), _) => call(served, form, offer, schema),
-        (_, Some((_, field))) if !offer.shown().is_empty() => {
-            let message = format!(
-                "{field} holds an answer's text, and tools may be called instead: \
-                 set tool_choice to none or required"
-            );
-            Err(Refusal::field(field, message))
-        }
-        (Some(form), _) => call(served, form, offer, schema),
-        (None, Some((form, field))) => served.forms.compile(form, &field).map(Some),
-        (None, None) => Ok(None),
-    }
-}
-
-/// Compiles calls; where that fails, the function whose schema alone fails too is named.
-fn call(
-    served: &Served,
-    form: Form,
-    offer: &Offer,
-    schema: &str,
-) -> Result<Option<Grammar>, Refusal> {
-    let error = match served.forms.try_compile(form.clone()) {
-        Ok(grammar) => return Ok(Some(grammar)),
-        Err(error) => error,
-    };
-    let Form::Call { functions, .. } = form else { return Err(uncompilable("tools", &error)) };
-    let named = |name: &str| match &offer.choice {
-        Choice::One(one) => one == name,
-        Choice::None | Choice::Auto | Choice::Any => true,
-    };
-    let places = (0..offer.tools.len()).filter(|&i| named(offer.tools[i].name()));
-    for (i, function) in places.zip(functions) {
-        let alone = Form::Call { functions: vec![function], words: false };
-        if let Err(error) = served.forms.try_compile(alone) {
-            return Err(uncompilable(&format!("tools[{i}].{schema}"), &error));
-        }
-    }
-    Err(uncompilable("tools", &error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,6 +300,31 @@ mod tests {
         assert_eq!(forms.kept.lock().unwrap().len(), KEPT);
         let long = forms.compile(Form::Choice(vec!["x".repeat(KEPT_BYTES)]), "x");
         assert!(long.is_ok() && forms.kept.lock().unwrap().len() == KEPT);
+    }
+
+    #[test]
+    fn a_format_is_the_same_in_every_shape() {
+        let schema = json!({ "enum": [1] });
+        let form = Form::JsonSchema(schema.clone());
+        let mut warnings = Vec::new();
+        let flat = json!({ "type": "json_schema", "name": "x", "strict": true, "schema": schema });
+        let got = format_of("text.format", Depth::Flat, flat, &mut warnings).unwrap();
+        assert_eq!(got, Some((form.clone(), "text.format.schema".into())));
+        let nested =
+            json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": schema } });
+        let got = format_of("f", Depth::Nested, nested, &mut warnings).unwrap();
+        assert_eq!(got, Some((form.clone(), "f.json_schema.schema".into())));
+        assert_eq!(ollamas(Some(schema)).unwrap(), Some((form, "format".into())));
+        assert_eq!(
+            ollamas(Some(json!("json"))).unwrap(),
+            Some((Form::JsonObject, "format".into()))
+        );
+        assert_eq!(ollamas(Some(json!(""))).unwrap(), None);
+        assert!(ollamas(Some(json!("xml"))).unwrap_err().message.contains("expected \"json\""));
+        let odd = json!({ "type": "json_schema", "schema": {}, "more": 1 });
+        let refusal = format_of("text.format", Depth::Flat, odd, &mut warnings).unwrap_err();
+        assert_eq!(refusal.field.as_deref(), Some("text.format.more"));
+        assert!(warnings.is_empty());
     }
 
     #[test]

@@ -15,7 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use herd_codec::Tokenizer;
-use herd_engine::{Engine, Event, Limits, Load, Request, RequestError, RequestId, What};
+use herd_engine::shelf::ShelfSettings;
+use herd_engine::{
+    Engine, Event, Limits, Load, Request, RequestError, RequestId, Speculation, What,
+};
 use herd_model::llama::Llama;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -50,6 +53,12 @@ pub struct Figures {
     pub cached_tokens: AtomicU64,
     /// Tokens of answers.
     pub answer_tokens: AtomicU64,
+    /// Tokens that were proposed.
+    pub proposed_tokens: AtomicU64,
+    /// Of these, tokens that were chosen.
+    pub accepted_tokens: AtomicU64,
+    /// Times that an answer gave up its pages.
+    pub preempted: AtomicU64,
     /// Answers that ended.
     pub ended: AtomicU64,
     /// Answers that were let in.
@@ -90,9 +99,22 @@ pub struct Reception {
     open: usize,
 }
 
+/// What helps the engine beside its model; nothing by default.
+#[derive(Clone, Default)]
+pub struct Aids {
+    /// Who proposes tokens.
+    pub speculation: Option<Speculation>,
+    /// Where pages of the cache outlive the process.
+    pub shelf: Option<ShelfSettings>,
+}
+
+/// How long [`Host::finish`] waits for pages to be written.
+const FINISH: Duration = Duration::from_secs(10);
+
 enum Command {
     Submit { ticket: u64, requests: Vec<(Request, usize)>, tell: UnboundedSender<Told> },
     Cancel { ticket: u64 },
+    Finish { done: Sender<()> },
 }
 
 impl Host {
@@ -104,23 +126,42 @@ impl Host {
         limits: Limits,
         waiting: usize,
     ) -> Host {
+        Host::start_with(model, tokenizer, limits, waiting, Aids::default())
+    }
+
+    /// The same with help. A folder for pages that cannot be used is told of and done without.
+    pub fn start_with(
+        model: Arc<Llama>,
+        tokenizer: Arc<Tokenizer>,
+        limits: Limits,
+        waiting: usize,
+        aids: Aids,
+    ) -> Host {
         let (commands, orders) = mpsc::channel();
         let figures = Arc::new(Figures::default());
-        let engine = Some(Engine::new(Arc::clone(&model), Some(Arc::clone(&tokenizer)), limits));
-        let desk = Desk {
+        let mut desk = Desk {
             model,
             tokenizer,
             limits,
-            engine,
+            aids,
+            engine: None,
             orders,
             figures: Arc::clone(&figures),
             lives: BTreeMap::new(),
             tickets: HashMap::new(),
             events: Vec::new(),
         };
+        desk.renew();
         let spawned = thread::Builder::new().name("herd-compute".into()).spawn(move || desk.work());
         spawned.expect("the system gives a program one more thread");
         Host { commands, figures, most: limits.parallel + waiting }
+    }
+
+    /// Waits until the pages that are worth it are on disk, some seconds at most. What still runs is dropped.
+    pub fn finish(&self) {
+        let (done, finished) = mpsc::channel();
+        let _ = self.commands.send(Command::Finish { done }); // the thread may be gone
+        let _ = finished.recv_timeout(FINISH);
     }
 
     /// What has been done and what is in hand.
@@ -153,6 +194,38 @@ impl Figures {
     fn seconds_for_one(&self) -> u64 {
         let ended = self.ended.load(Relaxed).max(1);
         (self.answered_ns.load(Relaxed) / ended / 1_000_000_000).clamp(1, 60)
+    }
+
+    /// Adds what another thread did and has in hand.
+    pub fn add(&self, other: &Figures) {
+        let Figures { live, running, pages_held, pages, steps, busy_ns, .. } = other;
+        let Figures { prompt_tokens, cached_tokens, answer_tokens, .. } = other;
+        let Figures { ended, begun, panics, answered_ns, .. } = other;
+        let Figures { proposed_tokens, accepted_tokens, preempted, .. } = other;
+        for (sum, more) in [
+            (&self.live, live),
+            (&self.running, running),
+            (&self.pages_held, pages_held),
+            (&self.pages, pages),
+        ] {
+            sum.fetch_add(more.load(Relaxed), Relaxed);
+        }
+        for (sum, more) in [
+            (&self.steps, steps),
+            (&self.busy_ns, busy_ns),
+            (&self.prompt_tokens, prompt_tokens),
+            (&self.cached_tokens, cached_tokens),
+            (&self.answer_tokens, answer_tokens),
+            (&self.proposed_tokens, proposed_tokens),
+            (&self.accepted_tokens, accepted_tokens),
+            (&self.preempted, preempted),
+            (&self.ended, ended),
+            (&self.begun, begun),
+            (&self.panics, panics),
+            (&self.answered_ns, answered_ns),
+        ] {
+            sum.fetch_add(more.load(Relaxed), Relaxed);
+        }
     }
 
     fn note(&self, load: Load) {
@@ -201,7 +274,8 @@ struct Desk {
     model: Arc<Llama>,
     tokenizer: Arc<Tokenizer>,
     limits: Limits,
-    /// Absent only while another is made.
+    aids: Aids,
+    /// Absent only while another is made, and at the end.
     engine: Option<Engine>,
     orders: Receiver<Command>,
     figures: Arc<Figures>,
@@ -229,12 +303,17 @@ struct Live {
 impl Desk {
     fn work(mut self) {
         loop {
-            if self.engine().is_idle() {
+            // Who has nothing to do keeps pages until somebody comes.
+            if self.engine().is_idle() && self.engine().shelve(1, true) == 0 {
                 let Ok(command) = self.orders.recv() else { return };
                 self.obey(command);
             }
-            while let Ok(command) = self.orders.try_recv() {
+            while self.engine.is_some() {
+                let Ok(command) = self.orders.try_recv() else { break };
                 self.obey(command);
+            }
+            if self.engine.is_none() {
+                return; // callers that are left hear of a fault
             }
             if !self.engine().is_idle() {
                 self.step();
@@ -250,6 +329,11 @@ impl Desk {
 
     fn obey(&mut self, command: Command) {
         match command {
+            Command::Finish { done } => {
+                while self.engine().shelve(1, true) > 0 {}
+                self.engine = None; // waits for the disk
+                let _ = done.send(()); // nobody may wait any more
+            }
             Command::Submit { ticket, requests, tell } => self.submit(ticket, requests, tell),
             Command::Cancel { ticket } => {
                 for id in self.tickets.remove(&ticket).unwrap_or_default() {
@@ -320,6 +404,9 @@ impl Desk {
             let step = engine.step(events);
             figures.prompt_tokens.fetch_add(step.prompt as u64, Relaxed);
             figures.answer_tokens.fetch_add(step.chosen as u64, Relaxed);
+            figures.proposed_tokens.fetch_add(step.proposed as u64, Relaxed);
+            figures.accepted_tokens.fetch_add(step.accepted as u64, Relaxed);
+            figures.preempted.fetch_add(step.preempted as u64, Relaxed);
             fault(events, lives);
         }))
     }
@@ -389,7 +476,18 @@ impl Desk {
         self.events.clear();
         self.engine = None; // its memory first
         let (model, tokenizer) = (Arc::clone(&self.model), Arc::clone(&self.tokenizer));
-        self.engine = Some(Engine::new(model, Some(tokenizer), self.limits));
+        let mut engine = Engine::new(model, Some(tokenizer), self.limits);
+        if let Some(speculation) = &self.aids.speculation {
+            engine.speculate(speculation);
+        }
+        if let Some(shelf) = self.aids.shelf.clone() {
+            let (log, folder) = (shelf.log, shelf.folder.clone());
+            if let Err(error) = engine.keep_pages(shelf) {
+                log(&format!("prefix cache: {} cannot be used: {error}", folder.display()));
+                self.aids.shelf = None;
+            }
+        }
+        self.engine = Some(engine);
     }
 }
 
@@ -441,13 +539,17 @@ mod tests {
     const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata");
 
     fn host(parallel: usize, waiting: usize) -> Host {
+        let (model, tokenizer, limits) = parts(parallel);
+        Host::start(model, tokenizer, limits, waiting)
+    }
+
+    fn parts(parallel: usize) -> (Arc<Llama>, Arc<Tokenizer>, Limits) {
         let checkpoint = Checkpoint::open(Path::new(ROOT).join("models/llama2_gqa")).unwrap();
         let device = Device::cpu(Class::best(), 1);
         let model = Arc::new(Llama::load(&checkpoint, &device, 128).unwrap());
         let json = std::fs::read(Path::new(ROOT).join("tokenizer/small.json")).unwrap();
         let tokenizer = Arc::new(Tokenizer::from_tokenizer_json(&json).unwrap());
-        let limits = Limits { parallel, page_len: 16, ..Limits::single(64) };
-        Host::start(model, tokenizer, limits, waiting)
+        (model, tokenizer, Limits { parallel, page_len: 16, ..Limits::single(64) })
     }
 
     fn request(seed: u64) -> Request {
@@ -485,6 +587,16 @@ mod tests {
     }
 
     #[test]
+    fn who_is_left_at_the_end_hears_of_it_and_nobody_waits() {
+        let host = host(1, 8);
+        let left = host.submit(vec![(request(1), 8)]).unwrap();
+        host.finish();
+        host.finish();
+        hear(left);
+        assert!(hear(host.submit(vec![(request(1), 1)]).unwrap()).is_none());
+    }
+
+    #[test]
     fn what_finds_no_room_is_sent_away_and_a_caller_who_leaves_makes_room() {
         let host = host(1, 1);
         let first = host.submit(vec![(request(1), 2)]).unwrap();
@@ -510,5 +622,26 @@ mod tests {
         assert!(matches!(told, Some(Told::Refused(1, error)) if error == context));
         assert!(runtime.block_on(reception.next()).is_none());
         assert_eq!(host.figures().live.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_host_that_nobody_has_ends_though_it_knows_more_pages_than_its_folder_holds() {
+        let (model, tokenizer, limits) = parts(1);
+        let folder = tempfile::tempdir().unwrap();
+        let page = herd_engine::plan::pages_bytes(model.config(), limits, 1) as u64;
+        let (bytes, identity, log) = (page + page / 2, [0; 32], |_: &str| {});
+        let shelf = ShelfSettings { folder: folder.path().into(), bytes, identity, log };
+        let aids = Aids { speculation: None, shelf: Some(shelf) };
+        let host = Host::start_with(model, tokenizer, limits, 1, aids);
+        let long = Request { max_tokens: Some(50), ..request(1) };
+        assert_eq!(hear(host.submit(vec![(long, 1)]).unwrap()).unwrap().len(), 50);
+        let left = Arc::downgrade(&host.figures); // the thread has them to its end
+        drop(host);
+        while left.strong_count() > 0 {
+            thread::yield_now();
+        }
+        let root = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let names = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(names.filter(|path| path.extension().is_some()).count(), 1);
     }
 }

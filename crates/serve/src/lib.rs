@@ -5,19 +5,34 @@
 //! again (`wire`). `door` keeps connections; docs/serving.md tells the whole.
 
 pub mod about;
+pub mod agent;
 pub mod answer;
 pub mod ask;
+pub mod batches;
+mod bodies;
+mod course;
+pub mod db;
 pub mod door;
 pub mod fields;
+pub mod files;
 pub mod forms;
 mod hall;
 pub mod host;
 pub mod kept;
+pub mod keys;
+mod mcp;
+pub mod offer;
+mod openapi;
+mod page;
 mod patience;
 pub mod refusal;
+pub mod roster;
 pub mod served;
+mod strict;
+pub mod tls;
 pub mod wire;
 
-pub use door::{Door, DoorError, Inside, Settings};
+pub use door::{Door, DoorError, Inside, LogFormat, Settings};
 pub use host::Host;
+pub use roster::Roster;
 pub use served::Served;

@@ -1,15 +1,20 @@
 //! The model that is served, as far as the door must know it: names, tokens, chat, defaults.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use herd_codec::chat::{ChatFormat, Date, Dialogue, RenderOptions};
+use herd_codec::chat::{
+    ChatError, ChatFormat, Date, Dialogue, Message, RenderOptions, Role, ToolDefinition,
+};
 use herd_codec::{TokenId, Tokenizer};
 use herd_engine::Limits;
 use herd_engine::sample::Sampling;
 
+use crate::agent::wording::Manner;
 use crate::forms::Forms;
 use crate::kept::Kept;
 use crate::refusal::Refusal;
+use crate::wire::turns::in_turn;
 
 /// A model without its weights.
 #[derive(Clone, Debug)]
@@ -105,8 +110,26 @@ impl Served {
     /// The ids of a dialogue that the model is to go on with.
     pub fn dialogue(&self, dialogue: &Dialogue) -> Result<Vec<u32>, Refusal> {
         let options = RenderOptions { today: (self.today)(), ..RenderOptions::PROMPT };
-        let ids = self.chat()?.ids(dialogue, &options, &self.tokenizer)?;
+        let format = self.chat()?;
+        let ids = match format.ids(dialogue, &options, &self.tokenizer) {
+            Err(ChatError::ManyCalls { .. }) => {
+                format.ids(&in_turn(dialogue), &options, &self.tokenizer)?
+            }
+            ids => ids?,
+        };
         Ok(ids.into_iter().map(|id| id.0).collect())
+    }
+
+    /// The ids of messages where the server has tools, said as `herd agent` says them: each format has its words for them.
+    pub fn with_tools(
+        &self,
+        mut messages: Vec<Message>,
+        tools: &[ToolDefinition],
+    ) -> Result<Vec<u32>, Refusal> {
+        name_results(&mut messages);
+        let manner = Manner::of(self.chat()?);
+        let said = manner.say(&Dialogue::from(messages), tools, (self.today)());
+        self.dialogue(&said.map_err(|error| Refusal::field("messages", error.to_string()))?)
     }
 
     /// The ids of a raw prompt, as `herd complete` has them.
@@ -119,6 +142,19 @@ impl Served {
         match (id as usize) < self.tokenizer.vocab_size() {
             true => self.tokenizer.token_bytes(TokenId(id)),
             false => &[],
+        }
+    }
+}
+
+/// Results say whose they are, by the calls that they answer.
+fn name_results(messages: &mut [Message]) {
+    let mut names = HashMap::new();
+    for message in messages {
+        for call in &message.tool_calls {
+            names.extend(call.id.clone().map(|id| (id, call.name.clone())));
+        }
+        if message.role == Role::Tool && message.name.is_none() {
+            message.name = message.tool_call_id.as_ref().and_then(|id| names.get(id)).cloned();
         }
     }
 }

@@ -54,6 +54,11 @@ impl Device {
         self.kernels().pool.threads()
     }
 
+    /// Calls `task` on each item, on all threads; in which order and on which is not said.
+    pub fn for_each<T: Send>(&self, items: &mut [T], task: impl Fn(&mut T) + Sync) {
+        herd_kernels::cpu::for_rows(self.kernels(), items, 1, |_, item| task(&mut item[0]));
+    }
+
     /// A buffer of at least `len` numbers, of any value.
     pub(crate) fn take(&self, len: usize) -> Vec<f32> {
         let Device::Cpu(device) = self;
@@ -78,6 +83,12 @@ impl Device {
         let Device::Cpu(device) = self;
         let free = device.free.lock().unwrap_or_else(|e| e.into_inner());
         free.iter().map(|buffer| 4 * buffer.len() as u64).sum()
+    }
+
+    /// Gives back the memory of all buffers that wait for reuse: what comes next has other sizes.
+    pub fn free_buffers(&self) {
+        let Device::Cpu(device) = self;
+        device.free.lock().unwrap_or_else(|e| e.into_inner()).clear();
     }
 
     /// Lends `f` memory for keys and values, which outlives the call.

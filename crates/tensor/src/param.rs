@@ -276,14 +276,14 @@ impl Gain {
     }
 }
 
-/// A frozen matrix W and a trained product of low rank beside it: W + scale B A (arXiv 2106.09685).
+/// A frozen matrix W and a product of low rank beside it, trained or not: W + scale B A (arXiv 2106.09685).
 pub struct Lora {
     /// W, [outputs, inputs].
     pub base: Weight,
     /// A, [rank, inputs].
-    pub a: Arc<Param>,
+    pub a: Weight,
     /// B, [outputs, rank].
-    pub b: Arc<Param>,
+    pub b: Weight,
     /// alpha / rank.
     pub scale: f32,
 }

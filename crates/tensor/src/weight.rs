@@ -14,7 +14,7 @@ pub enum Weight {
     Packed(Arc<Packed>),
     /// Changed by training.
     Trained(Arc<Param>),
-    /// Frozen, with a trained addition of low rank.
+    /// Frozen, with an addition of low rank, trained or frozen as well.
     Lora(Arc<Lora>),
 }
 
@@ -56,7 +56,7 @@ impl Weight {
         match self {
             Weight::Packed(_) => vec![],
             Weight::Trained(param) => vec![param],
-            Weight::Lora(lora) => vec![&lora.a, &lora.b],
+            Weight::Lora(lora) => [lora.a.params(), lora.b.params()].concat(),
         }
     }
 
@@ -65,7 +65,7 @@ impl Weight {
         match self {
             Weight::Packed(_) => None,
             Weight::Trained(param) => Some(param.tape()),
-            Weight::Lora(lora) => Some(lora.a.tape()),
+            Weight::Lora(lora) => lora.a.tape(),
         }
     }
 

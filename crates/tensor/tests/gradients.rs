@@ -160,7 +160,7 @@ fn products() -> Vec<Case> {
     let lora: fn(Tensor, &[Arc<Param>]) -> Tensor = |x, w| {
         let base = twin::noise(9, D * D).iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         let base = Weight::new(x.device(), Format::F32, D, D, &base);
-        let (a, b) = (Arc::clone(&w[0]), Arc::clone(&w[1]));
+        let [a, b] = [0, 1].map(|i| Weight::Trained(Arc::clone(&w[i])));
         linear(&x, &Weight::Lora(Arc::new(Lora { base, a, b, scale: 1.5 })))
     };
     let low = |x: &Rows, w: &[Vec<f64>]| twin::linear(&twin::linear(x, &w[0]), &w[1]);

@@ -58,6 +58,7 @@ pub use optimizer::{Optimizer, OptimizerConfig};
 pub use ppo::ppo;
 pub use pretrain::pretrain;
 pub use reward::reward;
+pub use settings::weights_hash;
 pub use sft::sft;
 pub use step::{Micro, Sums, accumulate};
 pub use trainer::{Event, Inputs, Trainer, keep_settings, network};

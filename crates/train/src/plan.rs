@@ -13,7 +13,7 @@ use herd_tensor::ops::linears_back_bytes;
 use herd_tensor::{Format, KvFormat};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use weights::{Sizes, beside_frozen, whole};
+use weights::{Sizes, beside_frozen, of_checkpoint, whole};
 
 mod round;
 mod sample;
@@ -53,15 +53,7 @@ pub struct Plan {
 impl Plan {
     /// Memory at the peak.
     pub fn peak(&self) -> u64 {
-        self.masters
-            + self.weights
-            + self.gradients
-            + self.moments
-            + self.activations
-            + self.scratch
-            + self.answers
-            + self.rest
-            + self.teacher
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// The parts of the peak and their names.
@@ -103,13 +95,18 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
     let most = |f: &dyn Fn(usize) -> u64| {
         sizes.iter().map(|size| f(size.seq_len)).max().unwrap_or_default()
     };
-    // A reference beside the policy is as large, but has no gradient.
+    // A reference has no gradient. Beside the policy it counts with it, else it is gone before the policy comes.
     let live = run.dpo.as_ref().is_some_and(|dpo| dpo.live);
     let kept_beside = run.rollout.is_some() && run.way().has_reference();
-    let models = if live || kept_beside { 2 } else { 1 };
-    let plan = Plan {
-        masters: models * 4 * params + 4 * values,
-        weights: models * weights + 4 * values,
+    let other = run.dpo.as_ref().and_then(|dpo| of_checkpoint(dpo.reference.as_ref()?, format));
+    let (masters_beside, weights_beside) = match other {
+        _ if !live && !kept_beside => (0, 0),
+        Some(of) => (4 * of.params, of.weights),
+        None => (4 * params, weights),
+    };
+    let mut plan = Plan {
+        masters: 4 * params + masters_beside + 4 * values,
+        weights: weights + weights_beside + 4 * values,
         gradients: 4 * (params + looked_up + values),
         moments: 8 * (params + values),
         activations: most(&|seq_len| activations(run, shape, seq_len)),
@@ -120,6 +117,11 @@ pub fn plan(run: &RunConfig, shape: &Config, threads: usize) -> Plan {
         checkpoint,
         disk: checkpoint * (kept + forever),
     };
+    if let Some(of) = other.filter(|_| !live) {
+        let Plan { masters, weights, gradients, moments, .. } = plan;
+        plan.teacher =
+            (4 * of.params + of.weights).saturating_sub(masters + weights + gradients + moments);
+    }
     match &run.distill {
         Some(distill) => teacher::beside(run, distill, shape, threads, plan),
         None => plan,

@@ -28,7 +28,7 @@ pub use config::{
 pub(crate) use file::Rows;
 pub use file::SampleRow;
 pub(crate) use prompts::hash as hash_input;
-pub use prompts::{asked, lengths};
+pub use prompts::{answered, asked, lengths};
 pub(crate) use score::field_text;
 pub use score::{Form, Judge, ScoreConfig};
 pub(crate) use summary::least;

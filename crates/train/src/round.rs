@@ -44,9 +44,9 @@ pub struct Verdict {
     pub preferences: u64,
 }
 
-/// The gate: the gain is not below `min_gain`, and its interval not wholly below zero.
+/// The gate: the whole 95 % interval of the gain is above `min_gain`.
 pub fn passes(gain: &Gain, min_gain: f64) -> bool {
-    gain.after - gain.before >= min_gain && !gain.fell()
+    gain.low > min_gain
 }
 
 /// The rows of a file of samples.
@@ -72,14 +72,17 @@ pub fn compared(
     before: &str,
     after: &str,
 ) -> Result<(Gain, [String; 2]), TrainError> {
-    let mut of: BTreeMap<(&str, u64), [(f64, f64); 2]> = BTreeMap::new();
+    // The question, its file and row; the sum and number of scores of each policy.
+    type Asked<'a> = (&'a str, &'a str, u64);
+    let mut of: BTreeMap<Asked<'_>, [(f64, f64); 2]> = BTreeMap::new();
     let mut hashes = [String::new(), String::new()];
     for group in rows.chunk_by(SampleRow::same_prompt) {
         let least = least(group).unwrap_or(0.0);
         for row in group {
             for (side, policy) in [before, after].into_iter().enumerate() {
                 if row.policy == policy {
-                    let (sum, count) = &mut of.entry((&row.file, row.row)).or_default()[side];
+                    let (sum, count) =
+                        &mut of.entry((&row.prompt, &row.file, row.row)).or_default()[side];
                     (*sum, *count) = (*sum + row.total.unwrap_or(least), *count + 1.0);
                     hashes[side].clone_from(&row.policy_hash);
                 }
@@ -104,14 +107,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gate_stops_harm_and_lets_gains_and_even_rounds_pass() {
+    fn a_gate_lets_gains_pass_and_nothing_else() {
         let gain =
             |before: f64, after: f64, low: f64, high: f64| Gain { before, after, low, high, of: 9 };
         assert!(passes(&gain(1.0, 2.0, 0.5, 1.5), 0.0));
-        assert!(passes(&gain(1.0, 1.0, -0.5, 0.5), 0.0));
-        assert!(!passes(&gain(1.0, 0.9, -0.5, 0.3), 0.0));
-        assert!(!passes(&gain(1.0, 0.9, -0.2, -0.05), -0.5));
-        assert!(passes(&gain(1.0, 0.9, -0.5, 0.3), -0.2));
+        assert!(!passes(&gain(1.0, 1.0, -0.5, 0.5), 0.0));
+        assert!(!passes(&gain(1.0, 1.4, -0.1, 0.9), 0.0));
+        assert!(!passes(&gain(1.0, 2.0, 0.5, 1.5), 0.6));
+        assert!(passes(&gain(1.0, 0.9, -0.2, 0.0), -0.3));
     }
 
     /// An answer that was worth so much.

@@ -25,7 +25,7 @@ use crate::error::TrainError;
 use crate::rejection::{Rows, beside, hash_input};
 use crate::reward::RewardModel;
 use crate::trainer::{keep_settings, replace};
-use crate::writer::desk::{Desk, Halt, Room, answer_all};
+use crate::writer::desk::{Desk, Halt, Room, Voices, answer_all};
 use crate::writer::log::{Id, Log};
 use crate::writer::prompts::Prompts;
 use crate::writer::{AskConfig, Writer};
@@ -120,7 +120,7 @@ pub fn select(mut inputs: Inputs<'_, '_>) -> Result<Option<Summary>, TrainError>
     let name = config.writer.as_ref().map(|writer| format!("{} {hash}", writer.name()));
     let name = name.unwrap_or_default();
     let (ask, seed) = (&config.sample, config.seed);
-    let room = Room { prompts: &prompts, ask, seed, writer: &name, sandbox: None };
+    let room = Room { prompts: &prompts, ask, seed, writer: &name, judge: &name, sandbox: None };
     let open = || Reader::open(&files, &config.chat);
     if let Some((_, writer)) = &mut inputs.writer {
         let mut reader = open()?;
@@ -129,7 +129,8 @@ pub fn select(mut inputs: Inputs<'_, '_>) -> Result<Option<Summary>, TrainError>
             row => Some(row.map(|row| (row.id.clone(), row))),
         });
         let work = |desk: &mut Desk<'_>, row: &Read| judge::marks(desk, config, row).map(|_| ());
-        if !answer_all(&room, &mut log, &mut rows, &work, *writer, stop)? {
+        let voices = Voices { writer: *writer, judge: None };
+        if !answer_all(&room, &mut log, &mut rows, &work, voices, stop)? {
             return Ok(None);
         }
     }

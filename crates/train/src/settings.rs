@@ -2,7 +2,11 @@
 
 use crate::config::RunConfig;
 use crate::error::TrainError;
+use herd_data::Hash;
 use herd_data::disk::RealDisk;
+use herd_model::{Checkpoint, CheckpointError};
+use herd_tensor::Device;
+use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +23,40 @@ pub(crate) fn take_lock(out: &Path) -> Result<File, TrainError> {
 /// Writes the resolved config into a new folder; in an old one it must be the same.
 pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
     keep_settings(&out.join("config.toml"), &told(config, out).write(), out)
+}
+
+/// Writes down what else decides the bytes of a run: the numeric class, and of runs that read it at
+/// every start the weights of `model.init`. In an old run it must be the same.
+///
+/// Errors: it is not; the checkpoint cannot be read; the disk.
+pub(crate) fn keep_origin(
+    config: &RunConfig,
+    device: &Device,
+    out: &Path,
+) -> Result<(), TrainError> {
+    let referred = config.rollout.is_some() && config.way().has_reference();
+    let again =
+        config.model.lora.is_some() || referred || config.dpo.as_ref().is_some_and(|dpo| dpo.live);
+    let mut text = format!("class = \"{}\"\n", device.class());
+    if let Some(init) = config.model.init.as_ref().filter(|_| again) {
+        let hash = weights_hash(&Checkpoint::open_any(init)?)?;
+        text.push_str(&format!("\"weights of model.init\" = \"{hash}\"\n"));
+    }
+    keep_settings(&out.join("origin.toml"), &text, out)
+}
+
+/// The hash of all tensors: their names, shapes and bytes.
+///
+/// Errors: one cannot be read.
+pub fn weights_hash(checkpoint: &Checkpoint) -> Result<Hash, TrainError> {
+    let archive = checkpoint.archive();
+    let mut sha256 = Sha256::new();
+    for info in archive.tensors() {
+        sha256.update(format!("{} {:?}\n", info.name, info.shape));
+        sha256.update(archive.bytes(info).map_err(CheckpointError::from)?);
+    }
+    archive.release();
+    Ok(Hash(sha256.finalize().into()))
 }
 
 /// Writes settings beside what is made by them, `begun`; if they are there, they must be the same.

@@ -5,7 +5,7 @@
 //! all, and taking it up gives the bits of a run that never stopped.
 
 use crate::adapter;
-use crate::config::LoraConfig;
+use crate::config::{CheckpointConfig, LoraConfig};
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
 use crate::rollout::Place;
@@ -217,6 +217,17 @@ fn save_tensors(path: &Path, model: &Llama, optimizer: &Optimizer) -> Result<(),
     writer.finish()
 }
 
+/// Of the steps that have a checkpoint, ascending, those that need not be kept: what a stop wrote
+/// between two that were due, and of those that were due the oldest. The last one always stays.
+pub(crate) fn outlived(config: &CheckpointConfig, steps: &[u64]) -> Vec<u64> {
+    let CheckpointConfig { every, keep_last, keep_every } = *config;
+    let own = |step: &u64| every == 0 || step.is_multiple_of(every) || Some(step) == steps.last();
+    let (due, between): (Vec<u64>, Vec<u64>) = steps.iter().copied().partition(own);
+    let last = due.len().saturating_sub(keep_last);
+    let old = due[..last].iter().chain(&between).copied();
+    old.filter(|step| keep_every == 0 || step % keep_every != 0).collect()
+}
+
 /// A number among the masters and moments that is none, and the name of its tensor.
 pub fn no_number(model: &Llama, optimizer: &Optimizer) -> Option<(String, f64)> {
     let none = |numbers: &[f32]| numbers.iter().copied().find(|x| !x.is_finite()).map(f64::from);
@@ -300,6 +311,17 @@ mod tests {
     use herd_model::llama::Training;
     use herd_tensor::{Class, Device, Tape};
     use std::sync::Arc;
+
+    #[test]
+    fn what_a_stop_wrote_takes_no_place_of_what_was_due() {
+        let config = CheckpointConfig { every: 5, keep_last: 2, keep_every: 0 };
+        assert_eq!(outlived(&config, &[10, 15, 18]), [10]);
+        assert_eq!(outlived(&config, &[15, 18, 20]), [18]);
+        let forever = CheckpointConfig { keep_every: 10, ..config };
+        assert_eq!(outlived(&forever, &[10, 15, 18, 20]), [18]);
+        let at_the_end = CheckpointConfig { every: 0, ..config };
+        assert_eq!(outlived(&at_the_end, &[3, 7, 12]), [3]);
+    }
 
     #[test]
     fn what_is_no_number_is_named_wherever_it_stands() {

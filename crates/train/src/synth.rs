@@ -13,33 +13,40 @@ mod arithmetic;
 mod backtranslate;
 mod code;
 mod config;
+mod files;
+mod imports;
 mod items;
 mod long_qa;
 mod maths;
 mod probe;
 pub(crate) mod read;
+mod search;
+mod steps;
 mod tools;
 mod translate_code;
 
 pub use backtranslate::BacktranslateConfig;
 pub use code::{CodeConfig, Keep};
 pub use config::SynthConfig;
+pub use imports::ImportsConfig;
 pub use long_qa::LongQaConfig;
 pub use maths::MathsConfig;
 pub use probe::ProbeConfig;
+pub use search::SearchConfig;
+pub use steps::StepsConfig;
 pub use tools::ToolsConfig;
 pub use translate_code::{Language, TranslateConfig};
 
 use crate::error::TrainError;
-use crate::rejection::{Rows, beside, hash_input};
+use crate::rejection::{Rows, beside};
 use crate::trainer::{keep_settings, replace};
-use crate::writer::Writer;
-use crate::writer::desk::{Desk, Halt, Made, Rejected, Room, answer_all};
+use crate::writer::desk::{Desk, Halt, Made, Rejected, Room, Voices, answer_all};
 use crate::writer::log::{Id, Log};
 use crate::writer::prompts::{Default, Prompts};
+use crate::writer::{Writer, WriterConfig};
 use herd_codec::Tokenizer;
 use herd_sandbox::{Helper, Limits, Sandbox};
-use items::{Item, Items};
+use items::{Begins, Item, Items};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -58,23 +65,32 @@ pub enum Kind {
     Backtranslate,
     /// Solutions with the right answer.
     Maths,
+    /// Steps of solutions, by where they lead.
+    MathsSteps,
+    /// Solutions of hard problems, found by a tree search.
+    MathsSearch,
     /// What the writer knows, and what it should not claim to.
     Probe,
     /// Questions about long documents, and their summaries.
     LongQa,
+    /// Code that a repository lacks, and who depends on it.
+    Imports,
     /// Calls of tools, and answers that use what came back.
     Tools,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Code,
         Kind::TranslateCode,
         Kind::Backtranslate,
         Kind::Maths,
+        Kind::MathsSteps,
+        Kind::MathsSearch,
         Kind::Probe,
         Kind::LongQa,
+        Kind::Imports,
         Kind::Tools,
     ];
 
@@ -85,8 +101,11 @@ impl Kind {
             Kind::TranslateCode => "translate-code",
             Kind::Backtranslate => "backtranslate",
             Kind::Maths => "maths",
+            Kind::MathsSteps => "maths-steps",
+            Kind::MathsSearch => "maths-search",
             Kind::Probe => "probe",
             Kind::LongQa => "long-qa",
+            Kind::Imports => "imports",
             Kind::Tools => "tools",
         }
     }
@@ -97,18 +116,12 @@ impl Kind {
             Kind::TranslateCode => translate_code::PROMPTS,
             Kind::Backtranslate => backtranslate::PROMPTS,
             Kind::Maths => maths::PROMPTS,
+            Kind::MathsSteps => steps::PROMPTS,
+            Kind::MathsSearch => search::PROMPTS,
             Kind::Probe => probe::PROMPTS,
             Kind::LongQa => long_qa::PROMPTS,
+            Kind::Imports => imports::PROMPTS,
             Kind::Tools => tools::PROMPTS,
-        }
-    }
-
-    /// Whether its items are rows of questions rather than documents.
-    fn asks(self) -> bool {
-        match self {
-            Kind::Maths => true,
-            Kind::Code | Kind::TranslateCode | Kind::Backtranslate => false,
-            Kind::Probe | Kind::LongQa | Kind::Tools => false,
         }
     }
 }
@@ -127,6 +140,8 @@ pub struct Inputs<'a> {
     pub writer: &'a mut Writer<'a>,
     /// Names its weights: a hash, or an endpoint's model.
     pub writer_hash: String,
+    /// Who gives verdicts where the settings name one, with what names its weights.
+    pub judge: Option<(String, &'a mut Writer<'a>)>,
     /// What counts the tokens of long documents.
     pub tokenizer: Option<&'a Tokenizer>,
     /// Set from outside to end.
@@ -186,22 +201,26 @@ struct Shelf<'a> {
 /// Errors: the file was begun with other settings, is damaged or in use; input that cannot be read; the writer, the
 /// sandbox or the disk fails.
 pub fn synth(inputs: Inputs<'_>) -> Result<Option<Summary>, TrainError> {
-    let Inputs { kind, config, base, out, writer, writer_hash, tokenizer, stop } = inputs;
+    let Inputs { kind, config, base, out, writer, writer_hash, judge, tokenizer, stop } = inputs;
+    let (judge_hash, judge) = judge.unzip();
+    let who = Who { writer: writer_hash, judge: judge_hash };
     let files: Vec<PathBuf> = config.input.iter().map(|path| base.join(path)).collect();
-    keep_settings(&beside(out, "config.toml"), &told(kind, config, &writer_hash, &files)?, out)?;
+    keep_settings(&beside(out, "config.toml"), &told(kind, config, &who, &files)?, out)?;
     let prompts = Prompts::new(&config.prompts, kind.prompts())?;
-    let name = format!("{} {writer_hash}", config.writer.name());
+    let [writes, judges] = who.names(config);
     let (sandbox, seed) = (sandbox(config)?, config.seed);
-    let room = Room { prompts: &prompts, ask: &config.sample, seed, writer: &name, sandbox };
+    let ask = &config.sample;
+    let room = Room { prompts: &prompts, ask, seed, writer: &writes, judge: &judges, sandbox };
     let shelf = Shelf { config, tokenizer };
     let mut log = Log::open(&beside(out, "asked.jsonl"))?;
     let mut items = Items::open(kind, config, &files)?;
     let work = |desk: &mut Desk<'_>, item: &Item| harvest(kind, desk, &shelf, item).map(|_| ());
     let mut keyed = items.by_ref().map(|item| item.map(|item| (item.key.clone(), item)));
-    if !answer_all(&room, &mut log, &mut keyed, &work, writer, stop)? {
+    let voices = Voices { writer, judge };
+    if !answer_all(&room, &mut log, &mut keyed, &work, voices, stop)? {
         return Ok(None);
     }
-    let mut writing = Writing::create(kind, config, out, &writer_hash)?;
+    let mut writing = Writing::create(kind, config, out, &who)?;
     let mut items = Items::open(kind, config, &files)?;
     for item in items.by_ref() {
         let item = item?;
@@ -220,9 +239,29 @@ fn harvest(kind: Kind, desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> M
         Kind::TranslateCode => translate_code::work(desk, shelf, item),
         Kind::Backtranslate => backtranslate::work(desk, shelf, item),
         Kind::Maths => maths::work(desk, shelf, item),
+        Kind::MathsSteps => steps::work(desk, shelf, item),
+        Kind::MathsSearch => search::work(desk, shelf, item),
         Kind::Probe => probe::work(desk, shelf, item),
         Kind::LongQa => long_qa::work(desk, shelf, item),
+        Kind::Imports => imports::work(desk, shelf, item),
         Kind::Tools => tools::work(desk, shelf, item),
+    }
+}
+
+/// The hashes of those who answer, or the names of endpoints' models.
+struct Who {
+    writer: String,
+    judge: Option<String>,
+}
+
+impl Who {
+    /// What the log calls the writer and the judge: who answered is part of a question.
+    fn names(&self, config: &SynthConfig) -> [String; 2] {
+        let name = |config: &WriterConfig, hash: &str| format!("{} {hash}", config.name());
+        let writer = name(&config.writer, &self.writer);
+        let judge = config.judge.as_ref().zip(self.judge.as_ref());
+        let judge = judge.map_or(writer.clone(), |(config, hash)| name(config, hash));
+        [writer, judge]
     }
 }
 
@@ -230,26 +269,35 @@ fn harvest(kind: Kind, desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> M
 fn told(
     kind: Kind,
     config: &SynthConfig,
-    writer: &str,
+    who: &Who,
     input: &[PathBuf],
 ) -> Result<String, TrainError> {
     let mut config = config.clone();
     config.sample.parallel = 1; // it changes no bit
     config.writer = config.writer.lasting();
-    let input = hash_input(input)?;
-    let begun = format!("kind = {:?}\ninput = \"{input}\"\nwriter = {writer:?}\n", kind.name());
+    config.judge = config.judge.as_ref().map(WriterConfig::lasting);
+    let (input, kind, writer) = (Begins::of(kind, &config).hash(input)?, kind.name(), &who.writer);
+    let mut begun = format!("kind = {kind:?}\ninput = \"{input}\"\nwriter = {writer:?}\n");
+    if let Some(judge) = &who.judge {
+        begun += &format!("judge = {judge:?}\n");
+    }
     Ok(format!("{}\n[begun]\n{begun}", config.write()))
 }
 
 /// Where programs run, of kinds that run any.
 fn sandbox(config: &SynthConfig) -> Result<Option<Sandbox>, TrainError> {
     let code = config.code.as_ref().map(|code| code.seconds);
-    let others =
-        [config.translate.as_ref().map(|t| t.seconds), config.tools.as_ref().map(|t| t.seconds)];
+    let others = [
+        config.translate.as_ref().map(|t| t.seconds),
+        config.tools.as_ref().map(|t| t.seconds),
+        config.imports.as_ref().map(|i| i.seconds),
+    ];
     let Some(seconds) = others.into_iter().fold(code, Option::or) else { return Ok(None) };
     let cpu = Duration::from_secs_f64(seconds);
-    // A busy machine changes no verdict: the wall clock only ends what sleeps. What is read back goes into a prompt.
-    let limits = Limits { cpu, wall: 10 * cpu, output_bytes: 1 << 14, ..Limits::USUAL };
+    // What is read back goes into a prompt; but for the graph of a repository.
+    let output_bytes = if config.imports.is_some() { 1 << 22 } else { 1 << 14 };
+    // A busy machine changes no verdict: the wall clock only ends what sleeps.
+    let limits = Limits { cpu, wall: 10 * cpu, output_bytes, ..Limits::USUAL };
     Ok(Some(Sandbox::new(Helper::this_program()?, limits)?))
 }
 
@@ -257,7 +305,7 @@ fn sandbox(config: &SynthConfig) -> Result<Option<Sandbox>, TrainError> {
 struct Writing<'a> {
     kind: Kind,
     config: &'a SynthConfig,
-    writer_hash: &'a str,
+    who: &'a Who,
     rows: Rows,
     rejected: Rows,
     order: Vec<Id>,
@@ -271,13 +319,13 @@ impl<'a> Writing<'a> {
         kind: Kind,
         config: &'a SynthConfig,
         out: &Path,
-        writer_hash: &'a str,
+        who: &'a Who,
     ) -> Result<Writing<'a>, TrainError> {
         let rows = Rows::create(out.to_owned())?;
         let rejected = Rows::create(beside(out, "rejected.jsonl"))?;
         let summary = Summary { kind: kind.name().to_owned(), ..Summary::default() };
         let (order, seen) = (Vec::new(), HashSet::new());
-        Ok(Writing { kind, config, writer_hash, rows, rejected, order, seen, summary })
+        Ok(Writing { kind, config, who, rows, rejected, order, seen, summary })
     }
 
     /// What came of an item.
@@ -323,8 +371,12 @@ impl<'a> Writing<'a> {
             row["provenance"] = json!({
                 "kind": self.kind.name(), "file": item.file, "row": item.row, "copy": item.copy,
                 "item": item.key, "seed": self.config.seed, "writer": self.config.writer.name(),
-                "writer_hash": self.writer_hash, "entries": entries,
+                "writer_hash": self.who.writer, "entries": entries,
             });
+            if let (Some(judge), Some(hash)) = (&self.config.judge, &self.who.judge) {
+                row["provenance"]["judge"] = judge.name().into();
+                row["provenance"]["judge_hash"] = hash.as_str().into();
+            }
             self.rows.write(&row)?;
         }
         Ok(())

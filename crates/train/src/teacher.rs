@@ -185,6 +185,7 @@ impl Teacher {
                 }
             }
         }
+        ask.device.free_buffers();
         file.rename(&path)?;
         Ok(Teacher::Kept(Kept { file, index, entry }))
     }

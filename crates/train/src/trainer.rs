@@ -12,7 +12,7 @@ use crate::reference::Ask;
 use crate::reward::{RewardConfig, RewardModel};
 use crate::rollout::{Opening, Player, Rollouts};
 pub use crate::settings::keep_settings;
-pub(crate) use crate::settings::{keep_config, replace, take_lock, told};
+pub(crate) use crate::settings::{keep_config, keep_origin, replace, take_lock, told};
 use crate::shards::{loader, open_corpus};
 use crate::spikes::Spike;
 use crate::state::{self, Progress, Provenance, Snapshot};
@@ -184,6 +184,7 @@ impl<'a> Trainer<'a> {
         fs::create_dir_all(out).map_err(|e| TrainError::io("make", out, e))?;
         let lock = take_lock(out)?;
         keep_config(&config, out)?;
+        keep_origin(&config, device, out)?;
         // What a reference or a teacher says is made before the model takes its memory.
         let read = match config.rollout {
             None => {
@@ -549,13 +550,8 @@ impl<'a> Trainer<'a> {
         state::save(&path, &snapshot)?;
         self.saved = Some(step);
         (self.watch)(Event::Saved(&path));
-        let steps = state::steps(&self.checkpoints)?;
-        let last = steps.len().saturating_sub(self.config.checkpoint.keep_last);
-        let every = self.config.checkpoint.keep_every;
-        for &old in &steps[..last] {
-            if every == 0 || old % every != 0 {
-                state::remove(&self.checkpoints, old)?;
-            }
+        for old in state::outlived(&self.config.checkpoint, &state::steps(&self.checkpoints)?) {
+            state::remove(&self.checkpoints, old)?;
         }
         Ok(())
     }

@@ -79,7 +79,9 @@ impl Sums {
             value: mean(self.lost),
             approx_kl: 0.5 * mean(squares),
             clipped: mean(self.clipped),
-            explained_variance: (all > 0.0).then(|| 1.0 - variance(self.errors) / all),
+            // Of returns that are all but the same, rounding would be the answer.
+            explained_variance: (all > 1e-12 * mean(self.returns[1]))
+                .then(|| 1.0 - variance(self.errors) / all),
         }
     }
 }

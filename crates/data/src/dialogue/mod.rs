@@ -95,6 +95,12 @@ pub enum Strength {
     SignificantlyBetter,
 }
 
+/// What a dialogue asks first: all messages before the first answer, as one text. Rows of equal questions are held out together.
+pub fn opening(dialogue: &Dialogue) -> String {
+    let asked = dialogue.messages.iter().take_while(|message| message.role != Role::Assistant);
+    serde_json::to_string(&asked.collect::<Vec<_>>()).expect("messages serialise")
+}
+
 /// The dialogue of a row; of a comparison its prompt and best answer.
 ///
 /// Errors: the row has none of the [shapes](self), or its messages are no dialogue.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use herd_model::checkpoint::Checkpoint;
 use herd_model::convert::{Job, keep, write};
+use herd_model::llama::Adapter;
 use herd_model::names::Style;
 use herd_tensor::files::{FileError, Metadata};
 use herd_tensor::{Device, Format};
@@ -27,6 +28,9 @@ pub struct Flags {
     /// The style: gguf, hf or meta [default: gguf for a name that ends so, else hf]
     #[arg(long, value_name = "STYLE")]
     to: Option<String>,
+    /// Take an adapter into the weights, as `herd sft` or PEFT writes it
+    #[arg(long, value_name = "FOLDER")]
+    lora: Option<PathBuf>,
     /// Write all weights as f32, f16 or bf16 [default: as they are, where the style holds them]
     #[arg(long, visible_alias = "outtype", value_name = "FORMAT")]
     float: Option<String>,
@@ -53,7 +57,16 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         }
     };
     let plan = keep(&checkpoint, style, float);
-    let job = Job { out: &flags.out, style, plan: &plan, metadata: &metadata, files: &files };
+    let adapter = flags.lora.as_ref().map(|folder| Adapter::open(folder, &checkpoint.config));
+    let adapter = adapter.transpose()?;
+    let job = Job {
+        out: &flags.out,
+        style,
+        plan: &plan,
+        metadata: &metadata,
+        files: &files,
+        adapter: adapter.as_ref(),
+    };
     let mut meter = console.meter("tensors", None);
     lost.extend(write(&device, &checkpoint, &job, &mut |done, all| meter.step(done, all))?);
     drop(meter);

@@ -1,5 +1,6 @@
 //! One file per command: its flags, and what it does with them.
 
+mod agent;
 mod anneal;
 mod average;
 mod bench;
@@ -14,16 +15,19 @@ mod detokenize;
 mod distill;
 mod doctor;
 mod dpo;
+mod eval;
 mod extend_context;
 mod grpo;
 mod inspect;
 mod logits;
 mod ls;
+mod mcp;
 mod perplexity;
 mod plan;
 mod ppo;
 mod pretrain;
 mod preview;
+mod ps;
 mod pull;
 mod quantize;
 mod quickstart;
@@ -39,6 +43,7 @@ mod select;
 mod serve;
 mod sft;
 mod show;
+mod stop;
 mod synth;
 mod tokenize;
 mod tokenizer;
@@ -66,10 +71,18 @@ pub enum Command {
     Inspect(inspect::Flags),
     /// Talk with a model
     Chat(chat::Flags),
+    /// Let a model work with tools: search, Python, a calculator, others
+    Agent(agent::Flags),
+    /// Offer Herd's tools to other programs, by the Model Context Protocol
+    Mcp(mcp::Flags),
     /// Go on with a text
     Complete(complete::Flags),
     /// Answer over HTTP: OpenAI's API, for many at once
-    Serve(serve::Flags),
+    Serve(Box<serve::Flags>),
+    /// List the servers that run here
+    Ps(ps::Flags),
+    /// End a server once its answers are given
+    Stop(stop::Flags),
     /// Turn text into token ids
     Tokenize(tokenize::Flags),
     /// Turn token ids into the text they stand for
@@ -80,6 +93,8 @@ pub enum Command {
     Bench(bench::Flags),
     /// Measure how well a model predicts a text
     Perplexity(perplexity::Flags),
+    /// Measure a model on benchmarks, with intervals and a receipt for each answer
+    Eval(eval::Flags),
     /// Print a model's log-probabilities at each of given tokens
     Logits(logits::Flags),
     /// Write a model in another style: GGUF, Hugging Face's folder, Meta's folder
@@ -145,12 +160,17 @@ impl Command {
             Command::Rm(flags) => rm::run(flags, console),
             Command::Inspect(flags) => inspect::run(flags, console),
             Command::Chat(flags) => chat::run(flags, console),
+            Command::Agent(flags) => agent::run(flags, console, offline),
+            Command::Mcp(flags) => mcp::run(flags, console, offline),
             Command::Complete(flags) => complete::run(flags, console),
-            Command::Serve(flags) => serve::run(flags, console),
+            Command::Serve(flags) => serve::run(flags, console, offline),
+            Command::Ps(flags) => ps::run(flags, console),
+            Command::Stop(flags) => stop::run(flags, console),
             Command::Tokenize(flags) => tokenize::run(flags, console),
             Command::Detokenize(flags) => detokenize::run(flags, console),
             Command::Tokenizer(flags) => tokenizer::run(flags, console),
             Command::Bench(flags) => bench::run(flags, console),
+            Command::Eval(flags) => eval::run(flags, console),
             Command::Perplexity(flags) => perplexity::run(flags, console),
             Command::Logits(flags) => logits::run(flags, console),
             Command::Convert(flags) => convert::run(flags, console),

@@ -43,6 +43,13 @@ pub struct Flags {
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let recipe = Recipe::named(&flags.recipe)?;
     refuse_existing(&flags.out)?;
+    if let Some(folder) = &flags.model.lora {
+        let (got, expected) = (
+            folder.display().to_string(),
+            "no adapter: merge it first (herd convert --lora)".to_owned(),
+        );
+        return Err(Error::Value { what: "--lora", got, expected });
+    }
     let device = Device::cpu(flags.model.class()?, flags.model.threads()?);
     let (parent, _) = run::open(&flags.model, &flags.kv, Some(CONTEXT))?;
     parent.notes.iter().for_each(|note| console.note(format!("note: {note}")));
@@ -66,7 +73,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let lost = write_gguf(&device, &parent, &draft.0, &format, &metadata, console)?;
     drop(parent);
     let child = draft.0.display().to_string();
-    let child = ModelFlags { model: child, ctx_size: None, ..flags.model.clone() };
+    let child = ModelFlags { model: child, ctx_size: None, lora: None, ..flags.model.clone() };
     let measured = {
         let parent = run::load(&flags.model, &flags.kv, Some(CONTEXT))?;
         let child = run::load(&child, &flags.kv, Some(CONTEXT))?;
@@ -103,7 +110,7 @@ fn write_gguf(
     metadata: &Metadata,
     console: &Console,
 ) -> Result<Vec<String>, Error> {
-    let job = Job { out, style: Style::Gguf, plan, metadata, files: &[] };
+    let job = Job { out, style: Style::Gguf, plan, metadata, files: &[], adapter: None };
     let mut meter = console.meter("tensors", None);
     Ok(write(device, checkpoint, &job, &mut |done, all| meter.step(done, all))?)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use herd_train::rejection::asked;
+use herd_train::rejection::{answered, asked};
 use herd_train::round::{
     Beginning, By, Pair, Quality, RoundConfig, Settings, Shown, Verdict as Ended, Vote, compared,
     judge, pairs, passes, preferences, rows, seed, simulated,
@@ -112,16 +112,19 @@ impl Walk<'_> {
 
     /// Errors: a prompt that decides is one of those that are learnt from.
     fn expect_apart(&self) -> Result<(), Error> {
-        let RoundConfig { prompts, held, chat, .. } = &self.config;
-        let learnt = asked(prompts, chat)?;
-        match asked(held, chat)?.intersection(&learnt).count() {
-            0 => Ok(()),
-            both => {
-                let value = format!("{both} prompts that stand in `prompts` too");
+        let RoundConfig { prompts, held, dialogues, chat, .. } = &self.config;
+        let held = asked(held, chat)?;
+        for (name, learnt) in
+            [("prompts", asked(prompts, chat)?), ("dialogues", answered(dialogues, chat)?)]
+        {
+            let both = held.intersection(&learnt).count();
+            if both > 0 {
+                let value = format!("{both} prompts that stand in `{name}` too");
                 let expected = "prompts that nothing learns from".to_owned();
-                Err(TrainError::Value { key: "held".into(), value, expected }.into())
+                return Err(TrainError::Value { key: "held".into(), value, expected }.into());
             }
         }
+        Ok(())
     }
 
     /// Does a round, or finds it done; `None` if it was asked to stop.

@@ -14,8 +14,8 @@ use herd_train::config::ChatConfig;
 use herd_train::plan::Sampling;
 use herd_train::rejection::{self, Inputs, Policy, RejectionConfig, ScoreConfig, Summary, limits};
 use herd_train::reward::RewardModel;
+use herd_train::weights_hash;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::about::About;
 use crate::commands::score;
@@ -174,18 +174,6 @@ pub fn rewards(
         Ok((hash, Arc::new(model)))
     };
     reward_paths(scores, base).map(open).collect()
-}
-
-/// The hash of all tensors: their names, shapes and bytes.
-pub fn weights_hash(checkpoint: &Checkpoint) -> Result<Hash, Error> {
-    let archive = checkpoint.archive();
-    let mut sha256 = Sha256::new();
-    for info in archive.tensors() {
-        sha256.update(format!("{} {:?}\n", info.name, info.shape));
-        sha256.update(archive.bytes(info)?);
-    }
-    archive.release();
-    Ok(Hash(sha256.finalize().into()))
 }
 
 /// A line now and then.

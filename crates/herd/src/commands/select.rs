@@ -10,12 +10,12 @@ use herd_tensor::Device;
 use herd_train::TrainError;
 use herd_train::reward::RewardModel;
 use herd_train::select::{DedupConfig, Embed, Inputs, SelectConfig, Summary, select};
+use herd_train::weights_hash;
 use herd_train::writer::{Question, Tell, Writer, WriterConfig, embed};
 use serde_json::json;
 
 use crate::about::About;
 use crate::commands::rows::RowsFlags;
-use crate::commands::sample::weights_hash;
 use crate::commands::score;
 use crate::console::{Console, Verdict, count};
 use crate::error::Error;

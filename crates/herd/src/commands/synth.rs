@@ -1,18 +1,19 @@
 //! `herd synth`: rows for `herd sft` that a writer makes and checks let through.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::builder::PossibleValuesParser;
 use herd_train::synth::{Inputs, Kind, Summary, SynthConfig, synth};
-use herd_train::writer::{Question, Tell};
+use herd_train::writer::{Question, Tell, Writer};
 use serde_json::json;
 
 use crate::commands::rows::RowsFlags;
 use crate::console::{Console, Verdict, count};
 use crate::error::Error;
-use crate::writer::{Wanted, open};
+use crate::writer::{Source, Wanted, open};
 use crate::{training, vocabulary};
 
 /// Flags of `herd synth`.
@@ -33,25 +34,33 @@ pub fn run(flags: &Flags, console: &Console, offline: bool) -> Result<Verdict, E
     let config = SynthConfig::read(kind, &rows.config, &rows.set)?;
     rows.make_folder()?;
     let (base, device) = (rows.base(), rows.device()?);
-    let (writer, ask, chat) = (&config.writer, &config.sample, &config.chat);
-    let wanted = Wanted { writer, ask, chat, base, device: &device, offline };
-    let mut source = open(&wanted, console)?;
+    let (ask, chat) = (&config.sample, &config.chat);
+    let wanted = |writer| Wanted { writer, ask, chat, base, device: &device, offline };
+    let mut source = open(&wanted(&config.writer), console)?;
+    let judge = config.judge.as_ref();
+    let mut judge = judge.map(|judge| open(&wanted(judge), console)).transpose()?;
     let (writer_hash, own) = (source.hash(), source.tokenizer());
     let named = config.long_qa.as_ref().and_then(|long| long.tokenizer.as_ref());
     let named = named.map(|path| vocabulary::load(&base.join(path))).transpose()?.map(Arc::new);
     let tokenizer = named.or(own);
     let (stop, begun) = (training::stop_on_interrupt(console), Instant::now());
-    let mut asked = 0u64;
-    let mut shown = begun;
-    let mut writer = |questions: &[Question], tell: &mut Tell<'_>| {
+    let (asked, shown) = (Cell::new(0u64), Cell::new(begun));
+    let answer = |source: &mut Source, questions: &[Question], tell: &mut Tell<'_>| {
         source.answer(questions, &stop, &mut |i, said| {
-            asked += 1;
-            if shown.elapsed().as_secs() >= 10 {
-                shown = Instant::now();
-                console.note(format!("{} questions answered", count(asked)));
+            asked.set(asked.get() + 1);
+            if shown.get().elapsed().as_secs() >= 10 {
+                shown.set(Instant::now());
+                console.note(format!("{} questions answered", count(asked.get())));
             }
             tell(i, said)
         })
+    };
+    let judge_hash = judge.as_ref().map(Source::hash);
+    let mut writer =
+        |questions: &[Question], tell: &mut Tell<'_>| answer(&mut source, questions, tell);
+    let mut judges = |questions: &[Question], tell: &mut Tell<'_>| match &mut judge {
+        Some(judge) => answer(judge, questions, tell),
+        None => Ok(()), // nobody asks
     };
     let summary = synth(Inputs {
         kind,
@@ -60,6 +69,7 @@ pub fn run(flags: &Flags, console: &Console, offline: bool) -> Result<Verdict, E
         out: &rows.out,
         writer: &mut writer,
         writer_hash,
+        judge: judge_hash.map(|hash| (hash, &mut judges as &mut Writer<'_>)),
         tokenizer: tokenizer.as_deref(),
         stop: &stop,
     })?;

@@ -37,7 +37,7 @@ pub struct Flags {
 
 /// Prints how far the models are apart; the answer is no if that is beyond `--kl-max`.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
-    let parent = ModelFlags { model: flags.parent.clone(), ..flags.model.clone() };
+    let parent = ModelFlags { model: flags.parent.clone(), lora: None, ..flags.model.clone() };
     let mut models = [
         run::open(&parent, &flags.kv, Some(CONTEXT))?,
         run::open(&flags.model, &flags.kv, Some(CONTEXT))?,
@@ -48,9 +48,9 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
             limits.kv = flags.kv.format(Format::F32)?;
         }
     }
-    let load = |(checkpoint, limits)| run::ready(&checkpoint, limits, &flags.model);
-    let [parent, child] = models.map(load);
-    let (parent, child) = (parent?, child?);
+    let [(first, first_limits), (second, second_limits)] = models;
+    let parent = run::ready(&first, first_limits, &parent)?;
+    let child = run::ready(&second, second_limits, &flags.model)?;
     let measured = measure(&flags.text, &parent, &child, console)?;
     let holds = measured.comparison.kl_mean <= flags.kl_max;
     if console.json {

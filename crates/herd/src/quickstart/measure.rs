@@ -89,8 +89,13 @@ impl Subject {
     /// Opens a checkpoint or a file.
     pub fn open(path: &Path, machine: &[String], context: usize) -> Result<Subject, Error> {
         let (threads, class) = lent(machine);
-        let flags =
-            ModelFlags { model: path.display().to_string(), threads, ctx_size: None, class };
+        let flags = ModelFlags {
+            model: path.display().to_string(),
+            threads,
+            ctx_size: None,
+            class,
+            lora: None,
+        };
         Ok(Subject { ready: run::load(&flags, &KvFlag::default(), Some(context))? })
     }
 

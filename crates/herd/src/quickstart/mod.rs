@@ -94,11 +94,12 @@ pub fn run(
     let mut records: Vec<Record> = Vec::new();
     for (i, stage) in stages.iter().enumerate() {
         let begun = Instant::now();
-        let Some(record) = way.pass(stage, &records, i + 1, stages.len())? else {
+        let passed = way.pass(stage, &records, i + 1, stages.len())?;
+        way.note_time(stage.name, begun.elapsed().as_secs_f64())?;
+        let Some(record) = passed else {
             console.note("stopped; the same command goes on");
             return Ok(None);
         };
-        way.note_time(stage.name, begun.elapsed().as_secs_f64())?;
         records.push(record);
     }
     report::write(out, size, &records)?;
@@ -370,7 +371,8 @@ fn samples(file: &Path) -> Result<Record, Error> {
         right += f64::from(u8::from(group.iter().any(|row| row.rejected.is_none())));
         prompts += 1.0;
     }
-    let what = "reward of the best of K answers, before: of any of them".to_owned();
+    let what = "reward of the best of K answers, before: of any of them (a choice, so never less)"
+        .to_owned();
     let figure = |gain| Figure { what, gain, less: false };
     let figures = (!one.is_empty()).then(|| figure(Gain::of(&one, &best))).into_iter().collect();
     let mut record = Record { figures, ..Record::default() };

@@ -7,18 +7,32 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use serde_json::Value;
 
 use crate::common::herd;
 
+pub const CHAT: &str = "/v1/chat/completions";
+pub const TEXT: &str = "/v1/completions";
+pub const MESSAGES: &str = "/v1/messages";
+
+/// `a` with the fields of `b`.
+pub fn with(a: &Value, b: Value) -> Value {
+    let mut all = a.clone();
+    for (name, value) in b.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    all
+}
+
 /// A server of the tiny model; ends with the test.
 pub struct Server {
     pub child: Child,
     pub address: SocketAddr,
-    /// Lines of its log.
+    /// Lines of its log that have come so far.
     pub log: Arc<Mutex<Vec<String>>>,
+    reader: JoinHandle<()>,
 }
 
 /// What came back.
@@ -58,33 +72,90 @@ impl Reply {
 impl Server {
     /// Serves `model` on a port of the system's choice.
     pub fn start(home: &Path, model: &Path, more: &[&str]) -> Server {
+        Server::start_at(home, model, 0, more)
+    }
+
+    /// The same on this port.
+    pub fn start_at(home: &Path, model: &Path, port: u16, more: &[&str]) -> Server {
+        let model = model.to_str().unwrap();
+        Server::launch_at(home, port, &[&["-m", model], more].concat())
+    }
+
+    /// Serves what `args` say on a port of the system's choice.
+    pub fn launch(home: &Path, args: &[&str]) -> Server {
+        Server::launch_at(home, 0, args)
+    }
+
+    fn launch_at(home: &Path, port: u16, args: &[&str]) -> Server {
         let mut command = herd(home);
-        command.args(["serve", "-m", model.to_str().unwrap(), "--port", "0"]);
-        if !more.contains(&"-c") {
+        command.args(["serve", "--port", &port.to_string()]);
+        if !args.contains(&"-c") {
             command.args(["-c", "512"]);
         }
-        command.args(more).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
         let address = loop {
             let line = lines.next().expect("the server says where it listens").unwrap();
-            if let Some((_, rest)) = line.split_once("listening on http://") {
+            let told =
+                line.split_once("listening on http").and_then(|(_, rest)| rest.split_once("://"));
+            if let Some((_, rest)) = told {
                 break rest.split(',').next().unwrap().parse().unwrap();
             }
             log.lock().unwrap().push(line);
         };
         let kept = Arc::clone(&log);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 kept.lock().unwrap().push(line);
             }
         });
-        Server { child, address, log }
+        Server { child, address, log, reader }
+    }
+
+    /// Waits for a line of the log that holds one of these words: an answer comes before its line is read.
+    pub fn told(&self, words: &[&str]) -> String {
+        loop {
+            let over = self.reader.is_finished();
+            let log = self.log.lock().unwrap();
+            let found = log.iter().find(|line| words.iter().any(|words| line.contains(words)));
+            if let Some(line) = found {
+                return line.clone();
+            }
+            assert!(!over, "{words:?} are nowhere in {log:?}");
+            drop(log);
+            thread::yield_now();
+        }
     }
 
     pub fn get(&self, path: &str) -> Reply {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// Asks with more lines in the head.
+    pub fn get_with(&self, path: &str, head: &str) -> Reply {
+        self.send(&format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n"
+        ))
+    }
+
+    /// Drops what has a path.
+    pub fn delete(&self, path: &str) -> Reply {
+        self.send(&format!(
+            "DELETE {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        ))
+    }
+
+    /// Asks until the answer is as it is wished.
+    pub fn wait(&self, path: &str, wished: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let value = self.get(path).json();
+            if wished(&value) {
+                return value;
+            }
+            thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 
     /// Posts JSON, and waits for all that comes back.
@@ -107,8 +178,13 @@ impl Server {
 
     /// Sends bytes and leaves the answer in the socket.
     pub fn open(&self, bytes: &str) -> TcpStream {
+        self.open_bytes(bytes.as_bytes())
+    }
+
+    /// The same with bytes that are no text.
+    pub fn open_bytes(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.write_all(bytes.as_bytes()).unwrap();
+        stream.write_all(bytes).unwrap();
         stream
     }
 

@@ -24,6 +24,13 @@ pub fn write(folder: &Path) -> PathBuf {
     write_with(folder.join("tiny.gguf"), &metadata())
 }
 
+/// [`write`] in a folder of its own.
+pub fn home() -> (tempfile::TempDir, PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let model = write(home.path());
+    (home, model)
+}
+
 /// The same without a chat template.
 pub fn write_plain(folder: &Path) -> PathBuf {
     let mut metadata = metadata();
@@ -33,11 +40,20 @@ pub fn write_plain(folder: &Path) -> PathBuf {
 
 /// The same with the control tokens of Llama 3.1 as far as they fit, for `--chat-template llama3.1-hf`.
 pub fn write_llama3(folder: &Path) -> PathBuf {
+    write_controls(folder.join("llama3.gguf"), &[])
+}
+
+/// The same with the control tokens of calls of built-in tools.
+pub fn write_llama31(folder: &Path) -> PathBuf {
+    write_controls(folder.join("llama31.gguf"), &["<|eom_id|>", "<|python_tag|>"])
+}
+
+fn write_controls(path: PathBuf, more: &[&str]) -> PathBuf {
     let mut metadata = metadata();
     metadata.remove("tokenizer.chat_template");
     let controls = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
     let mut tokens: Vec<String> = byte_characters().map(String::from).to_vec();
-    tokens.extend(controls.map(str::to_owned));
+    tokens.extend(controls.iter().chain(more).map(|&name| name.to_owned()));
     let vocab = tokens.len();
     let kinds = (0..vocab).map(|id| if id < 256 { 1 } else { 3 }).collect();
     metadata.insert("llama.vocab_size", Value::U32(vocab as u32));
@@ -47,7 +63,6 @@ pub fn write_llama3(folder: &Path) -> PathBuf {
     metadata.insert("tokenizer.ggml.eos_token_id", Value::U32(259));
     let mut tensors = tensors();
     tensors[0].shape = vec![vocab, WIDTH];
-    let path = folder.join("llama3.gguf");
     write_as(&path, &metadata, &tensors).unwrap();
     path
 }

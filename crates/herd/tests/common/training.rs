@@ -26,6 +26,15 @@ pub fn done(command: &mut Command) -> String {
     err
 }
 
+/// Runs a command that must refuse, without a fault of its own; its words.
+pub fn refused(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{command:?}: {err}");
+    assert!(!err.contains("a fault in herd"), "{err}");
+    err
+}
+
 /// The sections of this repository's pages as documents, a vocabulary learnt from them, and
 /// settings of a run of twelve steps.
 pub fn begin() -> tempfile::TempDir {
@@ -261,6 +270,24 @@ pub fn stage(folder: &Path, verb: &str, config: &str, out: &str) -> Command {
     command
 }
 
+/// The same with some settings changed.
+pub fn stage_set(folder: &Path, verb: &str, config: &str, out: &str, set: &[&str]) -> Command {
+    let mut command = stage(folder, verb, config, out);
+    command.args(set.iter().flat_map(|set| ["--set", set]));
+    command
+}
+
+/// The model that a stage begins with, after [`begin_from_base`].
+pub const BASE: &str = "base/checkpoints/step-12";
+
+/// [`begin`], a model to begin with, and the settings of a stage in `VERB.toml`.
+pub fn begin_from_base(verb: &str, settings: &str) -> tempfile::TempDir {
+    let folder = begin();
+    done(&mut pretrain(folder.path(), "base", &[]));
+    fs::write(folder.path().join(format!("{verb}.toml")), settings).unwrap();
+    folder
+}
+
 /// `herd pretrain` on [`SETTINGS`].
 pub fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
     let mut command = stage(folder, "pretrain", "run.toml", out);
@@ -270,9 +297,14 @@ pub fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
 
 /// The lines of a run's metrics of one kind.
 pub fn metrics(run: &Path, kind: &str) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter(|line| line["kind"] == kind).collect()
+    let lines = rows(&run.join("metrics.jsonl"));
+    lines.into_iter().filter(|line| line["kind"] == kind).collect()
+}
+
+/// The rows of a file of JSON lines.
+pub fn rows(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// All files of a run whose bytes are promised.

@@ -92,7 +92,7 @@ impl Case {
         let kept = |x: f32| match self.shape.format {
             KvFormat::F32 => f64::from(x),
             KvFormat::F16 => half::f16::from_f32(x).to_f64(),
-            KvFormat::I16 => f64::from(x),
+            KvFormat::I16 | KvFormat::I8 => f64::from(x),
         };
         let (mut out, mut lse) = (Vec::new(), Vec::new());
         for t in 0..self.lengths[s] {
@@ -138,6 +138,11 @@ fn attention_agrees_with_its_definition() {
             (KvFormat::I16, 1, 4, 128),
             (KvFormat::I16, 1, 8, 16),
             (KvFormat::I16, 1, 13, 18),
+            (KvFormat::I8, 3, 3, 64),
+            (KvFormat::I8, 2, 1, 7),
+            (KvFormat::I8, 1, 4, 128),
+            (KvFormat::I8, 1, 8, 16),
+            (KvFormat::I8, 1, 13, 18),
         ] {
             let case = Case::new(shape(format, 32, g, dim), g * r, &[1, 270, 17]);
             let calls = [vec![(0, 1), (1, 270), (2, 17)]];
@@ -163,6 +168,12 @@ fn attention_agrees_with_its_definition() {
 fn codes_off(format: KvFormat, dim: usize) -> f64 {
     match format {
         KvFormat::F32 | KvFormat::F16 => 0.0,
+        // Half a unit of 2 / 127 in each number of a key, met by queries of length up to sqrt(4 K); in values half a unit.
+        KvFormat::I8 => {
+            let dim = dim as f64;
+            let score = 0.25 * (4.0 * dim).sqrt() * 0.5 * (2.0 / 127.0) * dim.sqrt();
+            2.0 * 2.0 * score + 1.0 / 127.0
+        }
         KvFormat::I16 => {
             let dim = dim as f64;
             let unit = (4.0 * dim).sqrt() / 46_000.0;
@@ -177,7 +188,7 @@ fn codes_off(format: KvFormat, dim: usize) -> f64 {
 #[test]
 fn nan_in_a_key_or_value_reaches_those_who_see_it_and_no_other() {
     for class in Class::available() {
-        for format in [KvFormat::F32, KvFormat::F16, KvFormat::I16] {
+        for format in [KvFormat::F32, KvFormat::F16, KvFormat::I16, KvFormat::I8] {
             for poison in [f32::NAN, f32::INFINITY] {
                 let mut case = Case::new(shape(format, 16, 1, 16), 3, &[300]);
                 let clean = case.run(&Cpu::new(class, 1), &[vec![(0, 300)]]);
@@ -200,7 +211,7 @@ fn nan_in_a_key_or_value_reaches_those_who_see_it_and_no_other() {
 #[test]
 fn zero_vectors_give_even_weights_and_zero_values() {
     for class in Class::available() {
-        for format in [KvFormat::F32, KvFormat::F16, KvFormat::I16] {
+        for format in [KvFormat::F32, KvFormat::F16, KvFormat::I16, KvFormat::I8] {
             let mut case = Case::new(shape(format, 16, 1, 16), 3, &[20]);
             case.q[0].fill(0.0);
             case.v[0][..16].fill(0.0);
@@ -222,6 +233,8 @@ fn chunks_pages_threads_and_company_change_no_bit() {
             (KvFormat::I16, 1),
             (KvFormat::I16, 3),
             (KvFormat::I16, 5),
+            (KvFormat::I8, 1),
+            (KvFormat::I8, 3),
         ] {
             let lengths = [600, 70];
             let bits = |page_len, threads, calls: &[Vec<(usize, usize)>]| {

@@ -1,5 +1,6 @@
 //! The memory of a group's tiles, what blocks give, and how blocks are joined.
 
+use super::floats::{F16, F32, I8};
 use super::tiles::{Batch, Group, Tile};
 use super::{BLOCK, KvFormat, TILE, codes, floats};
 use crate::dispatch::for_class;
@@ -134,7 +135,7 @@ impl State {
         for i in 0..rows {
             let q = &batch.q[tile.place(i, batch.heads) * dim..][..dim];
             match batch.shape.format {
-                KvFormat::F32 | KvFormat::F16 => {
+                KvFormat::F32 | KvFormat::F16 | KvFormat::I8 => {
                     for (d, q) in q.iter().enumerate() {
                         self.q[d * self.n + i] = q.to_bits();
                     }
@@ -233,21 +234,26 @@ pub(super) unsafe fn block<L: Lanes>(
     // SAFETY: the caller's contract.
     unsafe {
         match (batch.shape.format, work.partial.n) {
-            (KvFormat::F32, 1) => floats::block::<L, false, 1, 4>(work, batch, tile, t, b),
-            (KvFormat::F32, 3) => floats::block::<L, false, 3, 4>(work, batch, tile, t, b),
-            (KvFormat::F32, 4) => floats::block::<L, false, 4, 4>(work, batch, tile, t, b),
-            (KvFormat::F32, 8) => floats::block::<L, false, 8, 2>(work, batch, tile, t, b),
-            (KvFormat::F32, _) => floats::block::<L, false, 12, 2>(work, batch, tile, t, b),
-            (KvFormat::F16, 1) => floats::block::<L, true, 1, 4>(work, batch, tile, t, b),
-            (KvFormat::F16, 3) => floats::block::<L, true, 3, 4>(work, batch, tile, t, b),
-            (KvFormat::F16, 4) => floats::block::<L, true, 4, 4>(work, batch, tile, t, b),
-            (KvFormat::F16, 8) => floats::block::<L, true, 8, 2>(work, batch, tile, t, b),
-            (KvFormat::F16, _) => floats::block::<L, true, 12, 2>(work, batch, tile, t, b),
+            (KvFormat::F32, 1) => floats::block::<L, F32, 1, 4>(work, batch, tile, t, b),
+            (KvFormat::F32, 3) => floats::block::<L, F32, 3, 4>(work, batch, tile, t, b),
+            (KvFormat::F32, 4) => floats::block::<L, F32, 4, 4>(work, batch, tile, t, b),
+            (KvFormat::F32, 8) => floats::block::<L, F32, 8, 2>(work, batch, tile, t, b),
+            (KvFormat::F32, _) => floats::block::<L, F32, 12, 2>(work, batch, tile, t, b),
+            (KvFormat::F16, 1) => floats::block::<L, F16, 1, 4>(work, batch, tile, t, b),
+            (KvFormat::F16, 3) => floats::block::<L, F16, 3, 4>(work, batch, tile, t, b),
+            (KvFormat::F16, 4) => floats::block::<L, F16, 4, 4>(work, batch, tile, t, b),
+            (KvFormat::F16, 8) => floats::block::<L, F16, 8, 2>(work, batch, tile, t, b),
+            (KvFormat::F16, _) => floats::block::<L, F16, 12, 2>(work, batch, tile, t, b),
             (KvFormat::I16, 1) => codes::block::<L, 1, 4>(work, batch, tile, t, b),
             (KvFormat::I16, 3) => codes::block::<L, 3, 4>(work, batch, tile, t, b),
             (KvFormat::I16, 4) => codes::block::<L, 4, 4>(work, batch, tile, t, b),
             (KvFormat::I16, 8) => codes::block::<L, 8, 2>(work, batch, tile, t, b),
             (KvFormat::I16, _) => codes::block::<L, 12, 2>(work, batch, tile, t, b),
+            (KvFormat::I8, 1) => floats::block::<L, I8, 1, 4>(work, batch, tile, t, b),
+            (KvFormat::I8, 3) => floats::block::<L, I8, 3, 4>(work, batch, tile, t, b),
+            (KvFormat::I8, 4) => floats::block::<L, I8, 4, 4>(work, batch, tile, t, b),
+            (KvFormat::I8, 8) => floats::block::<L, I8, 8, 2>(work, batch, tile, t, b),
+            (KvFormat::I8, _) => floats::block::<L, I8, 12, 2>(work, batch, tile, t, b),
         }
     }
 }

@@ -93,7 +93,8 @@ impl Llama {
             assert!(weight.params().is_empty(), "{part:?} is trained already");
             let mut param = |piece, [rows, cols]: [usize; 2]| {
                 let master = numbers(part, piece, rows * cols);
-                Param::matrix(&device, &training.tape, format, [rows, cols], master)
+                let shape = [rows, cols];
+                Weight::Trained(Param::matrix(&device, &training.tape, format, shape, master))
             };
             let a = param(Piece::LoraA, [rank, weight.cols()]);
             let b = param(Piece::LoraB, [weight.rows(), rank]);
@@ -123,8 +124,10 @@ impl Llama {
                     named.push(Named { part, piece: Piece::Whole, param });
                 }
                 Some(Weight::Lora(lora)) => {
-                    named.push(Named { part, piece: Piece::LoraA, param: &lora.a });
-                    named.push(Named { part, piece: Piece::LoraB, param: &lora.b });
+                    for (piece, weight) in [(Piece::LoraA, &lora.a), (Piece::LoraB, &lora.b)] {
+                        let params = weight.params().into_iter();
+                        named.extend(params.map(|param| Named { part, piece, param }));
+                    }
                 }
                 None => {
                     let param = self.gain(part).and_then(Gain::param);
@@ -153,7 +156,7 @@ impl Llama {
         })
     }
 
-    fn weight_mut(&mut self, part: Part) -> Option<&mut Weight> {
+    pub(super) fn weight_mut(&mut self, part: Part) -> Option<&mut Weight> {
         Some(match part {
             Part::TokEmbd => &mut self.tok_embd,
             Part::Output => self.output.as_mut()?,

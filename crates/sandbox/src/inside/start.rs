@@ -25,11 +25,14 @@ const NEWEST: ABI = ABI::V7;
 /// Files that one process may have open.
 const OPEN_FILES: u64 = 128;
 /// What every program has in its environment, unless the caller says otherwise.
-const VARIABLES: [(&str, &str); 6] = [
+const VARIABLES: [(&str, &str); 8] = [
     ("PATH", PATH),
     ("HOME", WORK),
     ("TMPDIR", "/tmp"),
     ("LANG", "C.UTF-8"),
+    // The same program prints the same each time.
+    ("PYTHONHASHSEED", "0"),
+    ("PYTHONSAFEPATH", "1"),
     // One for each core of a large machine would take all the address space there is.
     ("OMP_NUM_THREADS", "1"),
     ("OPENBLAS_NUM_THREADS", "1"),

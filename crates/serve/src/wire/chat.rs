@@ -12,7 +12,8 @@ use crate::ask::{Ask, sampling, stops};
 use crate::fields::{
     EXTENSIONS, Given, Kind, MODEL, SAMPLING, Shape, honoured, only, refused, shorten, warned,
 };
-use crate::forms::{self, FORMS, Offer};
+use crate::forms::{self, FORMS};
+use crate::offer::{self, Offer};
 use crate::refusal::Refusal;
 use crate::served::Served;
 
@@ -56,26 +57,42 @@ static FIELDS: [crate::fields::Field; 27] = [
 ];
 
 /// Reads a request.
-pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, Refusal> {
+pub fn read(given: Given, served: &Served, head: Head) -> Result<Exchange, Refusal> {
+    read_with(given, served, head, &[])
+}
+
+/// The same where the server has tools of its own, which are offered beside those of the request: any chat format is told of
+/// them. A function of the request that has the name of one stands in its place.
+pub fn read_with(
+    mut given: Given,
+    served: &Served,
+    head: Head,
+    hands: &[ToolDefinition],
+) -> Result<Exchange, Refusal> {
     served.check_name(given.text("model").unwrap_or_default())?;
-    let (tools, strict) = given.take("tools").map(offered).transpose()?.unwrap_or_default();
+    let (mut tools, strict) = given.take("tools").map(offered).transpose()?.unwrap_or_default();
     let choice = given.take("tool_choice").map(tool_choice).transpose()?.unwrap_or_default();
     let single = given.flag("parallel_tool_calls") == Some(false);
     if single && tools.is_empty() {
         let message = "parallel_tool_calls is false, and tools are not given";
         return Err(Refusal::field("parallel_tool_calls", message));
     }
+    let named = |hand: &&ToolDefinition| !tools.iter().any(|tool| tool.name() == hand.name());
+    let more: Vec<ToolDefinition> = hands.iter().filter(named).cloned().collect();
+    tools.extend(more);
     let offer = Offer { tools, strict, choice, single };
     let tools = offer.shown().to_vec();
-    let calls = (!tools.is_empty()).then(|| served.chat().cloned().map(Arc::new)).transpose()?;
-    if let Some(tool) = tools.first() {
-        served.check_calls(tool.name())?;
-    }
+    let calls = match hands.is_empty() {
+        true => offer.calls(served)?,
+        false => Some(Arc::new(served.chat()?.clone())).filter(|_| !tools.is_empty()),
+    };
     let wanted = forms::wanted(&mut given)?;
-    let grammar = forms::of_chat(served, &offer, wanted, "function.parameters")?;
+    let grammar = offer.grammar(served, wanted, "function.parameters")?;
     let messages = messages(given.take("messages").unwrap_or_default())?;
-    let dialogue = Dialogue { messages, tools, builtin_tools: None };
-    let prompt = served.dialogue(&dialogue)?;
+    let prompt = match hands.is_empty() {
+        true => served.dialogue(&Dialogue { messages, tools, builtin_tools: None })?,
+        false => served.with_tools(messages, &tools)?,
+    };
     let log_probs = log_probs(&given)?;
     let (stop, stop_tokens) = stops(&given, &served.chat_stops);
     let token_ids = given.flag("return_token_ids") == Some(true);
@@ -126,7 +143,7 @@ pub fn log_probs(given: &Given) -> Result<Option<usize>, Refusal> {
 }
 
 /// Which calls are wanted, as OpenAI says it.
-fn tool_choice(value: Value) -> Result<forms::Choice, Refusal> {
+fn tool_choice(value: Value) -> Result<offer::Choice, Refusal> {
     let named = |value: &Value| {
         let function = value["function"].as_object()?;
         let alone = value.as_object()?.len() == 2 && function.len() == 1;
@@ -134,10 +151,10 @@ fn tool_choice(value: Value) -> Result<forms::Choice, Refusal> {
         (alone && value["type"] == "function").then(|| name.to_owned())
     };
     match value.as_str() {
-        Some("none") => Ok(forms::Choice::None),
-        Some("auto") => Ok(forms::Choice::Auto),
-        Some("required") => Ok(forms::Choice::Any),
-        _ => named(&value).map(forms::Choice::One).ok_or_else(|| {
+        Some("none") => Ok(offer::Choice::None),
+        Some("auto") => Ok(offer::Choice::Auto),
+        Some("required") => Ok(offer::Choice::Any),
+        _ => named(&value).map(offer::Choice::One).ok_or_else(|| {
             let message = format!(
                 "tool_choice is {}, taken are \"none\", \"auto\", \"required\" and \
                  {{\"type\":\"function\",\"function\":{{\"name\":..}}}}",
@@ -154,7 +171,7 @@ pub fn tools(value: Value) -> Result<Vec<ToolDefinition>, Refusal> {
 }
 
 /// The same, and the places of those that are strict.
-fn offered(value: Value) -> Result<(Vec<ToolDefinition>, Vec<usize>), Refusal> {
+pub fn offered(value: Value) -> Result<(Vec<ToolDefinition>, Vec<usize>), Refusal> {
     let Value::Array(list) = value else { return Ok(Default::default()) };
     let mut strict = Vec::new();
     let one = |(i, mut tool): (usize, Value)| {
@@ -209,6 +226,12 @@ fn read_message(i: usize, value: Value) -> Result<Message, Refusal> {
             return Err(Refusal::field(at(name), format!("{} is not supported: {why}", at(name))));
         }
     }
+    // Clients send back what they added to an answer, without a word in it.
+    for name in ["annotations", "provider_specific_fields"] {
+        if map.get(name).is_some_and(is_empty) {
+            map.remove(name);
+        }
+    }
     // What a model said and what it refused to say stand in one place of every format.
     if let Some(refusal) = map.remove("refusal") {
         if map.contains_key("content") {
@@ -232,6 +255,16 @@ fn read_message(i: usize, value: Value) -> Result<Message, Refusal> {
         return Err(Refusal::field(at("tool_call_id"), "a tool's message names no call"));
     }
     Ok(message)
+}
+
+/// Whether a value says nothing: null, or a list or an object of nothing else.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.iter().all(is_empty),
+        Value::Object(map) => map.values().all(is_empty),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
 }
 
 /// Content as text, or a list of text parts.

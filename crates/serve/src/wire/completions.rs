@@ -1,6 +1,7 @@
 //! `/v1/completions`: OpenAI's older shape, which goes on with raw prompts; lm-eval's
 //! `local-completions` reads log-likelihoods from it by `echo`.
 
+use herd_codec::TokenId;
 use herd_engine::softmax::LogProb;
 use herd_engine::{PromptToken, Request};
 use serde_json::{Map, Value, json};
@@ -67,7 +68,7 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
         stop_tokens: stop_tokens.clone(),
         // Which of several answers is the likeliest, its log-probabilities say.
         log_probs: log_probs.or((best_of > n).then_some(0)),
-        prompt_log_probs: echo && log_probs.is_some(),
+        prompt_log_probs: (echo && log_probs.is_some()).then_some(0),
         grammar: grammar.clone(),
         ..Request::new(prompt.clone(), sampling.clone())
     };
@@ -172,12 +173,11 @@ impl Completions {
         }
     }
 
-    /// The prompt's text, where it is echoed.
+    /// The prompt's text, where it is echoed; the token that begins it is none of it.
     fn echoed(&self, prompt: usize, served: &Served) -> String {
-        let ids: Vec<_> = match self.echo {
-            true => self.prompts[prompt].iter().map(|&id| herd_codec::TokenId(id)).collect(),
-            false => Vec::new(),
-        };
+        let ids = if self.echo { &self.prompts[prompt][..] } else { &[] };
+        let begun = ids.first().is_some_and(|&id| begins(id, served));
+        let ids: Vec<_> = ids[usize::from(begun)..].iter().map(|&id| TokenId(id)).collect();
         served.tokenizer.decode_lossy(&ids)
     }
 
@@ -238,10 +238,12 @@ impl Lists {
 
     fn prompt(&mut self, tokens: &[PromptToken], served: &Served) {
         let mut offset = 0;
-        for token in tokens {
+        for (i, token) in tokens.iter().enumerate() {
             let said = token.said.as_ref().map(|(log_prob, top)| (*log_prob, &top[..]));
             self.push(token.id, said, offset, served);
-            offset += characters(served.bytes(token.id));
+            if i > 0 || !begins(token.id, served) {
+                offset += characters(served.bytes(token.id));
+            }
         }
     }
 
@@ -264,6 +266,11 @@ impl Lists {
             "text_offset": self.text_offset,
         })
     }
+}
+
+/// Whether a token begins texts.
+fn begins(id: u32, served: &Served) -> bool {
+    served.tokenizer.specials().bos == Some(TokenId(id))
 }
 
 /// Characters that begin in these bytes.

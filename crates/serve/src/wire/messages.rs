@@ -1,7 +1,5 @@
 //! `/v1/messages`: Anthropic's chat, and `/v1/messages/count_tokens`.
 
-use std::sync::Arc;
-
 use herd_codec::chat::{Block, Dialogue, Message, Role, ToolCall, ToolDefinition};
 use herd_engine::{Form, Request, Usage};
 use serde_json::{Map, Value, json};
@@ -11,7 +9,8 @@ use super::{Exchange, Head, Wire};
 use crate::answer::{Choice, Ending, Part};
 use crate::ask::{Ask, sampling, stops_under};
 use crate::fields::{Field, Given, Kind, MODEL, Shape, honoured, only, refused, shorten, warned};
-use crate::forms::{self, Offer};
+use crate::forms::Wanted;
+use crate::offer::{self, Offer};
 use crate::refusal::{Dialect, Refusal};
 use crate::served::Served;
 
@@ -68,9 +67,8 @@ static FIELDS: [Field; 16] = [
 pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, Refusal> {
     let (dialogue, offer) = dialogue(&mut given, served)?;
     let wanted = output_format(&given)?;
-    let grammar = forms::of_chat(served, &offer, wanted, "input_schema")?;
-    let format = || served.chat().cloned().map(Arc::new);
-    let calls = (!dialogue.tools.is_empty()).then(format).transpose()?;
+    let grammar = offer.grammar(served, wanted, "input_schema")?;
+    let calls = offer.calls(served)?;
     let prompt = served.dialogue(&dialogue)?;
     let (stop, stop_tokens) = stops_under(&given, "stop_sequences", &served.chat_stops);
     let request = Request {
@@ -106,9 +104,7 @@ fn dialogue(given: &mut Given, served: &Served) -> Result<(Dialogue, Offer), Ref
     let (choice, single) = tool_choice(given)?;
     let offer = Offer { tools, strict, choice, single };
     let tools = offer.shown().to_vec();
-    if let Some(tool) = tools.first() {
-        served.check_calls(tool.name())?;
-    }
+    offer.calls(served)?;
     let mut messages = Vec::new();
     if let Some(system) = given.take("system") {
         messages.push(Message::new(Role::System, plain_text("system", system)?));
@@ -124,15 +120,15 @@ fn dialogue(given: &mut Given, served: &Served) -> Result<(Dialogue, Offer), Ref
 }
 
 /// Which calls are wanted, as Anthropic says it, and whether one at most.
-fn tool_choice(given: &Given) -> Result<(forms::Choice, bool), Refusal> {
+fn tool_choice(given: &Given) -> Result<(offer::Choice, bool), Refusal> {
     let map = given.object_of("tool_choice", &["type", "name", "disable_parallel_tool_use"])?;
     let name = map.get("name").and_then(Value::as_str);
     let choice = match (map.get("type").and_then(Value::as_str), name) {
-        (None, None) if map.is_empty() => forms::Choice::Auto,
-        (Some("auto"), None) => forms::Choice::Auto,
-        (Some("none"), None) => forms::Choice::None,
-        (Some("any"), None) => forms::Choice::Any,
-        (Some("tool"), Some(name)) => forms::Choice::One(name.to_owned()),
+        (None, None) if map.is_empty() => offer::Choice::Auto,
+        (Some("auto"), None) => offer::Choice::Auto,
+        (Some("none"), None) => offer::Choice::None,
+        (Some("any"), None) => offer::Choice::Any,
+        (Some("tool"), Some(name)) => offer::Choice::One(name.to_owned()),
         _ => {
             let said = shorten(&Value::Object(map));
             let message =
@@ -152,7 +148,7 @@ fn tool_choice(given: &Given) -> Result<(forms::Choice, bool), Refusal> {
 }
 
 /// The form of an answer's text.
-fn output_format(given: &Given) -> Result<Option<(Form, String)>, Refusal> {
+fn output_format(given: &Given) -> Result<Option<Wanted>, Refusal> {
     const FIELD: &str = "output_config.format";
     let config = given.object_of("output_config", &["format"])?;
     let Some(format) = config.get("format").filter(|value| !value.is_null()) else {

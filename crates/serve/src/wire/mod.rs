@@ -10,6 +10,7 @@ pub mod ollama;
 pub mod ollama_models;
 pub mod responses;
 pub mod tokens;
+pub mod turns;
 
 use herd_engine::Usage;
 use serde_json::{Value, json};
@@ -36,6 +37,9 @@ pub const SHAPES: &[&Shape] = &[
     &tokens::TOKENIZE,
     &tokens::DETOKENIZE,
     &tokens::TEMPLATE,
+    &crate::batches::SHAPE,
+    &models::LOAD,
+    &models::UNLOAD,
 ];
 
 /// Tables of objects within requests.
@@ -101,6 +105,11 @@ impl Counts {
             self.cached += usage.cached;
         }
         self.generated += usage.generated;
+    }
+
+    /// Tokens that were generated.
+    pub fn written(&self) -> usize {
+        self.generated
     }
 
     /// As JSON.

@@ -1,6 +1,5 @@
 //! `/api/chat` and `/api/generate`: ollama's shapes, streams of lines of JSON.
 
-use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use herd_codec::chat::{Dialogue, Message, Role, ToolCall};
@@ -12,6 +11,8 @@ use super::{Exchange, Head, Wire, said};
 use crate::answer::{Choice, Ending, Part};
 use crate::ask::{Ask, sampling, stops};
 use crate::fields::{Field, Given, Kind, MODEL, Shape, honoured, only, refused, shorten, warned};
+use crate::forms;
+use crate::offer::Offer;
 use crate::refusal::{Dialect, Refusal};
 use crate::served::Served;
 
@@ -44,7 +45,7 @@ pub static GENERATE: Shape = Shape {
             refused("suffix", "the text behind a gap has no place in a prompt of this model"),
             refused("template", "the model's own format of chats is used"),
             refused("context", "deprecated by its authors: use /api/chat"),
-            refused("images", "the model reads text alone"),
+            only("images", &["[]"], "the model reads text alone"),
             refused("width", "the model makes no images"),
             refused("height", "the model makes no images"),
             refused("steps", "the model makes no images"),
@@ -59,13 +60,14 @@ static COMMON: [Field; 8] = [
     honoured("stream", Kind::Flag, "the answer as it comes; true if not given"),
     honoured("logprobs", Kind::Flag, "the log-probability of each token"),
     honoured("top_logprobs", Kind::Whole(0, 20), "those of the likeliest tokens beside it"),
-    only("format", &["\"\""], "a forced form is asked for at /v1/chat/completions"),
+    honoured("format", Kind::Any, "the answer's form: json, or a schema"),
     only("think", &["false"], "the model has no hidden reasoning"),
     KEEP_ALIVE,
 ];
 
 /// How long a model stays.
-pub const KEEP_ALIVE: Field = warned("keep_alive", "the model stays until the server ends");
+pub const KEEP_ALIVE: Field =
+    honoured("keep_alive", Kind::Any, "how long the model stays after it: \"5m\", seconds, 0, -1");
 
 const RUNNING: &str = "how the model runs is said when the server starts";
 
@@ -110,6 +112,25 @@ pub static OPTIONS: Shape = Shape {
     required: &[],
 };
 
+/// Whether a request asks for no answer, and so loads the model alone, or lets it go.
+pub fn only_loads(shape: &Shape, given: &Given) -> bool {
+    let empty = |name: &str| given.value(name).and_then(Value::as_array).is_some_and(Vec::is_empty);
+    (shape.path == GENERATE.path && given.text("prompt") == Some(""))
+        || (shape.path == CHAT.path && empty("messages"))
+}
+
+/// What such a request is told.
+pub fn loaded(shape: &Shape, model: &str, left: bool, now: u64) -> Value {
+    let mut said = json!({ "model": model, "created_at": moment(now) });
+    match shape.path == CHAT.path {
+        true => said["message"] = json!({ "role": "assistant", "content": "" }),
+        false => said["response"] = "".into(),
+    }
+    said["done"] = true.into();
+    said["done_reason"] = if left { "unload" } else { "load" }.into();
+    said
+}
+
 /// Checks the model that a request names; `:latest` may stand behind it.
 pub fn check_name(given: &Given, served: &Served) -> Result<(), Refusal> {
     let name = given.text("model").unwrap_or_default();
@@ -138,19 +159,25 @@ pub fn options(given: &mut Given) -> Result<Given, Refusal> {
 
 /// Reads `/api/chat`.
 pub fn read_chat(mut given: Given, served: &Served, head: Head) -> Result<Exchange, Refusal> {
-    let tools = given.take("tools").map(chat::tools).transpose()?.unwrap_or_default();
-    let calls = (!tools.is_empty()).then(|| served.chat().cloned().map(Arc::new)).transpose()?;
-    if let Some(tool) = tools.first() {
-        served.check_calls(tool.name())?;
-    }
+    check_name(&given, served)?;
+    let (tools, strict) = given.take("tools").map(chat::offered).transpose()?.unwrap_or_default();
+    let offer = Offer { tools, strict, ..Offer::default() };
+    let calls = offer.calls(served)?;
+    let wanted = forms::ollamas(given.take("format"))?;
+    let grammar = offer.grammar(served, wanted, "function.parameters")?;
     let messages = messages(given.take("messages").unwrap_or_default())?;
-    let prompt = served.dialogue(&Dialogue { messages, tools, builtin_tools: None })?;
-    let exchange = exchange(given, served, head, Manner::Chat, (prompt, &served.chat_stops))?;
+    let dialogue = Dialogue { messages, tools: offer.tools, builtin_tools: None };
+    let prompt = served.dialogue(&dialogue)?;
+    let mut exchange = exchange(given, served, head, Manner::Chat, (prompt, &served.chat_stops))?;
+    exchange.ask.requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
     Ok(Exchange { ask: Ask { calls, field: "messages", ..exchange.ask }, ..exchange })
 }
 
 /// Reads `/api/generate`.
-pub fn read_generate(given: Given, served: &Served, head: Head) -> Result<Exchange, Refusal> {
+pub fn read_generate(mut given: Given, served: &Served, head: Head) -> Result<Exchange, Refusal> {
+    check_name(&given, served)?;
+    let wanted = forms::ollamas(given.take("format"))?;
+    let grammar = wanted.map(|(form, field)| served.forms.compile(form, &field)).transpose()?;
     let text = given.text("prompt").unwrap_or_default();
     let system = given.text("system").filter(|text| !text.is_empty());
     let raw = given.flag("raw") == Some(true);
@@ -166,7 +193,9 @@ pub fn read_generate(given: Given, served: &Served, head: Head) -> Result<Exchan
             (served.dialogue(&Dialogue::from(messages))?, &served.chat_stops)
         }
     };
-    exchange(given, served, head, Manner::Generate, (prompt, stops))
+    let mut exchange = exchange(given, served, head, Manner::Generate, (prompt, stops))?;
+    exchange.ask.requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
+    Ok(exchange)
 }
 
 /// What both shapes share, once there is a prompt and what ends its answer.
@@ -177,7 +206,6 @@ fn exchange(
     manner: Manner,
     (prompt, own): (Vec<u32>, &Vec<u32>),
 ) -> Result<Exchange, Refusal> {
-    check_name(&given, served)?;
     let options = options(&mut given)?;
     let log_probs = chat::log_probs(&given)?;
     let (stop, stop_tokens) = stops(&options, own);

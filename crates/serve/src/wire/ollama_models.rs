@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::ollama::{check_name, moment};
 use crate::fields::{Given, MODEL, Shape, warned};
 use crate::refusal::Refusal;
-use crate::served::Served;
+use crate::roster::{Card, Seen};
+use crate::served::{Facts, Served};
 
 /// The fields of `/api/show`.
 pub static SHOW: Shape = Shape {
@@ -16,21 +17,26 @@ pub static SHOW: Shape = Shape {
     required: &["model"],
 };
 
-/// A model that stays until the server ends.
+/// The moment of a model that stays.
 const NEVER: &str = "9999-12-31T23:59:59Z";
 
 /// Answers `/api/tags`: the models that there are.
-pub fn tags(served: &Served) -> Value {
-    json!({ "models": [one(served)] })
+pub fn tags(seen: impl Iterator<Item = Seen>) -> Value {
+    json!({ "models": seen.map(|seen| one(&seen.card)).collect::<Value>() })
 }
 
-/// Answers `/api/ps`: the models that are loaded.
-pub fn running(served: &Served) -> Value {
-    let mut model = one(served);
-    model["expires_at"] = NEVER.into();
-    model["size_vram"] = 0.into();
-    model["context_length"] = served.limits.context.into();
-    json!({ "models": [model] })
+/// Answers `/api/ps`: the models that are loaded; `now` in seconds since 1970.
+pub fn running(seen: impl Iterator<Item = Seen>, now: u64) -> Value {
+    let model = |seen: Seen| {
+        let left = seen.loaded?;
+        let mut model = one(&seen.card);
+        let until = |left: std::time::Duration| moment(now + left.as_secs());
+        model["expires_at"] = left.map_or_else(|| NEVER.to_owned(), until).into();
+        model["size_vram"] = 0.into();
+        model["context_length"] = seen.card.context.into();
+        Some(model)
+    };
+    json!({ "models": seen.filter_map(model).collect::<Value>() })
 }
 
 /// Answers `/api/show`.
@@ -42,7 +48,7 @@ pub fn show(given: Given, served: &Served) -> Result<Value, Refusal> {
         ["completion", "embedding"].into_iter().chain(calls.then_some("tools")).collect();
     let mut said = json!({
         "modified_at": moment(served.created),
-        "details": details(served),
+        "details": details(&served.facts, None),
         "parameters": format!(
             "temperature {}\ntop_p {}\nmin_p {}\nrepeat_penalty {}",
             sampling.temperature, sampling.top_p, sampling.min_p, sampling.repetition_penalty
@@ -67,29 +73,29 @@ pub fn version() -> Value {
     json!({ "version": env!("CARGO_PKG_VERSION") })
 }
 
-fn one(served: &Served) -> Value {
+fn one(card: &Card) -> Value {
     json!({
-        "name": served.name,
-        "model": served.name,
-        "modified_at": moment(served.created),
-        "size": served.facts.bytes,
-        "details": details(served),
+        "name": card.name,
+        "model": card.name,
+        "modified_at": moment(card.created),
+        "size": card.facts.bytes,
+        "details": details(&card.facts, card.base.as_deref()),
     })
 }
 
-fn details(served: &Served) -> Value {
-    let parameters = served.facts.parameters as f64;
+fn details(facts: &Facts, parent: Option<&str>) -> Value {
+    let parameters = facts.parameters as f64;
     let size = match parameters {
         n if n >= 1e9 => format!("{:.1}B", n / 1e9),
         n if n >= 1e6 => format!("{:.1}M", n / 1e6),
         n => format!("{:.1}K", n / 1e3),
     };
     json!({
-        "parent_model": "",
-        "format": served.facts.container,
+        "parent_model": parent.unwrap_or_default(),
+        "format": facts.container,
         "family": "llama",
         "families": ["llama"],
         "parameter_size": size,
-        "quantization_level": served.facts.format,
+        "quantization_level": facts.format,
     })
 }

@@ -1,8 +1,6 @@
 //! `/v1/responses`: OpenAI's newer shape, in which a conversation is a list of items and an answer can be gone on
 //! with by its name.
 
-use std::sync::Arc;
-
 use herd_codec::chat::{Dialogue, ToolCall, ToolDefinition};
 use herd_engine::{Request, Usage};
 use serde_json::{Map, Value, json};
@@ -13,7 +11,9 @@ use super::{Exchange, Head, Wire, said};
 use crate::answer::{Choice, Ending, Part};
 use crate::ask::{Ask, sampling, stops};
 use crate::fields::{Field, Given, Kind, MODEL, Shape, honoured, only, refused, shorten, warned};
-use crate::kept::Answer;
+use crate::forms::{self, Depth, Wanted};
+use crate::kept::{Answer, Kept};
+use crate::offer::{Choice as Calls, Offer};
 use crate::refusal::Refusal;
 use crate::served::Served;
 
@@ -47,9 +47,9 @@ static FIELDS: [Field; 39] = [
     honoured("include", Kind::List, "message.output_text.logprobs: log-probabilities"),
     honoured("top_logprobs", Kind::Whole(0, 20), "those of the likeliest tokens beside it"),
     honoured("metadata", Kind::Object, "is given back with the answer"),
-    only("tool_choice", &["\"none\"", "\"auto\""], "a forced call is asked for in a chat"),
-    only("parallel_tool_calls", &["true"], "calls are given as the model makes them"),
-    only("text", &["{}", "{\"format\":{\"type\":\"text\"}}"], "forms are asked for in a chat"),
+    honoured("tool_choice", Kind::Any, "none, auto, required, or a function that is to be called"),
+    honoured("parallel_tool_calls", Kind::Flag, "false: an answer makes one call at most"),
+    honoured("text", Kind::Object, "format: the answer's form: text, json_object, json_schema"),
     only("reasoning", &["{}", "{\"effort\":\"none\"}"], "the model has no hidden reasoning"),
     only("truncation", &["\"disabled\""], "nothing is cut from a conversation"),
     only("service_tier", &["\"auto\"", "\"default\""], "there is one tier"),
@@ -76,14 +76,15 @@ const LOG_PROBS: &str = "message.output_text.logprobs";
 /// Reads a request.
 pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, Refusal> {
     served.check_name(given.text("model").unwrap_or_default())?;
-    let shown = given.value("tools").cloned().unwrap_or_else(|| json!([]));
-    let offered = given.take("tools").map(tools).transpose()?.unwrap_or_default();
-    let chosen = given.text("tool_choice").unwrap_or("auto") != "none";
-    let tools = if chosen { offered } else { Vec::new() };
-    let calls = (!tools.is_empty()).then(|| served.chat().cloned().map(Arc::new)).transpose()?;
-    if let Some(tool) = tools.first() {
-        served.check_calls(tool.name())?;
-    }
+    let echo = echo(&given);
+    let (tools, strict) = given.take("tools").map(tools).transpose()?.unwrap_or_default();
+    let choice = given.take("tool_choice").map(tool_choice).transpose()?.unwrap_or_default();
+    let single = given.flag("parallel_tool_calls") == Some(false);
+    let offer = Offer { tools, strict, choice, single };
+    let calls = offer.calls(served)?;
+    let wanted = text_format(&mut given)?;
+    let grammar = offer.grammar(served, wanted, "parameters")?;
+    let tools = offer.shown().to_vec();
     let mut items = match given.text("previous_response_id") {
         None => Vec::new(),
         Some(id) => previous(id, served)?,
@@ -104,10 +105,11 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
         stop,
         stop_tokens,
         log_probs,
+        grammar,
         ..Request::new(prompt, sampling(&given, served)?)
     };
     let wire = Responses {
-        base: base(&mut given, &head, served, &request, shown),
+        base: base(&mut given, &head, served, &request, echo),
         id: head.id,
         items,
         store: given.flag("store") != Some(false),
@@ -123,13 +125,13 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
 }
 
 /// Gives a kept answer.
-pub fn kept(id: &str, served: &Served) -> Result<Value, Refusal> {
-    served.kept.get(id).map(|answer| answer.response.clone()).ok_or_else(|| gone(id))
+pub fn kept(id: &str, kept: &Kept) -> Result<Value, Refusal> {
+    kept.get(id).map(|answer| answer.response.clone()).ok_or_else(|| gone(id))
 }
 
 /// Drops a kept answer.
-pub fn drop_kept(id: &str, served: &Served) -> Result<Value, Refusal> {
-    match served.kept.remove(id) {
+pub fn drop_kept(id: &str, kept: &Kept) -> Result<Value, Refusal> {
+    match kept.remove(id) {
         true => Ok(json!({ "id": id, "object": "response", "deleted": true })),
         false => Err(gone(id)),
     }
@@ -146,8 +148,63 @@ fn previous(id: &str, served: &Served) -> Result<Vec<Value>, Refusal> {
     served.kept.get(id).map(|answer| answer.items.clone()).ok_or_else(gone)
 }
 
+/// What of a request is given back as it came, or as it holds where it did not come.
+fn echo(given: &Given) -> Map<String, Value> {
+    let or = |name: &str, default: Value| {
+        (name.to_owned(), given.value(name).cloned().unwrap_or(default))
+    };
+    let mut text = given.object("text").cloned().unwrap_or_default();
+    text.entry("format").or_insert_with(|| json!({ "type": "text" }));
+    Map::from_iter([
+        or("tools", json!([])),
+        or("tool_choice", "auto".into()),
+        or("parallel_tool_calls", true.into()),
+        ("text".to_owned(), text.into()),
+    ])
+}
+
+/// Which calls are wanted, as this shape says it.
+fn tool_choice(value: Value) -> Result<Calls, Refusal> {
+    let named = |map: &Map<String, Value>| {
+        let function = map.len() == 2 && map.get("type").is_some_and(|kind| kind == "function");
+        map.get("name").and_then(Value::as_str).filter(|_| function).map(str::to_owned)
+    };
+    match value.as_str() {
+        Some("none") => Ok(Calls::None),
+        Some("auto") => Ok(Calls::Auto),
+        Some("required") => Ok(Calls::Any),
+        _ => value.as_object().and_then(named).map(Calls::One).ok_or_else(|| {
+            let message = format!(
+                "tool_choice is {}, taken are \"none\", \"auto\", \"required\" and \
+                 {{\"type\":\"function\",\"name\":..}}",
+                shorten(&value)
+            );
+            Refusal::field("tool_choice", message)
+        }),
+    }
+}
+
+/// The form of the answer's text.
+fn text_format(given: &mut Given) -> Result<Option<Wanted>, Refusal> {
+    let mut text = given.object_of("text", &["format", "verbosity"])?;
+    if let Some(word) = text.get("verbosity").filter(|w| !w.is_null() && *w != "medium") {
+        let message = format!("text.verbosity is {}: the model writes as it writes", shorten(word));
+        return Err(Refusal::field("text.verbosity", message));
+    }
+    match text.remove("format").filter(|format| !format.is_null()) {
+        Some(format) => forms::format_of("text.format", Depth::Flat, format, &mut given.warnings),
+        None => Ok(None),
+    }
+}
+
 /// The answer as it is before anything is said.
-fn base(given: &mut Given, head: &Head, served: &Served, request: &Request, tools: Value) -> Value {
+fn base(
+    given: &mut Given,
+    head: &Head,
+    served: &Served,
+    request: &Request,
+    echo: Map<String, Value>,
+) -> Value {
     let own = |name: &str| given.value(name).cloned().unwrap_or(Value::Null);
     let mut base = json!({
         "id": head.id,
@@ -162,21 +219,20 @@ fn base(given: &mut Given, head: &Head, served: &Served, request: &Request, tool
         "metadata": given.value("metadata").cloned().unwrap_or_else(|| json!({})),
         "model": served.name,
         "output": [],
-        "parallel_tool_calls": true,
         "previous_response_id": own("previous_response_id"),
         "reasoning": { "effort": null, "summary": null },
         "service_tier": "default",
         "store": given.flag("store") != Some(false),
         "temperature": request.sampling.temperature,
-        "text": { "format": { "type": "text" } },
-        "tool_choice": given.text("tool_choice").unwrap_or("auto"),
-        "tools": tools,
         "top_logprobs": given.count("top_logprobs").unwrap_or(0),
         "top_p": request.sampling.top_p,
         "truncation": "disabled",
         "usage": null,
         "seed": request.sampling.seed,
     });
+    for (name, value) in echo {
+        base[name] = value;
+    }
     if !given.warnings.is_empty() {
         base["warnings"] = std::mem::take(&mut given.warnings).into();
     }
@@ -184,8 +240,8 @@ fn base(given: &mut Given, head: &Head, served: &Served, request: &Request, tool
 }
 
 /// Tools lie flat here; OpenAI's chat has them one storey down.
-fn tools(value: Value) -> Result<Vec<ToolDefinition>, Refusal> {
-    let Value::Array(list) = value else { return Ok(Vec::new()) };
+fn tools(value: Value) -> Result<(Vec<ToolDefinition>, Vec<usize>), Refusal> {
+    let Value::Array(list) = value else { return Ok(Default::default()) };
     let nested = |tool: Value| match tool {
         Value::Object(mut map) if map.get("type").is_some_and(|kind| kind == "function") => {
             map.remove("type");
@@ -198,7 +254,7 @@ fn tools(value: Value) -> Result<Vec<ToolDefinition>, Refusal> {
         let field = refusal.field.as_ref().map(|name| name.replacen(".function", "", 1));
         Refusal { field, ..refusal }
     };
-    chat::tools(list.into_iter().map(nested).collect()).map_err(up)
+    chat::offered(list.into_iter().map(nested).collect()).map_err(up)
 }
 
 fn log_probs(given: &Given) -> Result<Option<usize>, Refusal> {
@@ -429,6 +485,8 @@ impl Wire for Responses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::forms::Forms;
     use herd_codec::Tokenizer;
     use herd_engine::Limits;

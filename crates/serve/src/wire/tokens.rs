@@ -17,6 +17,9 @@ pub static TOKENIZE: Shape = Shape {
     prefix: "",
     groups: &[&[
         honoured("content", Kind::Text, "the text"),
+        honoured("prompt", Kind::Text, "the text, under vLLM's name"),
+        honoured("model", Kind::Text, "the model's name; another's is refused"),
+        honoured("add_special_tokens", Kind::Flag, "add_special, under vLLM's name"),
         honoured(
             "add_special",
             Kind::Flag,
@@ -25,7 +28,7 @@ pub static TOKENIZE: Shape = Shape {
         honoured("parse_special", Kind::Flag, "special strings are the tokens that they name"),
         honoured("with_pieces", Kind::Flag, "with each id its text, or its bytes"),
     ]],
-    required: &["content"],
+    required: &[],
 };
 
 /// Ids to text.
@@ -52,9 +55,22 @@ pub static TEMPLATE: Shape = Shape {
 /// Answers `/tokenize`.
 pub fn tokenize(given: Given, served: &Served) -> Result<Value, Refusal> {
     let flag = |name| given.flag(name) == Some(true);
-    let (text, special) = (given.text("content").unwrap_or_default(), flag("parse_special"));
+    if let Some(name) = given.text("model") {
+        served.check_name(name)?;
+    }
+    let (text, begin) = match (given.text("content"), given.text("prompt")) {
+        (Some(text), None) => (text, flag("add_special")),
+        (None, Some(text)) => (text, given.flag("add_special_tokens") != Some(false)),
+        (None, None) => return Err(Refusal::field("content", "content is missing")),
+        (Some(_), Some(_)) => {
+            return Err(Refusal::field("prompt", "content and prompt are both the text: give one"));
+        }
+    };
     let tokenizer = &served.tokenizer;
-    let ids: Vec<TokenId> = match (flag("add_special"), special) {
+    // vLLM's callers ask for the id of a control token by its name alone.
+    let named = given.text("prompt").is_some() && tokenizer.special_id(text).is_some();
+    let special = flag("parse_special") || named;
+    let ids: Vec<TokenId> = match (begin, special) {
         (true, special) => tokenizer.encode_prompt(text, special),
         (false, true) => tokenizer.encode_with_specials(text, &herd_codec::SpecialSet::All),
         (false, false) => tokenizer.encode(text),
@@ -71,7 +87,15 @@ pub fn tokenize(given: Given, served: &Served) -> Result<Value, Refusal> {
         true => ids.iter().map(piece).collect(),
         false => ids.iter().map(|id| id.0.into()).collect(),
     };
-    Ok(json!({ "tokens": tokens }))
+    Ok(json!({ "count": tokens.len(), "max_model_len": served.limits.context, "tokens": tokens }))
+}
+
+/// Answers `/tokenizer_info`, in vLLM's shape: the names of the tokens that begin and end a text.
+pub fn info(served: &Served) -> Value {
+    let name = |id: TokenId| String::from_utf8_lossy(served.bytes(id.0)).into_owned();
+    let specials = served.tokenizer.specials();
+    let (begin, end) = (specials.bos.map(name), specials.eos.or(specials.eot).map(name));
+    json!({ "bos_token": begin, "eos_token": end, "pad_token": null })
 }
 
 /// Answers `/detokenize`.
@@ -85,7 +109,9 @@ pub fn detokenize(given: Given, served: &Served) -> Result<Value, Refusal> {
         }
     };
     let ids = given.wholes("tokens").into_iter().map(id).collect::<Result<Vec<_>, _>>()?;
-    Ok(json!({ "content": served.tokenizer.decode_lossy(&ids) }))
+    let text = served.tokenizer.decode_lossy(&ids);
+    // llama-server's name for it, and vLLM's.
+    Ok(json!({ "content": text, "prompt": text }))
 }
 
 /// Answers `/apply-template`.

@@ -37,6 +37,34 @@ impl KvCache {
         self.pages
     }
 
+    /// Bytes of one page in all layers.
+    pub fn page_bytes(&self) -> usize {
+        self.layers.len() * self.shape.page_bytes()
+    }
+
+    /// A page of all layers, one after another, as [`KvCache::write_page`] takes it. Panics if there is no such page.
+    pub fn read_page(&self, page: u32) -> Vec<u8> {
+        let place = self.place(page);
+        let mut bytes = Vec::with_capacity(self.page_bytes());
+        self.layers.iter().for_each(|layer| bytes.extend_from_slice(&layer.bytes()[place.clone()]));
+        bytes
+    }
+
+    /// Puts a page in all layers. Panics if there is no such page or the bytes are not those of one.
+    pub fn write_page(&mut self, page: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.page_bytes(), "bytes of a page");
+        let place = self.place(page);
+        for (layer, part) in self.layers.iter_mut().zip(bytes.chunks_exact(place.len())) {
+            layer.bytes_mut()[place.clone()].copy_from_slice(part);
+        }
+    }
+
+    fn place(&self, page: u32) -> Range<usize> {
+        let (page, len) = (page as usize, self.shape.page_bytes());
+        assert!(page < self.pages, "page {page} of {}", self.pages);
+        page * len..(page + 1) * len
+    }
+
     /// Bytes of all layers when every page is written.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(Buffer::len).sum()

@@ -138,8 +138,8 @@ pub(super) fn add_weight_gradient(param: &Param, dy: &Tensor, x: &[f32], blocks:
 
 /// y + scale (x A^T) B^T.
 fn add_lora(x: &Tensor, y: Tensor, lora: &Lora) -> Tensor {
-    let low = linear(x, &Weight::Trained(Arc::clone(&lora.a)));
-    let up = linear(&low, &Weight::Trained(Arc::clone(&lora.b)));
+    let low = linear(x, &lora.a);
+    let up = linear(&low, &lora.b);
     y + &scaled(up, lora.scale)
 }
 

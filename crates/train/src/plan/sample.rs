@@ -276,3 +276,40 @@ impl Play<'_> {
         normed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_what_prompts_can_fill_and_fewer_answers_at_once_take_less() {
+        let shape = Config {
+            layers: 2,
+            width: 64,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            ffn_width: 96,
+            vocab: 300,
+            ..herd_model::presets::LLAMA3_8B
+        };
+        let text = "input = [\"p\"]\n[sample]\npolicies = [\"m\"]\nk = 2\nmax_tokens = 16\ncontext = 64\nparallel = 8\n";
+        let config = RejectionConfig::parse(text, &[]).unwrap();
+        let policies = vec![Model::stored(&shape, Format::BF16)];
+        let of = |prompts| Sampling { policies: policies.clone(), judges: vec![], prompts };
+        let whole = of(None).plan(&config, 1);
+        // Eight contexts of 64 positions: keys and values of 2 heads of 16 numbers in f32, in two layers.
+        assert_eq!(whole.cache, 8 * 64 * 2 * 2 * 16 * 4 * 2);
+        // A prompt of 20 tokens shares a page of 16, and each of its two answers has two pages of its own.
+        let one = of(Some(vec![20])).plan(&config, 1);
+        assert_eq!(one.cache, whole.cache / 32 * 5);
+        assert!(one.activations <= whole.activations);
+        let savings = of(None).savings(&config, 1);
+        let words: Vec<&str> = savings.iter().map(|(word, _)| word.as_str()).collect();
+        assert_eq!(words[..3], [4, 2, 1].map(|n| format!("--set sample.parallel={n}")));
+        assert!(words[3].ends_with("sample.context=32") && words.len() == 4, "{words:?}");
+        assert!(savings.is_sorted_by(|a, b| a.1.peak() > b.1.peak()));
+        let room = savings[1].1.peak();
+        assert_eq!(of(None).fitting(&config, room, 1).sample.parallel, 2);
+    }
+}

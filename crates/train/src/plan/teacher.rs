@@ -39,15 +39,11 @@ pub(super) fn beside(
     if distill.live {
         return Plan { teacher: takes + lists, ..plan };
     }
-    // Before the student is there; its buffers stay for that.
+    // Before the student is there, and gone when it comes.
     let Plan { masters, weights: own, gradients, moments, activations, scratch, .. } = plan;
     let later = masters + own + gradients + moments + activations + scratch;
     let disk = plan.disk + file_bytes(targets(run), distill.k, shape.vocab);
-    Plan {
-        teacher: takes.saturating_sub(later).max(buffers.saturating_sub(activations)) + lists,
-        disk,
-        ..plan
-    }
+    Plan { teacher: takes.saturating_sub(later) + lists, disk, ..plan }
 }
 
 /// Targets that a teacher is asked of: those of the shards, or about one for four bytes of the input.

@@ -5,9 +5,11 @@ use crate::config::{LoraConfig, RunConfig};
 use herd_model::names::{Part, all_parts};
 use herd_model::{Checkpoint, Config, Head};
 use herd_tensor::{Format, Weight};
+use std::path::Path;
 
 /// Trained numbers, bytes of weights as products read them, and numbers of an embedding that is the
 /// head as well: it has sums for both uses.
+#[derive(Clone, Copy)]
 pub(super) struct Sizes {
     pub params: u64,
     pub weights: u64,
@@ -22,6 +24,11 @@ pub(super) fn whole(shape: &Config, format: Format) -> Sizes {
         0
     };
     Sizes { params: shape.params(), weights, looked_up }
+}
+
+/// Those of a checkpoint; one that cannot be opened is refused by those who load it.
+pub(super) fn of_checkpoint(path: &Path, format: Format) -> Option<Sizes> {
+    Some(whole(&Checkpoint::open(path).ok()?.config, format))
 }
 
 /// LoRA trains its additions alone; the base lies in memory as its checkpoint stores it.

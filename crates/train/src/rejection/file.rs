@@ -57,7 +57,7 @@ pub(super) struct Place {
 impl SampleRow {
     /// Whether two are answers to one prompt.
     pub fn same_prompt(&self, other: &SampleRow) -> bool {
-        (&self.file, self.row) == (&other.file, other.row)
+        (&self.prompt, &self.file, self.row) == (&other.prompt, &other.file, other.row)
     }
 
     fn place(&self) -> Place {

@@ -7,7 +7,7 @@ use crate::rejection::score::{ScoreConfig, field_text};
 use crate::words::Chat;
 use herd_codec::Tokenizer;
 use herd_codec::chat::{Dialogue, Message, Role};
-use herd_data::dialogue::{Encoder, Shape, question};
+use herd_data::dialogue::{Encoder, Lesson, Shape, lesson, question};
 use herd_data::read::{InputFile, Sources, objects};
 use herd_data::{DataError, Fault, Hash};
 use serde_json::{Value, json};
@@ -105,6 +105,29 @@ pub fn asked(inputs: &[PathBuf], chat: &ChatConfig) -> Result<BTreeSet<String>, 
     let mut ids = BTreeSet::new();
     while let Some(prompt) = prompts.next()? {
         ids.insert(prompt.id);
+    }
+    Ok(ids)
+}
+
+/// The ids of all questions whose answers some files of dialogues teach. Rows that are no dialogue teach nothing.
+///
+/// Errors: a file that cannot be read.
+pub fn answered(inputs: &[PathBuf], chat: &ChatConfig) -> Result<BTreeSet<String>, TrainError> {
+    let mut ids = BTreeSet::new();
+    for file in files(inputs)? {
+        for record in objects(&file)? {
+            let read = record.map(|(_, value)| lesson(&value, chat.shape).ok());
+            let Lesson { mut dialogue, .. } = match read {
+                Ok(Some(lesson)) => lesson,
+                Ok(None) | Err(DataError::Record { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            while let Some(last) = dialogue.messages.pop() {
+                if last.role == Role::Assistant {
+                    ids.insert(id(&dialogue));
+                }
+            }
+        }
     }
     Ok(ids)
 }

@@ -213,6 +213,31 @@ impl RoundConfig {
         Ok(self)
     }
 
+    fn check_stages(&self) -> Result<(), TrainError> {
+        // Each stage begins from whole weights.
+        for (name, stage) in
+            [("reward", &self.stages.reward), ("sft", &self.stages.sft), ("dpo", &self.stages.dpo)]
+        {
+            if stage.get("model").is_some_and(|model| model.get("lora").is_some()) {
+                let key = format!("stages.{name}.model.lora");
+                return Err(TrainError::no(
+                    &key,
+                    "an adapter",
+                    "nothing: rounds train all weights",
+                ));
+            }
+        }
+        // The policy is the mean of the last two checkpoints of `dpo`.
+        let kept = |key: &str| self.stages.dpo.get("checkpoint")?.get(key)?.as_integer();
+        for (key, least) in [("keep_last", 2), ("every", 1)] {
+            if let Some(value) = kept(key).filter(|value| *value < least) {
+                let key = format!("stages.dpo.checkpoint.{key}");
+                return Err(TrainError::no(&key, value, &format!("at least {least}")));
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), TrainError> {
         let CollectConfig { annotator, judges, temperature, .. } = &self.collect;
         for (key, path) in
@@ -244,14 +269,7 @@ impl RoundConfig {
         if let Some((_, a)) = annotator.iter().enumerate().find(twice) {
             return Err(TrainError::no("collect.annotator.name", &a.name, "a name of its own"));
         }
-        // The policy is the mean of the last two checkpoints of `dpo`.
-        let kept = |key: &str| self.stages.dpo.get("checkpoint")?.get(key)?.as_integer();
-        for (key, least) in [("keep_last", 2), ("every", 1)] {
-            if let Some(value) = kept(key).filter(|value| *value < least) {
-                let key = format!("stages.dpo.checkpoint.{key}");
-                return Err(TrainError::no(&key, value, &format!("at least {least}")));
-            }
-        }
+        self.check_stages()?;
         if let Some(a) = annotator.iter().find(|a| !(0.0..=1.0).contains(&a.wrong)) {
             return Err(TrainError::no("collect.annotator.wrong", a.wrong, "0 to 1"));
         }

@@ -123,7 +123,7 @@ impl SelectConfig {
         self.sample.check()?;
         Prompts::new(&self.prompts, PROMPTS)?;
         match &self.writer {
-            Some(writer) => writer.check()?,
+            Some(writer) => writer.check("writer")?,
             None if self.asks() => {
                 let expected = "a table: tags and marks come from a writer";
                 return Err(TrainError::no("writer", "missing", expected));

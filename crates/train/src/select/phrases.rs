@@ -99,8 +99,17 @@ pub(super) fn balance(
             }
         }
     }
+    once(&mut rows);
     cut(config, seed, entries, &rows, summary);
     Ok(())
+}
+
+/// Each row of a phrase once: it may stand in the list twice, or be found as well.
+fn once(rows: &mut BTreeMap<String, Vec<usize>>) {
+    for having in rows.values_mut() {
+        having.sort_unstable();
+        having.dedup();
+    }
 }
 
 /// All runs of so many words, each with its hash.
@@ -185,6 +194,14 @@ mod tests {
         }
         assert!(alive.len() >= 30 && alive.contains(&99) && alive.contains(&69));
         assert_eq!(summary.phrases.len(), 2);
+    }
+
+    #[test]
+    fn a_phrase_that_is_listed_twice_and_found_as_well_counts_once() {
+        let mut rows: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        rows.insert("a".to_owned(), vec![0, 1, 2, 0, 1, 2, 2]);
+        once(&mut rows);
+        assert_eq!(rows["a"], [0, 1, 2]);
     }
 
     #[test]

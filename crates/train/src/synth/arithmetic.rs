@@ -170,16 +170,33 @@ impl Reader<'_> {
     }
 
     fn product(&mut self) -> Option<f64> {
-        let mut value = self.power()?;
-        while let Some((sign, other)) = self.operation(b"*/", Reader::power) {
+        let mut value = self.signed()?;
+        while let Some((sign, other)) = self.operation(b"*/", Reader::signed) {
             value = if sign == b'*' { value * other } else { value / other };
         }
         Some(value)
     }
 
+    /// A power, or what is less than nothing by one: -2^2 is -4.
+    fn signed(&mut self) -> Option<f64> {
+        self.skip();
+        if self.bytes.get(self.at) != Some(&b'-') {
+            return self.power();
+        }
+        let before = self.at;
+        self.at += 1;
+        self.depth += 1;
+        let value = if self.depth > DEPTH { None } else { self.signed().map(|value| -value) };
+        self.depth -= 1;
+        if value.is_none() {
+            self.at = before;
+        }
+        value
+    }
+
     fn power(&mut self) -> Option<f64> {
         let base = self.atom()?;
-        match self.operation(b"^", Reader::atom) {
+        match self.operation(b"^", Reader::signed) {
             Some((_, exponent)) => Some(base.powf(exponent)),
             None => Some(base),
         }
@@ -193,10 +210,6 @@ impl Reader<'_> {
             None
         } else {
             match self.bytes.get(self.at)? {
-                b'-' => {
-                    self.at += 1;
-                    self.atom().map(|value| -value)
-                }
                 b'(' => {
                     self.at += 1;
                     let value = self.sum();
@@ -241,7 +254,8 @@ mod tests {
         for (text, wanted) in [
             ("2 + 3 * 4", Some(14.0)),
             ("(2 + 3) × 4", Some(20.0)),
-            ("-2^2", Some(4.0)),
+            ("-2^2", Some(-4.0)),
+            ("3 - -2 * 2^-1", Some(4.0)),
             ("10 ÷ 4", Some(2.5)),
             ("$1,200.50 - 0.5", Some(1200.0)),
             ("3 x 4", Some(12.0)),

@@ -5,9 +5,12 @@ use crate::error::TrainError;
 use crate::synth::Kind;
 use crate::synth::backtranslate::BacktranslateConfig;
 use crate::synth::code::CodeConfig;
+use crate::synth::imports::ImportsConfig;
 use crate::synth::long_qa::LongQaConfig;
 use crate::synth::maths::MathsConfig;
 use crate::synth::probe::ProbeConfig;
+use crate::synth::search::SearchConfig;
+use crate::synth::steps::StepsConfig;
 use crate::synth::tools::ToolsConfig;
 use crate::synth::translate_code::TranslateConfig;
 use crate::writer::prompts::{Prompts, texts};
@@ -34,7 +37,10 @@ pub struct SynthConfig {
     pub items_max: Option<u64>,
     /// Who writes.
     pub writer: WriterConfig,
-    /// How it is asked.
+    /// Who gives verdicts, marks and second looks; the writer itself where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<WriterConfig>,
+    /// How they are asked.
     pub sample: AskConfig,
     /// How a checkpoint chats, and how rows of dialogues are read.
     pub chat: ChatConfig,
@@ -52,20 +58,32 @@ pub struct SynthConfig {
     /// Of `maths`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maths: Option<MathsConfig>,
+    /// Of `maths-steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<StepsConfig>,
+    /// Of `maths-search`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchConfig>,
     /// Of `probe`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeConfig>,
     /// Of `long-qa`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub long_qa: Option<LongQaConfig>,
+    /// Of `imports`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imports: Option<ImportsConfig>,
     /// Of `tools`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<ToolsConfig>,
 }
 
 /// Keys that a file may have and the defaults have not.
-const OPTIONAL: [&str; 7] = [
+const OPTIONAL: [&str; 10] = [
     "items_max",
+    "judge", // in no defaults, so that it may be misspelt
+    "judge.base_url",
+    "judge.key_env",
     "writer.base_url",
     "writer.key_env",
     "chat.template",
@@ -84,6 +102,7 @@ impl SynthConfig {
             copies: 1,
             items_max: None,
             writer: WriterConfig::base(),
+            judge: None,
             sample: AskConfig::base(),
             chat: ChatConfig::default(),
             prompts: texts(kind.prompts()),
@@ -91,8 +110,11 @@ impl SynthConfig {
             translate: (kind == Kind::TranslateCode).then(TranslateConfig::base),
             backtranslate: (kind == Kind::Backtranslate).then(BacktranslateConfig::base),
             maths: (kind == Kind::Maths).then(MathsConfig::base),
+            steps: (kind == Kind::MathsSteps).then(StepsConfig::base),
+            search: (kind == Kind::MathsSearch).then(SearchConfig::base),
             probe: (kind == Kind::Probe).then(ProbeConfig::base),
             long_qa: (kind == Kind::LongQa).then(LongQaConfig::base),
+            imports: (kind == Kind::Imports).then(ImportsConfig::base),
             tools: (kind == Kind::Tools).then(ToolsConfig::base),
         }
     }
@@ -122,7 +144,9 @@ impl SynthConfig {
         for (key, value) in overrides {
             set(&mut given, key, value)?;
         }
-        let mut table = Table::try_from(SynthConfig::base(kind)).expect("a config is a table");
+        let judge = given.contains_key("judge").then(WriterConfig::base);
+        let base = SynthConfig { judge, ..SynthConfig::base(kind) };
+        let mut table = Table::try_from(base).expect("a config is a table");
         lay(&mut table, given, "", &OPTIONAL)?;
         let config: SynthConfig = table.try_into().map_err(toml)?;
         config.check(kind)?;
@@ -139,14 +163,18 @@ impl SynthConfig {
             return Err(TrainError::no("input", "[]", "files to make rows from"));
         }
         between("copies", self.copies, 1, 1 << 20)?;
-        self.writer.check()?;
+        self.writer.check("writer")?;
+        self.judge.as_ref().map_or(Ok(()), |judge| judge.check("judge"))?;
         self.sample.check()?;
         Prompts::new(&self.prompts, kind.prompts())?;
         self.code.as_ref().map_or(Ok(()), CodeConfig::check)?;
         self.translate.as_ref().map_or(Ok(()), TranslateConfig::check)?;
         self.backtranslate.as_ref().map_or(Ok(()), BacktranslateConfig::check)?;
+        self.imports.as_ref().map_or(Ok(()), ImportsConfig::check)?;
         self.tools.as_ref().map_or(Ok(()), ToolsConfig::check)?;
         self.maths.as_ref().map_or(Ok(()), MathsConfig::check)?;
+        self.steps.as_ref().map_or(Ok(()), StepsConfig::check)?;
+        self.search.as_ref().map_or(Ok(()), SearchConfig::check)?;
         self.probe.as_ref().map_or(Ok(()), ProbeConfig::check)?;
         self.long_qa.as_ref().map_or(Ok(()), |config| config.check(&self.writer))
     }

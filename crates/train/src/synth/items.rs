@@ -1,13 +1,14 @@
-//! What rows are made from: documents, or rows that ask something, each as often as it is wanted.
+//! What rows are made from: documents, rows that ask something, repositories or files, each as often as it is wanted.
 
 use crate::error::TrainError;
-use crate::synth::{Kind, SynthConfig};
+use crate::rejection::hash_input;
+use crate::synth::{Kind, SynthConfig, files};
 use herd_data::dialogue::{Shape, question};
 use herd_data::read::{InputFile, ReadOptions, Sources, documents, objects};
 use herd_data::{DataError, Hash};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where work begins.
 pub(super) struct Item {
@@ -18,18 +19,81 @@ pub(super) struct Item {
     pub row: u64,
     /// Which of the items of the same record.
     pub copy: u64,
-    /// The document, or the question's last words.
+    /// The document, the question's last words, or the text of a file.
     pub text: String,
-    /// The row of a question.
+    /// The row of a question, the files of a repository with their texts, or the name of a file.
     pub value: Value,
+}
+
+/// What items are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begins {
+    /// Documents.
+    Documents,
+    /// Rows that ask something.
+    Questions,
+    /// Folders of Python code, or rows with `files`.
+    Repositories,
+    /// Files of at most so many bytes that a user uploads.
+    Uploads(u64),
+}
+
+impl Begins {
+    /// Of a kind.
+    pub fn of(kind: Kind, config: &SynthConfig) -> Begins {
+        let tools = config.tools.as_ref().filter(|tools| tools.uploads);
+        match kind {
+            Kind::Maths | Kind::MathsSteps | Kind::MathsSearch => Begins::Questions,
+            Kind::Imports => Begins::Repositories,
+            Kind::Tools => {
+                tools.map_or(Begins::Documents, |tools| Begins::Uploads(tools.upload_bytes as u64))
+            }
+            Kind::Code | Kind::TranslateCode | Kind::Backtranslate => Begins::Documents,
+            Kind::Probe | Kind::LongQa => Begins::Documents,
+        }
+    }
+
+    /// The hash of all input.
+    pub fn hash(self, input: &[PathBuf]) -> Result<Hash, TrainError> {
+        match self {
+            Begins::Documents | Begins::Questions => hash_input(input),
+            Begins::Uploads(_) => files::hash(input, files::UPLOADS),
+            Begins::Repositories => {
+                let (folders, rows): (Vec<PathBuf>, Vec<PathBuf>) =
+                    input.iter().cloned().partition(|path| path.is_dir());
+                let folders = files::hash(&folders, files::PYTHON)?;
+                let rows = if rows.is_empty() { folders } else { hash_input(&rows)? };
+                Ok(Hash::of(format!("{folders} {rows}").as_bytes()))
+            }
+        }
+    }
+}
+
+/// A part of the input.
+enum Part {
+    /// A file of records.
+    Records(InputFile),
+    /// A folder that is a repository.
+    Repository(PathBuf),
+    /// A file that is a record.
+    Upload(PathBuf),
+}
+
+impl Part {
+    fn path(&self) -> &Path {
+        match self {
+            Part::Records(file) => &file.path,
+            Part::Repository(path) | Part::Upload(path) => path,
+        }
+    }
 }
 
 type Records = Box<dyn Iterator<Item = Result<(u64, String, Value), DataError>>>;
 
 /// All items, in the order of the input.
 pub(super) struct Items {
-    asks: bool,
-    files: std::vec::IntoIter<InputFile>,
+    begins: Begins,
+    parts: std::vec::IntoIter<Part>,
     open: Option<(String, Records)>,
     /// The record whose copies are given, and the next of them.
     record: Option<(u64, String, Value, u64)>,
@@ -45,12 +109,10 @@ pub(super) struct Items {
 impl Items {
     /// Errors: an input that is not there or holds nothing known.
     pub fn open(kind: Kind, config: &SynthConfig, input: &[PathBuf]) -> Result<Items, TrainError> {
-        let inputs: Vec<String> = input.iter().map(|path| path.display().to_string()).collect();
-        let files: Vec<InputFile> =
-            Sources::find(&inputs)?.sources.into_iter().flat_map(|source| source.files).collect();
+        let begins = Begins::of(kind, config);
         Ok(Items {
-            asks: kind.asks(),
-            files: files.into_iter(),
+            begins,
+            parts: parts(begins, input)?.into_iter(),
             open: None,
             record: None,
             copies: config.copies,
@@ -62,22 +124,41 @@ impl Items {
         })
     }
 
-    fn records(&self, file: &InputFile) -> Result<Records, DataError> {
-        if !self.asks {
+    fn records(&self, part: &Part) -> Result<Records, DataError> {
+        let file = match part {
+            Part::Repository(folder) => {
+                let files = files::repository(folder).map(|files| (1, String::new(), files));
+                return Ok(Box::new(std::iter::once(files)));
+            }
+            Part::Upload(path) => {
+                let most = match self.begins {
+                    Begins::Uploads(most) => most,
+                    Begins::Documents | Begins::Questions | Begins::Repositories => u64::MAX - 1,
+                };
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let text = files::text(path, most).map(|text| (1, text, Value::from(name)));
+                return Ok(Box::new(std::iter::once(text)));
+            }
+            Part::Records(file) => file,
+        };
+        if self.begins == Begins::Documents {
             let options = ReadOptions { field: self.field.clone(), ..ReadOptions::new() };
             let read = documents(file, &options)?;
             return Ok(Box::new(read.map(|d| d.map(|d| (d.id.row, d.text, Value::Null)))));
         }
-        let (path, shape) = (file.path.clone(), self.shape);
+        let (path, shape, begins) = (file.path.clone(), self.shape, self.begins);
         Ok(Box::new(objects(file)?.map(move |record| {
             let (row, value) = record?;
-            match question(&value, shape) {
-                Ok(asked) => {
-                    let text = asked.messages.last().map(|m| m.text()).unwrap_or_default();
-                    Ok((row, text, value))
+            let read = match begins {
+                Begins::Repositories => files::given(&value).map(|files| (String::new(), files)),
+                Begins::Documents | Begins::Questions | Begins::Uploads(_) => {
+                    question(&value, shape).map(|asked| {
+                        (asked.messages.last().map(|m| m.text()).unwrap_or_default(), value)
+                    })
                 }
-                Err(fault) => Err(DataError::Record { path: path.clone(), row, fault }),
-            }
+            };
+            let fault = |fault| DataError::Record { path: path.clone(), row, fault };
+            read.map(|(text, value)| (row, text, value)).map_err(fault)
         })))
     }
 
@@ -85,10 +166,10 @@ impl Items {
     fn record(&mut self) -> Result<Option<(u64, String, Value)>, TrainError> {
         loop {
             let Some((_, records)) = &mut self.open else {
-                let Some(file) = self.files.next() else { return Ok(None) };
-                let name = file.path.file_name().unwrap_or_default();
+                let Some(part) = self.parts.next() else { return Ok(None) };
+                let name = part.path().file_name().unwrap_or_default();
                 let name = name.to_string_lossy().into_owned();
-                self.open = Some((name, self.records(&file)?));
+                self.open = Some((name, self.records(&part)?));
                 continue;
             };
             match records.next() {
@@ -132,6 +213,33 @@ impl Iterator for Items {
         }
         Some(Ok(Item { key, file, row, copy, text, value }))
     }
+}
+
+/// The input in its order. Errors: a path that is not there or holds nothing known.
+fn parts(begins: Begins, input: &[PathBuf]) -> Result<Vec<Part>, TrainError> {
+    let records = |paths: &[PathBuf]| -> Result<Vec<Part>, TrainError> {
+        let inputs: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        let files = Sources::find(&inputs)?.sources.into_iter().flat_map(|source| source.files);
+        Ok(files.map(Part::Records).collect())
+    };
+    let mut parts = Vec::new();
+    match begins {
+        Begins::Documents | Begins::Questions => parts = records(input)?,
+        Begins::Repositories => {
+            for path in input {
+                match path.is_dir() {
+                    true => parts.push(Part::Repository(path.clone())),
+                    false => parts.extend(records(std::slice::from_ref(path))?),
+                }
+            }
+        }
+        Begins::Uploads(_) => {
+            for path in input {
+                parts.extend(files::find(path, files::UPLOADS)?.into_iter().map(Part::Upload));
+            }
+        }
+    }
+    Ok(parts)
 }
 
 /// Some whole lines of a text, of about so many bytes, from a place that a number draws; all of a short one.

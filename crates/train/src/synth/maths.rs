@@ -2,13 +2,14 @@
 //! writer's own second look; wrong ones may be corrected.
 
 use crate::error::TrainError;
-use crate::rejection::{field_text, last_number, near};
+use crate::rejection::{last_number, near};
 use crate::synth::arithmetic::check;
 use crate::synth::items::Item;
 use crate::synth::read::verdict;
+use crate::synth::steps;
 use crate::synth::{Harvest, Shelf, fall, said, unlearnt};
 use crate::writer::between;
-use crate::writer::desk::{Ask, Desk, Made, fault, reject};
+use crate::writer::desk::{Ask, Desk, Made, fault};
 use crate::writer::prompts::Default;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,8 +26,10 @@ pub struct MathsConfig {
     pub keep: usize,
     /// Whether every sum that is written out must be right.
     pub steps: bool,
-    /// Whether the writer looks over a solution again.
+    /// Whether the judge looks over a solution again.
     pub verify: bool,
+    /// Whether the judge must find every step right, each by itself. `maths-steps` makes the rows that teach it.
+    pub stepwise: bool,
     /// Wrong solutions of a problem that are corrected at most.
     pub mistakes: usize,
 }
@@ -45,6 +48,7 @@ pub(super) const PROMPTS: &[Default] = &[
         text: "Problem:\n{{ problem }}\n\nSolution:\n{{ solution }}\n\nIs every step of this solution valid and its answer right? Think, \
                then end with `Verdict: yes` or `Verdict: no`.",
     },
+    steps::STEP,
     Default {
         step: "correct",
         names: &["problem", "solution"],
@@ -59,7 +63,7 @@ const WRONG: &str = "That is not right. Find your mistake and solve it again.";
 impl MathsConfig {
     pub(super) fn base() -> MathsConfig {
         let (answer, k) = ("answer".to_owned(), [4, 8]);
-        MathsConfig { answer, k, keep: 4, steps: true, verify: true, mistakes: 0 }
+        MathsConfig { answer, k, keep: 4, steps: true, verify: true, stepwise: false, mistakes: 0 }
     }
 
     pub(super) fn check(&self) -> Result<(), TrainError> {
@@ -75,10 +79,7 @@ impl MathsConfig {
 
 pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<Harvest> {
     let config = shelf.config.maths.as_ref().expect("the settings of its kind");
-    let wanted = field_text(&item.value, &config.answer);
-    let Some(wanted) = wanted.as_deref().and_then(last_number) else {
-        return reject("problem", "no_number", item.value.clone());
-    };
+    let wanted = steps::wanted(item, &config.answer)?;
     let problem = &item.text;
     let [least, most] = config.k.map(|k| k as u64);
     let n = (least + desk.draw("k") % (most - least + 1)) as usize;
@@ -105,6 +106,9 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
     }
     if config.verify {
         good = verified(desk, &mut harvest, problem, good)?;
+    }
+    if config.stepwise {
+        good = stepwise(desk, &mut harvest, problem, good)?;
     }
     let more = good.len().saturating_sub(config.keep);
     for text in good.drain(good.len() - more..) {
@@ -149,6 +153,36 @@ fn verified(
             }
             Some(false) => fall(desk, harvest, "verify", "no", text),
             None => fall(desk, harvest, "verify", "no_verdict", text),
+        }
+    }
+    Ok(kept)
+}
+
+/// Those of some solutions of which the judge finds every step right.
+fn stepwise(
+    desk: &mut Desk<'_>,
+    harvest: &mut Harvest,
+    problem: &str,
+    good: Vec<String>,
+) -> Made<Vec<String>> {
+    let of = |text: &String| -> Vec<Value> {
+        let steps = steps::steps(text);
+        (0..steps.len()).map(|i| steps::asked(problem, &steps[..i], &steps[i])).collect()
+    };
+    let with: Vec<Vec<Value>> = good.iter().map(of).collect();
+    let counts: Vec<usize> = with.iter().map(Vec::len).collect();
+    let mut said = desk.verdicts("step", with.into_iter().flatten().collect())?.into_iter();
+    let mut kept = Vec::new();
+    for (text, count) in good.into_iter().zip(counts) {
+        let verdicts: Vec<Option<bool>> =
+            said.by_ref().take(count).map(|said| said.as_deref().and_then(verdict)).collect();
+        if verdicts.contains(&Some(false)) {
+            fall(desk, harvest, "stepwise", "no", text);
+        } else if verdicts.contains(&None) {
+            fall(desk, harvest, "stepwise", "no_verdict", text);
+        } else {
+            desk.passed("stepwise");
+            kept.push(text);
         }
     }
     Ok(kept)

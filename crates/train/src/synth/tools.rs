@@ -1,8 +1,11 @@
 //! Trajectories with tools (arXiv 2407.21783, section 4.3.5): a query, calls that are really made, and an answer that uses what came back.
 //!
 //! ```text
-//! snippet -> query -> call -> output -> call -> output -> ... -> answer
+//! snippet, or an uploaded file -> query -> call -> output -> call -> output -> ... -> answer
 //! ```
+//!
+//! An uploaded file lies beside each call. A trajectory over one is kept if a call of Python would have come to something else without it.
+//! Who asks has seen how the file begins; who answers knows its name alone, as an assistant does.
 //!
 //! The writer need not know any format of calls: it writes a block of Python or a line `Calculator: ...`, and rows have them in Llama 3.1's roles.
 
@@ -22,7 +25,11 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolsConfig {
-    /// Bytes of a snippet, in whole lines.
+    /// Whether items are files that a user uploads: csv, tsv, txt, json, jsonl, py, html, xml, md, toml.
+    pub uploads: bool,
+    /// Bytes of an uploaded file at most.
+    pub upload_bytes: usize,
+    /// Bytes of a snippet, or of the first lines of a file, in whole lines.
     pub snippet_bytes: usize,
     /// Calls of a trajectory: the least and the most; two and more make it one of several steps.
     pub calls: [usize; 2],
@@ -43,20 +50,36 @@ pub(super) const PROMPTS: &[Default] = &[
     },
     Default {
         step: "act",
-        names: &["query", "history", "least"],
-        text: "Question: {{ query }}\n\nYou have two tools. To run Python, write one ```python block that prints what you need. To work out a \
+        names: &["query", "upload", "history", "least"],
+        text: "Question: {{ query }}\n\n{% if upload %}The user has uploaded a file; your programs find it as `{{ upload }}` in their folder.\n\n{% endif %}\
+               You have two tools. To run Python, write one ```python block that prints what you need. To work out a \
                term, write a line `Calculator: 3 * (4 + 5)`. Make one call at a time and wait for its output.\n\
                {% for step in history %}\nYou wrote:\n{{ step.call }}\nOutput:\n{{ step.output }}\n{% endfor %}\n\
                {% if history | length >= least %}When you know the answer, write a line `Answer: ...` in place of a call.{% else %}Make the next call.{% endif %}",
+    },
+    Default {
+        step: "query_upload",
+        names: &["upload", "head", "calls"],
+        text: "A user has uploaded the file `{{ upload }}`, which begins like this:\n\n{{ head }}\n\nInvent a question about the whole file that has one \
+               definite answer, and that takes {% if calls > 1 %}at least {{ calls }} programs, each with the result of the one before\
+               {% else %}a program that reads it{% endif %}. Write the question alone.",
+    },
+    Default {
+        step: "ask_upload",
+        names: &["upload", "query"],
+        text: "{{ query }}\n\n(uploaded file: {{ upload }})",
     },
 ];
 
 impl ToolsConfig {
     pub(super) fn base() -> ToolsConfig {
-        ToolsConfig { snippet_bytes: 800, calls: [1, 4], seconds: 5.0, output_bytes: 2000 }
+        let (uploads, upload_bytes, snippet_bytes) = (false, 1 << 16, 800);
+        let (calls, seconds, output_bytes) = ([1, 4], 5.0, 2000);
+        ToolsConfig { uploads, upload_bytes, snippet_bytes, calls, seconds, output_bytes }
     }
 
     pub(super) fn check(&self) -> Result<(), TrainError> {
+        between("tools.upload_bytes", self.upload_bytes as u64, 1, 1 << 24)?;
         between("tools.snippet_bytes", self.snippet_bytes as u64, 16, 1 << 20)?;
         between("tools.output_bytes", self.output_bytes as u64, 1, 1 << 14)?;
         within("tools.seconds", self.seconds, 0.01, 3600.0)?;
@@ -72,13 +95,16 @@ impl ToolsConfig {
 pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<Harvest> {
     let config = shelf.config.tools.as_ref().expect("the settings of its kind");
     let [least, most] = config.calls;
-    let snippet = snippet(&item.text, config.snippet_bytes, desk.draw("snippet"));
-    let query = desk.say("query", json!({ "snippet": snippet, "calls": least }))?;
+    let upload = item.value.as_str().map(|name| Upload { name, text: &item.text });
+    let (query, asked) = query(desk, config, item, upload)?;
     desk.passed("query");
-    let mut messages = vec![said("user", &query)];
+    let mut messages = vec![said("user", &asked)];
     let (mut history, mut last) = (Vec::new(), String::new());
+    let mut reads = upload.is_none();
+    let name = upload.map(|upload| upload.name);
+    let program = if name == Some("main.py") { "call.py" } else { "main.py" };
     let answer = loop {
-        let with = json!({ "query": query, "history": history, "least": least });
+        let with = json!({ "query": query, "upload": name, "history": history, "least": least });
         let text = desk.say("act", with)?;
         let what = |text: &str| json!({ "query": query, "history": history, "said": text });
         let (call, message, output) = match read(&text) {
@@ -91,7 +117,8 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
                 return reject("act", "too_many_calls", what(&text));
             }
             Act::Python(code) => {
-                let output = python(desk, &code)?;
+                let output = python(desk, program, &code, upload)?;
+                reads = reads || output != python(desk, program, &code, None)?;
                 (format!("```python\n{code}```"), call("code_interpreter", "code", &code), output)
             }
             Act::Term(term) => {
@@ -109,6 +136,10 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
         last = output.to_owned();
         history.push(json!({ "call": call, "output": output }));
     };
+    if !reads {
+        let what = json!({ "query": query, "history": history, "said": answer });
+        return reject("answer", "ignores_upload", what);
+    }
     if !uses(&answer, &last) {
         return reject(
             "answer",
@@ -127,6 +158,34 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
     messages.insert(0, said("system", &system));
     let row = json!({ "messages": messages });
     Ok(Harvest { rows: vec![row], told: vec![told], ..Harvest::default() })
+}
+
+/// A file that lies beside calls.
+#[derive(Clone, Copy)]
+struct Upload<'a> {
+    name: &'a str,
+    text: &'a str,
+}
+
+/// A question, and how a user says it.
+fn query(
+    desk: &mut Desk<'_>,
+    config: &ToolsConfig,
+    item: &Item,
+    upload: Option<Upload<'_>>,
+) -> Made<(String, String)> {
+    let calls = config.calls[0];
+    let Some(Upload { name, text }) = upload else {
+        let snippet = snippet(&item.text, config.snippet_bytes, desk.draw("snippet"));
+        let query = desk.say("query", json!({ "snippet": snippet, "calls": calls }))?;
+        return Ok((query.clone(), query));
+    };
+    let head = snippet(text, config.snippet_bytes, 0);
+    let with = json!({ "upload": name, "head": head, "calls": calls });
+    let query = desk.say("query_upload", with)?;
+    let with = json!({ "upload": name, "query": query });
+    let asked = desk.room.prompts.render("ask_upload", &with)?;
+    Ok((query, asked))
 }
 
 /// What a writer does next.
@@ -150,10 +209,16 @@ fn read(text: &str) -> Act {
     labelled(text, "Answer", &LABELS).map_or(Act::Nothing, Act::Answer)
 }
 
-/// What a program prints; `None` if it fails.
-fn python(desk: &mut Desk<'_>, code: &str) -> Made<Option<String>> {
-    let command = ["python3", "-I", "-u", "-B", "-S", "main.py"];
-    let ran = desk.run(&command, &[("main.py", code)])?;
+/// What a program prints; `None` if it fails. Beside it lies the file that is given.
+fn python(
+    desk: &mut Desk<'_>,
+    program: &str,
+    code: &str,
+    given: Option<Upload<'_>>,
+) -> Made<Option<String>> {
+    let given = given.map(|upload| (upload.name, upload.text));
+    let command = ["python3", "-I", "-u", "-B", "-S", program];
+    let ran = desk.run_over(&command, &[(program, code)], given.as_slice())?;
     Ok(ran.succeeded().then_some(ran.stdout))
 }
 

@@ -61,6 +61,8 @@ pub(crate) struct Room<'a> {
     pub seed: u64,
     /// Names the writer and its weights in the log: answers of another are not its own.
     pub writer: &'a str,
+    /// Names who gives verdicts; the writer's name where it judges itself.
+    pub judge: &'a str,
     /// Where programs run.
     pub sandbox: Option<Sandbox>,
 }
@@ -72,7 +74,7 @@ pub(crate) struct Ask {
     pub with: Value,
     /// Answers wanted.
     pub n: usize,
-    /// Whether a verdict is wanted: the likeliest answer, not one of many.
+    /// Whether verdicts are wanted, of the judge: one is its likeliest answer, several are drawn.
     pub judges: bool,
 }
 
@@ -104,6 +106,21 @@ impl Ran {
     }
 }
 
+/// A question whose answer is not in the log yet.
+struct Waiting {
+    /// What the log calls it.
+    wanted: Value,
+    question: Question,
+    judges: bool,
+}
+
+/// Those who answer.
+pub(crate) struct Voices<'v, 'a> {
+    pub writer: &'v mut Writer<'a>,
+    /// Who gives verdicts; the writer where nobody is named.
+    pub judge: Option<&'v mut Writer<'a>>,
+}
+
 /// One item's work.
 pub(crate) struct Desk<'a> {
     pub room: &'a Room<'a>,
@@ -111,7 +128,7 @@ pub(crate) struct Desk<'a> {
     /// The item's key.
     item: &'a str,
     asked: u64,
-    waiting: Vec<(Value, Question)>,
+    waiting: Vec<Waiting>,
     /// Entries of the log that it used, in order.
     pub trace: Vec<Id>,
     /// What became of each step.
@@ -134,12 +151,12 @@ impl<'a> Desk<'a> {
         let mut known = Vec::with_capacity(asks.len());
         for ask in asks {
             let question = self.question(&ask)?;
-            let (item, step, writer) = (self.item, ask.step, self.room.writer);
-            let wanted =
-                json!({ "item": item, "step": step, "writer": writer, "question": question });
+            let Ask { step, judges, .. } = ask;
+            let (item, who) = (self.item, if judges { self.room.judge } else { self.room.writer });
+            let wanted = json!({ "item": item, "step": step, "writer": who, "question": question });
             match self.known(&wanted)? {
                 Some(said) => known.push(said),
-                None => self.waiting.push((wanted, question)),
+                None => self.waiting.push(Waiting { wanted, question, judges }),
             }
         }
         if self.waiting.is_empty() { Ok(known) } else { Err(Halt::Waits) }
@@ -183,7 +200,7 @@ impl<'a> Desk<'a> {
         Ok(Question {
             messages: system.into_iter().chain([user]).collect(),
             n: ask.n,
-            temperature: if ask.judges { 0.0 } else { temperature },
+            temperature: if ask.judges && ask.n == 1 { 0.0 } else { temperature },
             top_p,
             max_tokens,
             stop: Vec::new(),
@@ -195,13 +212,27 @@ impl<'a> Desk<'a> {
     ///
     /// Panics if the room has no sandbox: kinds that run programs open one.
     pub fn run(&mut self, command: &[&str], files: &[(&str, &str)]) -> Made<Ran> {
+        self.run_over(command, files, &[])
+    }
+
+    /// The same with files that the item brings: the log has their hashes alone.
+    pub fn run_over(
+        &mut self,
+        command: &[&str],
+        files: &[(&str, &str)],
+        given: &[(&str, &str)],
+    ) -> Made<Ran> {
         let told: serde_json::Map<String, Value> =
             files.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
-        let wanted = json!({ "item": self.item, "run": command, "files": told });
+        let mut wanted = json!({ "item": self.item, "run": command, "files": told });
+        for (name, text) in given {
+            wanted["given"][*name] = Hash::of(text.as_bytes()).to_string().into();
+        }
         if let Some(ran) = self.known(&wanted)? {
             return Ok(ran);
         }
-        let files: Vec<(&str, &[u8])> = files.iter().map(|(n, t)| (*n, t.as_bytes())).collect();
+        let files = files.iter().chain(given).map(|(name, text)| (*name, text.as_bytes()));
+        let files: Vec<(&str, &[u8])> = files.collect();
         let sandbox = self.room.sandbox.as_ref().expect("this kind runs programs");
         let outcome = sandbox.run(&Program { command, files: &files, ..Program::default() });
         let outcome = outcome.map_err(TrainError::from)?;
@@ -238,19 +269,20 @@ pub(crate) fn fault(said: &Said) -> Option<&'static str> {
     }
 }
 
-/// Does the work of all items until nothing waits: what they ask comes from the writer, many at once. Whether all is
-/// there; it is not where the writer or the caller was stopped.
+/// Does the work of all items until nothing waits: what they ask comes from the writer and the judge, many at once. Whether all
+/// is there; it is not where one of them or the caller was stopped.
 pub(crate) fn answer_all<I>(
     room: &Room<'_>,
     log: &mut Log,
     items: &mut dyn Iterator<Item = Result<(String, I), TrainError>>,
     work: &dyn Fn(&mut Desk<'_>, &I) -> Made<()>,
-    writer: &mut Writer<'_>,
+    voices: Voices<'_, '_>,
     stop: &AtomicBool,
 ) -> Result<bool, TrainError> {
+    let Voices { writer, mut judge } = voices;
     let mut open: Vec<(String, I)> = Vec::new();
     loop {
-        let mut questions: Vec<(Value, Question)> = Vec::new();
+        let mut questions: Vec<Waiting> = Vec::new();
         let mut still = Vec::new();
         let mut waiting = open.into_iter();
         // Twice as many items as questions at once: some end while others go on.
@@ -280,10 +312,26 @@ pub(crate) fn answer_all<I>(
         if questions.is_empty() {
             return Ok(true);
         }
-        let (wanted, asked): (Vec<Value>, Vec<Question>) = questions.into_iter().unzip();
-        writer(&asked, &mut |i, said| log.put(&wanted[i], json!(said)).map(|_| ()))?;
+        let (verdicts, others): (Vec<Waiting>, Vec<Waiting>) =
+            questions.into_iter().partition(|waiting| waiting.judges && judge.is_some());
+        put(log, writer, others)?;
+        if let Some(judge) = &mut judge
+            && !stop.load(Ordering::Relaxed)
+        {
+            put(log, *judge, verdicts)?;
+        }
         if stop.load(Ordering::Relaxed) {
             return Ok(false);
         }
     }
+}
+
+/// Has all of these answered, and the answers put into the log as they come.
+fn put(log: &mut Log, voice: &mut Writer<'_>, questions: Vec<Waiting>) -> Result<(), TrainError> {
+    if questions.is_empty() {
+        return Ok(());
+    }
+    let (wanted, asked): (Vec<Value>, Vec<Question>) =
+        questions.into_iter().map(|waiting| (waiting.wanted, waiting.question)).unzip();
+    voice(&asked, &mut |i, said| log.put(&wanted[i], json!(said)).map(|_| ()))
 }

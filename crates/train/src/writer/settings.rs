@@ -70,23 +70,26 @@ impl WriterConfig {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), TrainError> {
+    /// Checks the table of this name.
+    pub(crate) fn check(&self, table: &str) -> Result<(), TrainError> {
+        let key = |key: &str| format!("{table}.{key}");
         if self.model.as_os_str().is_empty() {
-            let expected = "a checkpoint, or an endpoint's model beside writer.base_url";
-            return Err(TrainError::no("writer.model", "\"\"", expected));
+            let expected = format!("a checkpoint, or an endpoint's model beside {table}.base_url");
+            return Err(TrainError::no(&key("model"), "\"\"", &expected));
         }
         if let Some(url) = &self.base_url
             && !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
         {
-            return Err(TrainError::no("writer.base_url", url, "an address of http or https"));
+            return Err(TrainError::no(&key("base_url"), url, "an address of http or https"));
         }
         if let (Some(name), None) = (&self.key_env, &self.base_url) {
-            return Err(TrainError::no("writer.key_env", name, "nothing without writer.base_url"));
+            let expected = format!("nothing without {table}.base_url");
+            return Err(TrainError::no(&key("key_env"), name, &expected));
         }
-        between("writer.attempts", self.attempts as u64, 1, 100)?;
-        between("writer.pause_ms", self.pause_ms, 0, 600_000)?;
-        between("writer.seconds", self.seconds, 1, 86_400)?;
-        between("writer.bytes_max", self.bytes_max, 1, 1 << 30)
+        between(&key("attempts"), self.attempts as u64, 1, 100)?;
+        between(&key("pause_ms"), self.pause_ms, 0, 600_000)?;
+        between(&key("seconds"), self.seconds, 1, 86_400)?;
+        between(&key("bytes_max"), self.bytes_max, 1, 1 << 30)
     }
 }
 

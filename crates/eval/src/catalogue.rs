@@ -1,0 +1,65 @@
+//! The benchmarks that come with Herd: a page each, in `tasks/`.
+
+use std::path::Path;
+
+use crate::error::EvalError;
+use crate::task::Task;
+
+macro_rules! pages {
+    ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../tasks/", $name, ".toml")))),*] };
+}
+
+/// Names and pages.
+const PAGES: [(&str, &str); 14] = pages![
+    "agieval_lsat_lr",
+    "arc_challenge",
+    "arc_easy",
+    "boolq",
+    "commonsense_qa",
+    "gsm8k",
+    "hellaswag",
+    "mgsm",
+    "mmlu",
+    "openbookqa",
+    "piqa",
+    "siqa",
+    "triviaqa",
+    "winogrande",
+];
+
+/// All of them, by their names.
+pub fn all() -> Vec<Task> {
+    let read = |(name, page): &(&str, &str)| Task::parse(page, name).expect("a test reads all");
+    PAGES.iter().map(read).collect()
+}
+
+/// The task of a name, or of a file with a page.
+///
+/// Errors: there is none; a file that cannot be read, or is none.
+pub fn find(name: &str) -> Result<Task, EvalError> {
+    if let Some((_, page)) = PAGES.iter().find(|(own, _)| *own == name) {
+        return Task::parse(page, name);
+    }
+    let path = Path::new(name);
+    if path.extension().is_some_and(|ext| ext == "toml") {
+        let page = std::fs::read_to_string(path).map_err(EvalError::io("read", path))?;
+        return Task::parse(&page, name);
+    }
+    let near = herd_model::nearest(name, PAGES.iter().map(|(name, _)| *name)).map(str::to_owned);
+    Err(EvalError::Unknown { name: name.to_owned(), near })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_page_is_a_task_of_its_own_name() {
+        for (task, (name, _)) in all().iter().zip(PAGES) {
+            assert_eq!(task.name, name);
+            assert!(!task.citation.is_empty() && !task.about.is_empty());
+        }
+        let error = find("helaswag").unwrap_err().to_string();
+        assert!(error.contains("hellaswag"), "{error}");
+    }
+}

@@ -1,0 +1,96 @@
+//! What can go wrong in measuring.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use herd_data::DataError;
+use herd_engine::RequestError;
+
+/// Why a model could not be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// A task's page is wrong.
+    #[error("task {task}: {what}")]
+    Task {
+        /// Its name, or its file.
+        task: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// No task of that name.
+    #[error("there is no task {name:?}{}", near.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default())]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The nearest that there is.
+        near: Option<String>,
+    },
+    /// A task's rows are not there.
+    #[error("task {task}: none of {} is in {}", files.join(", "), folder.display())]
+    NoRows {
+        /// The task.
+        task: String,
+        /// The names looked for.
+        files: Vec<String>,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// A row that the task cannot read.
+    #[error("task {task}, row {row} of {}: {what}", path.display())]
+    Row {
+        /// The task.
+        task: String,
+        /// The file.
+        path: PathBuf,
+        /// The row, from 1 on.
+        row: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// A file of data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The engine does not take a question.
+    #[error("task {task}, item {item}: {source}")]
+    Request {
+        /// The task.
+        task: String,
+        /// The item.
+        item: usize,
+        /// Why.
+        source: RequestError,
+    },
+    /// The model fails.
+    #[error("{0}")]
+    Model(String),
+    /// A folder of results that cannot be gone on with.
+    #[error("{}: {what}", path.display())]
+    Results {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The system.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The run was stopped; the same command goes on.
+    #[error("stopped; the same command goes on")]
+    Stopped,
+}
+
+impl EvalError {
+    /// For `map_err`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EvalError + use<> {
+        let path = path.to_owned();
+        move |source| EvalError::Io { action, path, source }
+    }
+}

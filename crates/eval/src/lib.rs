@@ -1,0 +1,33 @@
+//! Measures a model: a benchmark is a page, each answer a receipt, each score has its interval.
+//!
+//! ```text
+//! rows --task--> items --ids--> queries --model--> answers --scorer--> receipts --count--> results
+//! ```
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`task`] | what a benchmark asks, as a page of settings and templates |
+//! | [`catalogue`] | the pages that come with Herd |
+//! | [`template`] | the language of their templates |
+//! | [`item`] | rows to questions, with their examples |
+//! | [`query`] | questions to token ids |
+//! | [`local`] | a model of this machine that answers |
+//! | [`score`] | answers to numbers |
+//! | [`suite`] | the loop over items: receipts, taken up where it was stopped |
+//! | [`results`] | receipts to scores |
+//! | [`stats`] | intervals, and differences of pairs |
+
+pub mod catalogue;
+mod error;
+pub mod item;
+pub mod local;
+pub mod query;
+pub mod results;
+pub mod score;
+pub mod stats;
+pub mod suite;
+pub mod task;
+pub mod template;
+
+pub use error::EvalError;
+pub use task::Task;

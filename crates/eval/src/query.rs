@@ -1,0 +1,207 @@
+//! Questions to token ids.
+//!
+//! A target is what the ids of question and answer together have beyond those of the question; spaces
+//! that end a question belong to the answer (as lm-evaluation-harness has it).
+
+use std::sync::Arc;
+
+use herd_codec::chat::{ChatFormat, Date, Dialogue, Message, RenderOptions, Role};
+use herd_codec::{TokenId, Tokenizer};
+
+use crate::item::{Ask, Item};
+use crate::task::Task;
+
+/// What a model is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// How likely a target is behind a context.
+    Likelihood {
+        /// At least one id.
+        context: Vec<u32>,
+        /// At least one id.
+        target: Vec<u32>,
+    },
+    /// What it writes behind a prompt, the likeliest token each time.
+    Write {
+        /// At least one id.
+        prompt: Vec<u32>,
+        /// Texts that end the answer.
+        until: Vec<String>,
+        /// Tokens that end it.
+        stops: Vec<u32>,
+        /// Tokens at most.
+        max_tokens: usize,
+    },
+}
+
+/// What it answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    /// The log-probability of each token of the target, and whether each was the likeliest.
+    Likelihood {
+        /// In nats.
+        log_probs: Vec<f64>,
+        /// Whether greedy writing would have given the target.
+        greedy: bool,
+    },
+    /// What it wrote.
+    Written {
+        /// Ids, with what ended it.
+        ids: Vec<u32>,
+        /// The text before what ended it.
+        text: String,
+        /// Whether `max_tokens` ended it.
+        full: bool,
+    },
+}
+
+/// How a model reads: what makes its ids.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// Text to ids.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The id before every text.
+    pub bos: Option<u32>,
+    /// Tokens that end what it writes.
+    pub stops: Vec<u32>,
+    /// Tokens of a question and its answer at most.
+    pub context: usize,
+    /// The chat that questions are put in; else they are plain text.
+    pub chat: Option<Chat>,
+}
+
+/// Questions as messages.
+#[derive(Clone, Debug)]
+pub struct Chat {
+    /// How a dialogue is written.
+    pub format: ChatFormat,
+    /// The day, for formats that name it.
+    pub today: Option<Date>,
+    /// What the system says.
+    pub system: Option<String>,
+    /// Whether each example is a question and an answer of the dialogue, not text of the question.
+    pub turns: bool,
+}
+
+/// The queries of an item, and how many tokens of its questions were cut off because there is no
+/// room for them.
+pub fn queries(task: &Task, item: &Item, words: &Words) -> Result<(Vec<Query>, usize), String> {
+    let mut cut = 0;
+    let mut made = Vec::new();
+    match &item.ask {
+        Ask::Choose { texts, choices, .. } => {
+            let several = texts.len().max(choices.len());
+            let of = |all: &[String], i: usize| all[if all.len() == 1 { 0 } else { i }].clone();
+            for i in 0..several {
+                let (context, target) = words.pair(task, item, &of(texts, i), &of(choices, i))?;
+                // The last token is predicted, not read.
+                let room = (words.context + 1).saturating_sub(target.len());
+                if room == 0 {
+                    return Err(format!(
+                        "an answer of {} tokens, the context has {}",
+                        target.len(),
+                        words.context
+                    ));
+                }
+                let (context, lost) = last(context, room.min(words.context));
+                cut += lost;
+                made.push(Query::Likelihood { context, target });
+            }
+        }
+        Ask::Write { text, .. } => {
+            let Some(write) = &task.write else { return Err("no [write]".to_owned()) };
+            let prompt = words.prompt(task, item, text)?;
+            let room = words.context.saturating_sub(write.max_tokens).max(words.context / 2).max(1);
+            let (prompt, lost) = last(prompt, room);
+            cut += lost;
+            let max_tokens = write.max_tokens.min(words.context - prompt.len());
+            let (until, stops) = (write.until.clone(), words.stops.clone());
+            made.push(Query::Write { prompt, until, stops, max_tokens });
+        }
+    }
+    Ok((made, cut))
+}
+
+/// The last `room` ids, and how many stood before them.
+fn last(mut ids: Vec<u32>, room: usize) -> (Vec<u32>, usize) {
+    let lost = ids.len().saturating_sub(room);
+    ids.drain(..lost);
+    (ids, lost)
+}
+
+impl Words {
+    fn encode(&self, text: &str) -> Vec<u32> {
+        self.tokenizer.encode(text).into_iter().map(|TokenId(id)| id).collect()
+    }
+
+    /// A question with all that stands before it, as one text.
+    fn plain(task: &Task, item: &Item, text: &str) -> String {
+        let mut all = item.description.clone();
+        for (question, answer) in &item.shots {
+            all += &format!("{question}{}{answer}{}", task.delimiter, task.between);
+        }
+        all + text
+    }
+
+    /// The ids of a question, and of an answer behind it.
+    fn pair(
+        &self,
+        task: &Task,
+        item: &Item,
+        text: &str,
+        answer: &str,
+    ) -> Result<(Vec<u32>, Vec<u32>), String> {
+        let (context, target) = if self.chat.is_some() {
+            (self.prompt(task, item, text)?, self.encode(answer))
+        } else {
+            let whole = Words::plain(task, item, text);
+            let question = whole.trim_end();
+            let both = format!("{whole}{}{answer}", task.delimiter);
+            let (context, both) = (self.encode(question), self.encode(&both));
+            let target = both.get(context.len()..).unwrap_or_default().to_vec();
+            (self.begun(context), target)
+        };
+        if target.is_empty() {
+            return Err(format!("the answer {answer:?} has no token of its own"));
+        }
+        Ok((context, target))
+    }
+
+    /// The ids of a question that is to be answered.
+    fn prompt(&self, task: &Task, item: &Item, text: &str) -> Result<Vec<u32>, String> {
+        let Some(chat) = &self.chat else {
+            return Ok(self.begun(self.encode(&Words::plain(task, item, text))));
+        };
+        let mut messages = Vec::new();
+        let system = [chat.system.as_deref(), chat.turns.then_some(item.description.trim_end())];
+        let system: Vec<&str> = system.into_iter().flatten().filter(|s| !s.is_empty()).collect();
+        if !system.is_empty() {
+            messages.push(Message::new(Role::System, system.join("\n\n")));
+        }
+        if chat.turns {
+            for (question, answer) in &item.shots {
+                messages.push(Message::new(Role::User, question.clone()));
+                messages.push(Message::new(Role::Assistant, answer.clone()));
+            }
+            messages.push(Message::new(Role::User, text));
+        } else {
+            messages.push(Message::new(Role::User, Words::plain(task, item, text)));
+        }
+        let dialogue = Dialogue { messages, ..Dialogue::default() };
+        let options = RenderOptions { today: chat.today, ..RenderOptions::PROMPT };
+        let ids = chat.format.ids(&dialogue, &options, &self.tokenizer);
+        Ok(ids.map_err(|e| e.to_string())?.into_iter().map(|TokenId(id)| id).collect())
+    }
+
+    /// Ids behind the one that begins a text; of no ids that alone, or the token that ends texts.
+    fn begun(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        if let Some(bos) = self.bos {
+            ids.insert(0, bos);
+        }
+        if ids.is_empty() {
+            let specials = self.tokenizer.specials();
+            ids.extend(specials.bos.or(specials.eos).map(|id| id.0));
+        }
+        ids
+    }
+}

@@ -1,0 +1,278 @@
+//! What a benchmark asks: a page of settings and templates.
+
+use std::path::{Path, PathBuf};
+
+use herd_data::read::{InputFile, objects};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::EvalError;
+use crate::score::Scorer;
+
+/// A benchmark. Its page is TOML; keys are those of these fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// What it is called by.
+    pub name: String,
+    /// Counts up with each change that can move a score.
+    pub version: u32,
+    /// What it is, in a line.
+    pub about: String,
+    /// Where its definition was published, and the settings that are followed.
+    pub citation: String,
+    /// Where its rows are, below the folder of data: the first that is there counts. `*` stands
+    /// for any part of a name.
+    pub files: Vec<String>,
+    /// What is done with the answers.
+    pub scorer: Scorer,
+    /// The score that stands for the task.
+    pub metric: String,
+    /// Text before everything, as a template.
+    #[serde(default)]
+    pub description: String,
+    /// What stands between a question and its answer.
+    #[serde(default = "space")]
+    pub delimiter: String,
+    /// What stands between examples.
+    #[serde(default = "blank_line")]
+    pub between: String,
+    /// Examples before the question.
+    #[serde(default)]
+    pub shots: Shots,
+    /// The field by which scores are also given apart.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Whether the score is the mean of its groups, not of its items.
+    #[serde(default, rename = "macro")]
+    pub by_group: bool,
+    /// The field that questions share which stand or fall together, as those of one passage.
+    #[serde(default)]
+    pub cluster: Option<String>,
+    /// Where an answer that is written ends.
+    #[serde(default)]
+    pub write: Option<Write>,
+    /// How a row is read; the first whose fields are all there counts.
+    pub form: Vec<Form>,
+}
+
+/// Where examples come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shots {
+    /// How many, where nothing else is asked for.
+    #[serde(default)]
+    pub number: usize,
+    /// Where they are; the task's own rows if there are none, but for the row that is asked.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// Whether the first of them, else some drawn for each row.
+    #[serde(default)]
+    pub first: bool,
+    /// Whether of the row's own group alone.
+    #[serde(default)]
+    pub of_group: bool,
+}
+
+/// An answer that is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Write {
+    /// Texts that end it.
+    pub until: Vec<String>,
+    /// Tokens at most.
+    pub max_tokens: usize,
+}
+
+/// How a row becomes a question. `text`, `texts` and `shot` are templates, the others expressions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Form {
+    /// Fields that such a row has.
+    pub has: Vec<String>,
+    /// The question.
+    #[serde(default)]
+    pub text: String,
+    /// The questions, where the choices differ in them and the answer is the same.
+    #[serde(default)]
+    pub texts: Option<String>,
+    /// The answers to choose from.
+    #[serde(default)]
+    pub choices: Option<String>,
+    /// The place of the right one among them.
+    #[serde(default)]
+    pub gold: Option<String>,
+    /// The answer as an example gives it, where there are no choices.
+    #[serde(default)]
+    pub shot: Option<String>,
+    /// What a written answer is compared with: a text, or a list of them.
+    #[serde(default)]
+    pub reference: Option<String>,
+}
+
+fn space() -> String {
+    " ".to_owned()
+}
+
+fn blank_line() -> String {
+    "\n\n".to_owned()
+}
+
+/// A row, and where it stands.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its number there, from 1 on.
+    pub number: u64,
+    /// Its fields.
+    pub fields: Value,
+}
+
+impl Task {
+    /// Reads a page. Errors: it is no TOML, has keys that no task has, or contradicts itself.
+    pub fn parse(page: &str, of: &str) -> Result<Task, EvalError> {
+        let wrong = |what: String| EvalError::Task { task: of.to_owned(), what };
+        let task: Task = toml::from_str(page).map_err(|e| wrong(e.to_string()))?;
+        task.check().map_err(|what| EvalError::Task { task: task.name.clone(), what })?;
+        Ok(task)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        if self.name.is_empty() || !self.name.chars().all(name) {
+            return Err(format!(
+                "its name {:?} is more than letters, digits, _, - and .",
+                self.name
+            ));
+        }
+        if self.form.is_empty() {
+            return Err("it has no form of rows".to_owned());
+        }
+        if !self.scorer.metrics().contains(&self.metric.as_str()) {
+            let known = self.scorer.metrics().join(", ");
+            return Err(format!("its metric is {:?}, its scorer gives {known}", self.metric));
+        }
+        if self.by_group && self.group.is_none() {
+            return Err("macro = true needs a group".to_owned());
+        }
+        let written = self.scorer != Scorer::Choice;
+        if written != self.write.is_some() {
+            return Err(
+                "[write] belongs to answers that are written, and to these alone".to_owned()
+            );
+        }
+        for form in &self.form {
+            let chosen = form.choices.is_some() && form.gold.is_some();
+            if !written && !chosen {
+                return Err("a form of choices needs choices and gold".to_owned());
+            }
+            if written && (form.reference.is_none() || chosen || form.texts.is_some()) {
+                return Err("a form of written answers has text, reference and shot".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// The form of a row.
+    pub fn form(&self, row: &Row) -> Result<&Form, EvalError> {
+        let has = |form: &&Form| form.has.iter().all(|field| row.fields.get(field).is_some());
+        self.form.iter().find(has).ok_or_else(|| {
+            let forms: Vec<String> = self.form.iter().map(|f| f.has.join(", ")).collect();
+            self.row_error(row, format!("it has the fields of none of: {}", forms.join("; ")))
+        })
+    }
+
+    /// An error of a row.
+    pub(crate) fn row_error(&self, row: &Row, what: String) -> EvalError {
+        EvalError::Row { task: self.name.clone(), path: row.path.clone(), row: row.number, what }
+    }
+
+    /// The task's rows, in their order.
+    ///
+    /// Errors: none of its files is there; one cannot be read, or is damaged.
+    pub fn rows(&self, data: &Path) -> Result<Vec<Row>, EvalError> {
+        self.read(data, &self.files)
+    }
+
+    /// The rows that examples come from; `None` where these are the task's own.
+    pub fn shot_rows(&self, data: &Path) -> Result<Option<Vec<Row>>, EvalError> {
+        let files = &self.shots.files;
+        if files.is_empty() { Ok(None) } else { self.read(data, files).map(Some) }
+    }
+
+    fn read(&self, data: &Path, files: &[String]) -> Result<Vec<Row>, EvalError> {
+        let found = files.iter().map(|pattern| find(data, pattern)).find(|found| !found.is_empty());
+        let Some(found) = found else {
+            let (task, files) = (self.name.clone(), files.to_vec());
+            return Err(EvalError::NoRows { task, files, folder: data.to_owned() });
+        };
+        let mut rows = Vec::new();
+        for path in found {
+            for record in objects(&InputFile::new(&path)?)? {
+                let (number, fields) = record?;
+                rows.push(Row { path: path.clone(), number, fields });
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// The files below `folder` that a pattern names, in the order of their names.
+fn find(folder: &Path, pattern: &str) -> Vec<PathBuf> {
+    let mut found = vec![folder.to_owned()];
+    for part in pattern.split('/') {
+        let entries = |folder: &PathBuf| {
+            let mut names: Vec<_> = std::fs::read_dir(folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| {
+                    path.file_name().is_some_and(|name| matches(part, &name.to_string_lossy()))
+                })
+                .collect();
+            names.sort();
+            names
+        };
+        found = found.iter().flat_map(entries).collect();
+    }
+    found.retain(|path| path.is_file());
+    found
+}
+
+/// Whether a name is what the pattern says, `*` standing for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((before, after)) => name.strip_prefix(before).is_some_and(|rest| {
+            (0..=rest.len())
+                .filter(|&at| rest.is_char_boundary(at))
+                .any(|at| matches(after, &rest[at..]))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_patterns() {
+        assert!(matches("test*", "test.jsonl.zst") && matches("a*b*c", "axxbyyc"));
+        assert!(!matches("test", "test.jsonl") && !matches("a*b", "ac") && matches("*", ""));
+    }
+
+    #[test]
+    fn a_page_that_contradicts_itself_is_refused() {
+        let page = "name = \"t\"\nversion = 1\nabout = \"\"\ncitation = \"\"\nfiles = [\"t\"]\nscorer = \"choice\"\nmetric = \"acc\"\n";
+        let form = "[[form]]\nhas = [\"q\"]\ntext = \"{{q}}\"\nchoices = \"c\"\ngold = \"0\"\n";
+        assert!(Task::parse(&format!("{page}{form}"), "t").is_ok());
+        let error = |page: String| Task::parse(&page, "t").unwrap_err().to_string();
+        assert!(error(page.to_owned()).contains("form"));
+        assert!(error(format!("{}{form}", page.replace("acc", "f1"))).contains("f1"));
+        assert!(error(format!("{page}macro = true\n{form}")).contains("group"));
+        assert!(error(format!("{page}{form}golt = 1\n")).contains("golt"));
+        assert!(error(format!("{page}[[form]]\nhas = []\n")).contains("choices"));
+    }
+}

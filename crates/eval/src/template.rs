@@ -1,0 +1,96 @@
+//! The language of tasks' templates: Jinja, over the fields of a row.
+
+use fancy_regex::Regex;
+use minijinja::value::Value;
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
+
+/// Steps of a template's run at most: a loop without an end is an error.
+const FUEL: u64 = 1_000_000;
+
+/// The environment of all templates: strict, bounded, with Python's methods of texts and a few
+/// functions of our own.
+///
+/// `index(list, x)` is the place of `x`; `letter(i)` is A, B, ...; `x | sub(pattern, by)` replaces
+/// all matches of a regular expression.
+pub fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment.set_keep_trailing_newline(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("index", index);
+    environment.add_function("letter", letter);
+    environment.add_filter("sub", sub);
+    environment
+}
+
+fn wrong(what: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what)
+}
+
+fn index(list: Value, wanted: Value) -> Result<usize, Error> {
+    let place = list.try_iter()?.position(|value| value == wanted);
+    place.ok_or_else(|| wrong(format!("{wanted} is not in {list}")))
+}
+
+fn letter(at: usize) -> Result<String, Error> {
+    let letter = u8::try_from(at).ok().filter(|&at| at < 26).map(|at| char::from(b'A' + at));
+    letter.map(String::from).ok_or_else(|| wrong(format!("{at} has no letter")))
+}
+
+fn sub(text: String, pattern: String, by: String) -> Result<String, Error> {
+    let regex = Regex::new(&pattern).map_err(|e| wrong(e.to_string()))?;
+    let replaced = regex.try_replacen(&text, 0, by.as_str()).map_err(|e| wrong(e.to_string()))?;
+    Ok(replaced.into_owned())
+}
+
+/// A text with the fields of a row in it.
+pub fn render(template: &str, row: &serde_json::Value) -> Result<String, String> {
+    environment().render_str(template, row).map_err(|e| e.to_string())
+}
+
+/// What an expression gives over the fields of a row.
+pub fn value<T: serde::de::DeserializeOwned>(
+    expression: &str,
+    row: &serde_json::Value,
+) -> Result<T, String> {
+    let environment = environment();
+    let compiled = environment.compile_expression(expression).map_err(|e| e.to_string())?;
+    let found = compiled.eval(row).map_err(|e| e.to_string())?;
+    let read = serde_json::to_value(&found).and_then(serde_json::from_value);
+    read.map_err(|e| format!("{expression}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn rows_become_texts_numbers_and_lists() {
+        let row = json!({ "q": " why? ", "labels": ["A", "B"], "key": "B", "n": "1" });
+        assert_eq!(render("Q: {{q.strip()}}\n", &row).unwrap(), "Q: why?\n");
+        assert_eq!(value::<usize>("index(labels, key)", &row).unwrap(), 1);
+        assert_eq!(value::<usize>("n | int", &row).unwrap(), 1);
+        assert_eq!(value::<Vec<String>>("labels", &row).unwrap(), ["A", "B"]);
+        assert_eq!(
+            render("{{ letter(2) }}{{ 'a[b]c' | sub('\\\\[.*?\\\\]', '') }}", &row).unwrap(),
+            "Cac"
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let row = json!({ "q": "x" });
+        assert!(render("{{ question }}", &row).is_err());
+        assert!(value::<usize>("index([1, 2], 3)", &row).unwrap_err().contains("is not in"));
+        assert!(value::<usize>("q", &row).is_err());
+        assert!(
+            render(
+                "{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}",
+                &row
+            )
+            .is_err()
+        );
+    }
+}

@@ -1,0 +1,290 @@
+//! `herd eval`: the same bytes in any batches, whenever it is killed; what is wrong is named.
+
+#![allow(clippy::unwrap_used)] // helpers of tests too
+
+mod common;
+#[path = "common/tiny.rs"]
+mod tiny;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const CHOICE: &str = r#"
+name = "pick"
+version = 1
+about = "which word follows"
+citation = "this test"
+files = ["pick.jsonl"]
+scorer = "choice"
+metric = "acc_norm"
+group = "kind"
+macro = true
+cluster = "passage"
+description = "Words about {{kind}}.\n\n"
+
+[shots]
+number = 2
+of_group = true
+
+[[form]]
+has = ["q", "options", "gold"]
+text = "Q: {{q}}\nA:"
+choices = "options"
+gold = "gold"
+"#;
+
+const WRITTEN: &str = r#"
+name = "sums"
+version = 1
+about = "sums, written out"
+citation = "this test"
+files = ["sums.jsonl"]
+scorer = "number"
+metric = "flexible"
+
+[shots]
+number = 1
+first = true
+
+[write]
+until = ["Q:"]
+max_tokens = 12
+
+[[form]]
+has = ["q", "a"]
+text = "Q: {{q}}\nA:"
+shot = "{{a}}"
+reference = "a"
+"#;
+
+/// A model, two tasks and their rows in a folder.
+struct Place {
+    home: TempDir,
+    model: PathBuf,
+}
+
+impl Place {
+    fn new() -> Place {
+        let (home, model) = tiny::home();
+        let place = Place { home, model };
+        fs::write(place.path("pick.toml"), CHOICE).unwrap();
+        fs::write(place.path("sums.toml"), WRITTEN).unwrap();
+        let pick = (0..150).map(|n| {
+            let options = ["one", "twenty one", "", "three"].map(|word| format!("{word}{n}"));
+            json!({ "q": format!("what comes before {}?", n * n), "options": options, "gold": n % 4,
+                    "kind": (["birds", "boats", "bells"][n % 3]), "passage": n / 5 })
+        });
+        let sums =
+            (0..9).map(|n| json!({ "q": format!("{n} + 1?"), "a": format!("#### {}", n + 1) }));
+        place.rows("pick.jsonl", pick);
+        place.rows("sums.jsonl", sums);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn rows(&self, name: &str, rows: impl Iterator<Item = Value>) {
+        let text: String = rows.map(|row| format!("{row}\n")).collect();
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn command(&self, out: &str, more: &[&str]) -> std::process::Command {
+        let mut command = common::herd(self.home.path());
+        let tasks =
+            format!("{},{}", self.path("pick.toml").display(), self.path("sums.toml").display());
+        command.args(["eval", "run", "--quiet", "--tasks", &tasks, "-m"]).arg(&self.model);
+        command.arg("--data").arg(self.home.path()).arg("--out").arg(self.path(out)).args(more);
+        command
+    }
+
+    /// Exit code, standard output and standard error.
+    fn run(&self, out: &str, more: &[&str]) -> (i32, String, String) {
+        common::told(self.command(out, more).output().unwrap())
+    }
+
+    /// What a run left: its results, and its receipts task by task.
+    fn left(&self, out: &str) -> [String; 3] {
+        ["results.json", "samples/pick.jsonl", "samples/sums.jsonl"]
+            .map(|name| fs::read_to_string(self.path(out).join(name)).unwrap())
+    }
+
+    fn measured(&self, out: &str, more: &[&str]) -> [String; 3] {
+        let (code, _, error) = self.run(out, more);
+        assert_eq!(code, 0, "{error}");
+        self.left(out)
+    }
+}
+
+/// Waits until the file has some lines, and kills the program.
+fn kill_behind(child: &mut Child, file: &Path) {
+    while child.try_wait().unwrap().is_none()
+        && fs::read(file).map_or(0, |bytes| bytes.iter().filter(|&&b| b == b'\n').count()) == 0
+    {
+        sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn any_batches_and_any_kill_leave_the_same_bytes() {
+    let place = Place::new();
+    let wanted = place.measured("whole", &["--batch-size", "32"]);
+    let receipts: Vec<Value> =
+        wanted[1].lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((receipts.len(), wanted[2].lines().count()), (150, 9));
+    assert!(receipts.iter().all(|receipt| receipt["answers"].as_array().unwrap().len() == 4));
+    for size in ["1", "7"] {
+        assert_eq!(place.measured(&format!("batch{size}"), &["--batch-size", size]), wanted);
+    }
+
+    let mut child = place.command("killed", &["-b", "3"]).stdout(Stdio::null()).spawn().unwrap();
+    let samples = place.path("killed/samples/pick.jsonl");
+    kill_behind(&mut child, &samples);
+    assert!(!place.path("killed/results.json").exists());
+    assert_eq!(place.measured("killed", &["-b", "32"]), wanted);
+
+    // A kill may tear a line off anywhere.
+    for kept in [0, 1, 700, wanted[1].len() - 1, wanted[1].len()] {
+        fs::write(&samples, &wanted[1].as_bytes()[..kept]).unwrap();
+        fs::remove_file(place.path("killed/results.json")).unwrap();
+        assert_eq!(place.measured("killed", &[]), wanted, "{kept} bytes kept");
+    }
+}
+
+#[test]
+fn a_folder_holds_results_of_one_kind_of_one_set_of_questions() {
+    let place = Place::new();
+    place.measured("out", &["--limit", "6"]);
+    let before = place.left("out");
+    let refused = |more: &[&str], wanted: &str| {
+        let (code, _, error) = place.run("out", more);
+        assert_eq!(code, 2, "{error}");
+        assert!(error.contains(wanted), "{error}");
+    };
+    refused(&["--limit", "7"], "limit was 6, is 7");
+    refused(&["--limit", "6", "--num-fewshot", "1"], "num_fewshot was null, is 1");
+    refused(&["--limit", "6", "--seed", "2"], "seed was 1234, is 2");
+    refused(&["--limit", "6", "--apply-chat-template"], "chat was null");
+    // Another row is another question, and a line that is none is told of.
+    let rows = fs::read_to_string(place.path("pick.jsonl")).unwrap();
+    fs::write(place.path("pick.jsonl"), rows.replace("before 4?", "after 4?")).unwrap();
+    refused(&["--limit", "6"], "another question");
+    fs::write(place.path("pick.jsonl"), &rows).unwrap();
+    assert_eq!(place.left("out"), before);
+    let samples = place.path("out/samples/pick.jsonl");
+    fs::write(&samples, before[1].replacen("\"item\"", "\"itme\"", 1)).unwrap();
+    refused(&["--limit", "6"], "line 1 is no receipt");
+}
+
+#[test]
+fn a_row_that_is_none_is_named_and_nothing_is_measured() {
+    let place = Place::new();
+    let first = json!({ "q": "a", "options": ["b", "c"], "gold": 0, "kind": "d", "passage": 1 });
+    for (row, wanted) in [
+        (json!({ "q": "a", "gold": 0 }), "fields of none of: q, options, gold"),
+        (
+            json!({ "q": "a", "options": ["b", "c"], "gold": 2, "kind": "d", "passage": 1 }),
+            "none of 2",
+        ),
+        (json!({ "q": "a", "options": ["b"], "gold": 0, "kind": "d", "passage": 1 }), "1 answers"),
+        (json!({ "q": "a", "options": "bc", "gold": 0, "kind": "d", "passage": 1 }), "options"),
+        (json!({ "q": "a", "options": ["b", "c"], "gold": 0, "passage": 1 }), "no kind"),
+    ] {
+        place.rows("pick.jsonl", [first.clone(), row].into_iter());
+        let (code, _, error) = place.run("out", &["--num-fewshot", "0"]);
+        assert_eq!(code, 2, "{error}");
+        assert!(error.contains("row 2 of ") && error.contains("pick.jsonl"), "{error}");
+        assert!(error.contains(wanted), "{error}");
+        assert!(!place.path("out").exists());
+    }
+    fs::write(place.path("pick.jsonl"), "{\"q\": \"a\", \n").unwrap();
+    let (code, _, error) = place.run("out", &[]);
+    assert!(code == 2 && error.contains("pick.jsonl"), "{error}");
+    fs::remove_file(place.path("pick.jsonl")).unwrap();
+    let (code, _, error) = place.run("out", &[]);
+    assert!(code == 2 && error.contains("none of pick.jsonl is in"), "{error}");
+}
+
+#[test]
+fn scores_are_those_of_the_receipts_and_groups_count_alike() {
+    let place = Place::new();
+    let [results, pick, _] = place.measured("out", &["--limit", "20"]);
+    let results: Value = serde_json::from_str(&results).unwrap();
+    let receipts: Vec<Value> =
+        pick.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let score = &results["tasks"]["pick"];
+    let mean = |kind: &str| {
+        let of: Vec<f64> = receipts
+            .iter()
+            .filter(|receipt| receipt["group"] == kind)
+            .map(|receipt| receipt["scores"]["acc_norm"].as_f64().unwrap())
+            .collect();
+        of.iter().sum::<f64>() / of.len() as f64
+    };
+    let kinds = ["bells", "birds", "boats"];
+    for kind in kinds {
+        let told = score["groups"][kind]["acc_norm"]["value"].as_f64().unwrap();
+        assert!((told - mean(kind)).abs() < 1e-12);
+    }
+    let all = score["scores"]["acc_norm"].clone();
+    let wanted = kinds.map(mean).iter().sum::<f64>() / 3.0;
+    assert!((all["value"].as_f64().unwrap() - wanted).abs() < 1e-12);
+    assert_eq!((&all["n"], &score["num_fewshot"]), (&json!(20), &json!(2)));
+    assert_eq!(results["tasks"]["sums"]["scores"]["flexible"]["n"], 9);
+
+    // A model does not differ from itself.
+    let out = place.path("out");
+    let (code, told, error) = common::run(
+        place.home.path(),
+        &["eval", "compare", out.to_str().unwrap(), out.to_str().unwrap(), "--json"],
+    );
+    assert_eq!(code, 0, "{error}");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["pick"]["difference"]["difference"], 0.0);
+    assert_eq!(
+        (&told["pick"]["difference"]["p"], &told["sums"]["difference"]["n"]),
+        (&json!(1.0), &json!(9))
+    );
+}
+
+#[test]
+fn questions_are_put_as_messages_where_a_chat_is_asked_for() {
+    let place = Place::new();
+    let text = |receipts: &str| -> String {
+        let first: Value = serde_json::from_str(receipts.lines().next().unwrap()).unwrap();
+        let ids = first["prompts"][0].as_array().unwrap().iter().map(|id| id.to_string());
+        let (code, told, error) = common::run(
+            place.home.path(),
+            &[
+                "detokenize",
+                "-m",
+                place.model.to_str().unwrap(),
+                "--ids",
+                &ids.collect::<Vec<_>>().join(","),
+            ],
+        );
+        assert_eq!(code, 0, "{error}");
+        told
+    };
+    let plain = text(&place.measured("plain", &["--limit", "1"])[1]);
+    assert!(plain.starts_with("Words about birds.\n\nQ: "), "{plain}");
+    assert_eq!(plain.matches("Q: ").count(), 3);
+    let chat = ["--limit", "1", "--apply-chat-template", "--system-instruction", "Be brief."];
+    let one = text(&place.measured("one", &chat)[1]);
+    let turns = [&chat[..], &["--fewshot-as-multiturn"]].concat();
+    let many = text(&place.measured("many", &turns)[1]);
+    for (text, users) in [(&one, 1), (&many, 3)] {
+        assert!(text.contains("system\nBe brief."), "{text}");
+        assert_eq!(text.matches("user\n").count(), users, "{text}");
+        assert!(text.trim_end().ends_with("assistant"), "{text}");
+    }
+}
