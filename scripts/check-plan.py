@@ -95,7 +95,8 @@ def compare(herd, verb, flags, name):
     plan = subprocess.run([herd, "plan", "--json", *flags], capture_output=True, text=True, check=True)
     planned = json.loads(plan.stdout)["peak_bytes"]
     with tempfile.TemporaryDirectory() as out:
-        run = ["/usr/bin/time", "-f", "%M", herd, verb, "-q", "--out", f"{out}/run", *flags]
+        rows = ".jsonl" if verb == "sample" else ""
+        run = ["/usr/bin/time", "-f", "%M", herd, verb, "-q", "--out", f"{out}/run{rows}", *flags]
         measured = subprocess.run(run, capture_output=True, text=True, check=True)
     peak = int(measured.stderr.split()[-1]) * 1024
     print(f"{planned / peak:.3f}  {planned / 1e6:7.1f} of {peak / 1e6:7.1f} MB  {name}", flush=True)
