@@ -52,7 +52,7 @@ impl Size {
                 layers: 4,
                 width: 128,
                 steps: 800,
-                budgets: &[16.0, 8.0, 4.0],
+                budgets: &[32.0, 16.0, 8.0],
                 context_steps: 60,
                 anneal_steps: 120,
                 sft_steps: 300,
