@@ -182,9 +182,19 @@ pub fn openapi() -> Value {
         ("/api/version", "the version"),
         ("/docs", "this description"),
     ] {
-        paths.insert(name.to_owned(), openapi::read(name, about));
+        let known = paths.entry(name).or_insert_with(|| json!({}));
+        if let (Some(known), Value::Object(read)) =
+            (known.as_object_mut(), openapi::read(name, about))
+        {
+            known.extend(read);
+        }
     }
-    paths["/v1/responses/{id}"]["delete"] = openapi::dropped("/v1/responses/{id}");
+    paths["/v1/files"]["post"] = openapi::uploaded("/v1/files");
+    for path in ["/v1/responses/{id}", "/v1/files/{id}"] {
+        paths[path]["delete"] = openapi::dropped(path);
+    }
+    let cancel = "/v1/batches/{id}/cancel";
+    paths.insert(cancel.to_owned(), openapi::cancelled(cancel));
     json!({
         "openapi": "3.1.0",
         "info": { "title": "herd", "version": env!("CARGO_PKG_VERSION") },

@@ -17,7 +17,7 @@ use crate::ask::fresh;
 use crate::db::{self, DbError};
 use crate::refusal::Refusal;
 
-pub use routes::{Page, router};
+pub use routes::{PURPOSES, Page, router};
 
 mod routes;
 

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::batches;
 use crate::fields::Shape;
+use crate::files::PURPOSES;
 use crate::refusal::Dialect;
 use crate::wire::{embeddings, messages, ollama_models, tokens};
 
@@ -16,6 +18,11 @@ const ANSWERS: &[(&str, &[&str])] = &[
     ("/v1/responses/{id}", &["id", "object", "created_at", "model", "status", "output", "usage"]),
     ("/v1/embeddings", &["object", "data", "model", "usage"]),
     ("/v1/models", &["object", "data"]),
+    ("/v1/files", FILE),
+    ("/v1/files/{id}", FILE),
+    ("/v1/batches", BATCH),
+    ("/v1/batches/{id}", BATCH),
+    ("/v1/batches/{id}/cancel", BATCH),
     ("/v1/capabilities", &["model", "fields", "context"]),
     ("/api/chat", &["model", "created_at", "message", "done"]),
     ("/api/generate", &["model", "created_at", "response", "done"]),
@@ -33,6 +40,9 @@ const ANSWERS: &[(&str, &[&str])] = &[
     ("/docs", &["openapi", "paths"]),
 ];
 
+const FILE: &[&str] = &["id", "object", "bytes", "created_at", "filename", "purpose"];
+const BATCH: &[&str] = &["id", "object", "endpoint", "input_file_id", "status", "request_counts"];
+
 /// A request of a path, without the name of the model.
 fn example(path: &str) -> Value {
     let said = json!([{ "role": "user", "content": "Name three colours." }]);
@@ -47,6 +57,11 @@ fn example(path: &str) -> Value {
         "/api/generate" | "/api/embeddings" => json!({ "prompt": "Once upon a time" }),
         "/tokenize" => json!({ "content": "Once upon a time" }),
         "/detokenize" => json!({ "tokens": [1, 2, 3] }),
+        "/v1/batches" => json!({
+            "input_file_id": "file-0",
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        }),
         _ => json!({}),
     }
 }
@@ -62,6 +77,7 @@ fn at_once(path: &str) -> bool {
         &tokens::TOKENIZE,
         &tokens::DETOKENIZE,
         &tokens::TEMPLATE,
+        &batches::SHAPE,
     ];
     shapes.iter().any(|shape| shape.path == path)
 }
@@ -102,8 +118,12 @@ pub fn posted(shape: &Shape) -> Value {
 
 /// A path that is read. What stands in braces in it is a parameter.
 pub fn read(path: &str, about: &str) -> Value {
-    let kind = if path == "/metrics" { "text/plain" } else { "application/json" };
-    let schema = if path == "/metrics" { json!({ "type": "string" }) } else { answer(path) };
+    let (kind, schema) = match path {
+        "/metrics" => ("text/plain", json!({ "type": "string" })),
+        "/v1/files/{id}/content" => ("application/octet-stream", json!({})),
+        "/v1/files" | "/v1/batches" => ("application/json", list()),
+        _ => ("application/json", answer(path)),
+    };
     let content = Map::from_iter([(kind.to_owned(), json!({ "schema": schema }))]);
     let mut responses = refusals(path, &[400, 401, 403, 404]);
     // It says itself that the model is being loaded.
@@ -116,25 +136,85 @@ pub fn read(path: &str, about: &str) -> Value {
     }
     responses.insert("200".to_owned(), json!({ "description": about, "content": content }));
     let mut said = json!({ "get": { "summary": about, "responses": responses } });
-    let names = path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
-    let parameter = |name: &str| {
-        let schema = json!({ "type": "string", "minLength": 1 });
-        json!({ "name": name, "in": "path", "required": true, "schema": schema })
-    };
-    let parameters: Vec<Value> = names.map(parameter).collect();
+    let paging = paging(path);
+    if !paging.is_empty() {
+        said["get"]["parameters"] = Value::Array(paging);
+    }
+    let parameters = parameters(path);
     if !parameters.is_empty() {
         said["parameters"] = Value::Array(parameters);
     }
     said
 }
 
-/// A kept answer is dropped by its name.
+/// What stands in braces in a path.
+fn parameters(path: &str) -> Vec<Value> {
+    let names = path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+    let one = |name: &str| {
+        let schema = json!({ "type": "string", "minLength": 1 });
+        json!({ "name": name, "in": "path", "required": true, "schema": schema })
+    };
+    names.map(one).collect()
+}
+
+/// A list, a page at a time.
+fn list() -> Value {
+    let list = json!({ "type": "array" });
+    json!({ "type": "object", "required": ["object", "data", "has_more"], "properties": { "data": list } })
+}
+
+/// What chooses a page of a list.
+fn paging(path: &str) -> Vec<Value> {
+    let mut named = vec![
+        ("limit", json!({ "type": "integer", "minimum": 1, "maximum": 10_000 })),
+        ("after", json!({ "type": "string" })),
+        ("order", json!({ "enum": ["asc", "desc"] })),
+    ];
+    match path {
+        "/v1/files" => named.push(("purpose", json!({ "type": "string" }))),
+        "/v1/batches" => {}
+        _ => return Vec::new(),
+    }
+    let one = |(name, schema)| json!({ "name": name, "in": "query", "schema": schema });
+    named.into_iter().map(one).collect()
+}
+
+/// A file is given, in a form.
+pub fn uploaded(path: &str) -> Value {
+    let form = json!({
+        "type": "object",
+        "properties": {
+            "file": { "type": "string", "format": "binary" },
+            "purpose": { "enum": PURPOSES },
+        },
+        "required": ["file", "purpose"],
+        "additionalProperties": false,
+    });
+    let mut said = operation(path, "keeps a file", FILE, &[400, 401, 403, 408, 413, 429, 503]);
+    let content = json!({ "multipart/form-data": { "schema": form } });
+    said["requestBody"] = json!({ "required": true, "content": content });
+    said
+}
+
+/// A batch is ended.
+pub fn cancelled(path: &str) -> Value {
+    let refused = [400, 401, 403, 404, 409, 503];
+    let said = operation(path, "ends it; what is answered stays", BATCH, &refused);
+    json!({ "post": said, "parameters": parameters(path) })
+}
+
+/// What is kept is dropped by its name.
 pub fn dropped(path: &str) -> Value {
-    let mut responses = refusals(path, &[400, 401, 403, 404, 503]);
-    let schema = json!({ "type": "object", "required": ["id", "deleted"] });
+    operation(path, "drops it", &["id", "deleted"], &[400, 401, 403, 404, 409, 503])
+}
+
+/// An operation whose answer holds these, and which may be refused so.
+fn operation(path: &str, about: &str, holds: &[&str], refused: &[u16]) -> Value {
+    let mut responses = refusals(path, refused);
+    let schema = json!({ "type": "object", "required": holds });
     let content = json!({ "application/json": { "schema": schema } });
-    responses.insert("200".to_owned(), json!({ "description": "it is gone", "content": content }));
-    json!({ "summary": "drops it", "responses": responses })
+    responses.insert("200".to_owned(), json!({ "description": about, "content": content }));
+    json!({ "summary": about, "responses": responses })
 }
 
 fn answer(path: &str) -> Value {
@@ -159,6 +239,7 @@ fn refusals(path: &str, statuses: &[u16]) -> Map<String, Value> {
             401 => "a key is needed",
             403 => "this caller may not ask here",
             404 => "there is none of this name",
+            409 => "it is in use, or over",
             408 => "the body took too long",
             413 => "the body is too long",
             429 => "no more may wait; Retry-After says when",

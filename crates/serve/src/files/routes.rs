@@ -25,7 +25,7 @@ use crate::refusal::Refusal;
 const PATH: &str = "/v1/files";
 
 /// What a caller may give a file for.
-const PURPOSES: [&str; 3] = ["assistants", "batch", "user_data"];
+pub const PURPOSES: [&str; 3] = ["assistants", "batch", "user_data"];
 
 /// Bytes that are gathered before they are written.
 const PIECE: usize = 1 << 20;
