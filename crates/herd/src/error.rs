@@ -147,6 +147,9 @@ pub enum Error {
     Eval(#[from] herd_eval::EvalError),
 
     #[error(transparent)]
+    Arena(#[from] herd_serve::arena::ArenaError),
+
+    #[error(transparent)]
     Agent(#[from] herd_serve::agent::AgentError),
 
     #[error(transparent)]
@@ -212,6 +215,9 @@ impl Error {
             Error::Average(error) => return error.hint().map(str::to_owned),
             Error::Sandbox(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
+            Error::Arena(herd_serve::arena::ArenaError::Otherwise { .. }) => {
+                "take the settings of before, or another --db"
+            }
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"
             }
@@ -227,6 +233,7 @@ impl Error {
             | Error::Tokenizer { .. }
             | Error::Chat(_)
             | Error::Agent(_)
+            | Error::Arena(_)
             | Error::Sampling(_)
             | Error::Request(_)
             | Error::Command { .. }
