@@ -10,7 +10,7 @@ mod page;
 mod plot;
 
 pub use page::{csv, html, markdown};
-pub use plot::{Axis, plot};
+pub use plot::{Axis, Point, plot};
 
 use std::collections::BTreeMap;
 

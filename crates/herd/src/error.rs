@@ -215,9 +215,7 @@ impl Error {
             Error::Average(error) => return error.hint().map(str::to_owned),
             Error::Sandbox(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
-            Error::Arena(herd_serve::arena::ArenaError::Otherwise { .. }) => {
-                "take the settings of before, or another --db"
-            }
+            Error::Arena(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"
             }
@@ -233,7 +231,6 @@ impl Error {
             | Error::Tokenizer { .. }
             | Error::Chat(_)
             | Error::Agent(_)
-            | Error::Arena(_)
             | Error::Sampling(_)
             | Error::Request(_)
             | Error::Command { .. }

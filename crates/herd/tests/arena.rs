@@ -31,10 +31,11 @@ fn home(prompts: usize) -> tempfile::TempDir {
 fn fill(home: &Path, prompts: usize) {
     tiny::write(home);
     tiny::write_llama3(home);
+    let skills = ["english", "coding"];
     let row = |i: usize| match i + 1 == prompts {
         true => json!({ "id": "turns", "turns": ["say a", "say b"], "skill": "coding" }),
         false => {
-            json!({ "prompt": format!("question {i}"), "skill": ["english", "coding"][i % 2] })
+            json!({ "prompt": format!("question {i}"), "skill": skills[i % 2] })
         }
     };
     let lines: Vec<String> = (0..prompts).map(|i| row(i).to_string()).collect();
@@ -373,14 +374,14 @@ fn exported_votes_teach_a_reward_model() {
     fill(home, 40);
     let server = Server::begin(serve(home, "votes.sqlite", &["--repeats", "0.1", "--top-p", "1"]));
     answered(&server, "ann");
-    let mut votes = 0;
+    let (mut votes, grades) = (0, [3, -2, 1, 0]);
     loop {
         let told = next(&server, "ann");
         let pair = &told["pair"];
         if pair.is_null() {
             break;
         }
-        let mut body = json!({ "judge": "ann", "show": pair["show"], "grade": [3, -2, 1, 0][votes % 4], "seconds": 3 });
+        let mut body = json!({ "judge": "ann", "show": pair["show"], "grade": grades[votes % 4], "seconds": 3 });
         if votes % 8 == 0 {
             body["edited"] = json!(format!("an answer made better, number {votes}"));
         }

@@ -49,7 +49,8 @@ impl Span {
         let wide = self.to - self.from;
         if self.log && wide > 0.7 {
             let whole = (self.from.floor() as i32)..=(self.to.ceil() as i32);
-            let marks = whole.flat_map(|e| [1.0, 2.0, 5.0].map(|m| m * 10f64.powi(e)));
+            let within: &[f64] = if wide > 2.5 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+            let marks = whole.flat_map(|e| within.iter().map(move |m| m * 10f64.powi(e)));
             let inside = |x: &f64| (self.from..=self.to).contains(&x.log10());
             let all: Vec<f64> = marks.filter(inside).collect();
             let few = all.len().div_ceil(8);
@@ -68,95 +69,124 @@ impl Span {
     }
 }
 
-/// A picture of points `(name, x, y, interval of y)`; `None` if there is none whose numbers are finite, and above zero where the axis is logarithmic.
-pub fn plot(
-    title: &str,
-    x: Axis<'_>,
-    y: Axis<'_>,
-    points: &[(String, f64, f64, Option<(f64, f64)>)],
-) -> Option<String> {
-    let fits = |axis: Axis<'_>, value: f64| value.is_finite() && (!axis.log || value > 0.0);
-    let points: Vec<_> = points.iter().filter(|p| fits(x, p.1) && fits(y, p.2)).collect();
+/// A model in the plane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Its name.
+    pub name: String,
+    /// Where it stands from left to right.
+    pub x: f64,
+    /// Where it stands from below.
+    pub y: f64,
+    /// The ends of y's interval.
+    pub interval: Option<(f64, f64)>,
+}
+
+impl Point {
+    /// The ends of its interval, if the axis can show them.
+    fn ends(&self, y: Axis<'_>) -> Option<(f64, f64)> {
+        self.interval.filter(|(low, high)| y.shows(*low) && y.shows(*high))
+    }
+}
+
+impl Axis<'_> {
+    fn shows(self, value: f64) -> bool {
+        value.is_finite() && (!self.log || value > 0.0)
+    }
+}
+
+/// Both ways of a picture.
+struct Plane {
+    across: Span,
+    up: Span,
+}
+
+impl Plane {
+    fn x(&self, value: f64) -> f64 {
+        LEFT + self.across.at(value) * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        HEIGHT - BOTTOM - self.up.at(value) * (HEIGHT - TOP - BOTTOM)
+    }
+}
+
+const STYLE: &str = "<style>.beside { font: 12px system-ui, sans-serif; fill: #222; }
+.beside line { stroke: #8886; } .beside circle { fill: #0f6b5c; }
+.beside .bar { stroke: #0f6b5c; stroke-width: 2; }
+@media (prefers-color-scheme: dark) { .beside { fill: #ddd; } .beside circle { fill: #74d3b8; }
+.beside .bar { stroke: #74d3b8; } }</style>";
+
+/// A picture of models; `None` if there is none that both axes can show: numbers that are finite, and above zero where an
+/// axis is logarithmic.
+pub fn plot(title: &str, x: Axis<'_>, y: Axis<'_>, points: &[Point]) -> Option<String> {
+    let shown = |point: &&Point| x.shows(point.x) && y.shows(point.y);
+    let points: Vec<&Point> = points.iter().filter(shown).collect();
     if points.is_empty() {
         return None;
     }
-    let ends = |p: &&(String, f64, f64, Option<(f64, f64)>)| match p.3 {
-        Some((low, high)) if fits(y, low) && fits(y, high) => vec![p.2, low, high],
-        _ => vec![p.2],
-    };
-    let across = Span::of(&points.iter().map(|p| p.1).collect::<Vec<_>>(), x.log);
-    let up = Span::of(&points.iter().flat_map(ends).collect::<Vec<_>>(), y.log);
-    let px = |value: f64| LEFT + across.at(value) * (WIDTH - LEFT - RIGHT);
-    let py = |value: f64| HEIGHT - BOTTOM - up.at(value) * (HEIGHT - TOP - BOTTOM);
+    let xs: Vec<f64> = points.iter().map(|point| point.x).collect();
+    let ends = points.iter().filter_map(|point| point.ends(y)).flat_map(|(a, b)| [a, b]);
+    let ys: Vec<f64> = points.iter().map(|point| point.y).chain(ends).collect();
+    let plane = Plane { across: Span::of(&xs, x.log), up: Span::of(&ys, y.log) };
+    let title = escape(title);
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" aria-label=\"{}\">\n\
-         <style>.beside {{ font: 12px system-ui, sans-serif; fill: #222; }} .beside line {{ stroke: #8886; }} .beside .bar {{ stroke: #0f6b5c; stroke-width: 2; }} .beside circle {{ fill: #0f6b5c; }}\n\
-         @media (prefers-color-scheme: dark) {{ .beside {{ fill: #ddd; }} .beside .bar {{ stroke: #74d3b8; }} .beside circle {{ fill: #74d3b8; }} }}</style>\n<g class=\"beside\">\n",
-        escape(title)
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n\
+         {STYLE}\n<g class=\"beside\">\n\
+         <text x=\"{LEFT}\" y=\"22\" font-size=\"15\" font-weight=\"600\">{title}</text>\n"
     );
-    let _ = writeln!(
-        out,
-        "<text x=\"{LEFT}\" y=\"22\" font-size=\"15\" font-weight=\"600\">{}</text>",
-        escape(title)
-    );
-    let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
-    for tick in across.ticks() {
-        let at = px(tick);
-        let _ = writeln!(
-            out,
-            "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            bottom + 18.0,
-            label(tick)
-        );
-    }
-    for tick in up.ticks() {
-        let at = py(tick);
-        let _ = writeln!(
-            out,
-            "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{right}\" y2=\"{at:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 8.0,
-            at + 4.0,
-            label(tick)
-        );
-    }
-    let middle = (LEFT + right) / 2.0;
-    let _ = writeln!(
-        out,
-        "<text x=\"{middle}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-        HEIGHT - 16.0,
-        escape(x.name)
-    );
-    let centre = (TOP + bottom) / 2.0;
-    let _ = writeln!(
-        out,
-        "<text transform=\"translate(16 {centre}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-        escape(y.name)
-    );
-    for point in points {
-        let (name, at, high) = (&point.0, px(point.1), py(point.2));
-        if let [_, low, top] = ends(&point)[..] {
-            let _ = writeln!(
-                out,
-                "<line class=\"bar\" x1=\"{at:.1}\" y1=\"{:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\"/>",
-                py(low),
-                py(top)
-            );
-        }
-        let (anchor, beside) = if at > WIDTH * 0.7 { ("end", -9.0) } else { ("start", 9.0) };
-        let _ = writeln!(
-            out,
-            "<circle cx=\"{at:.1}\" cy=\"{high:.1}\" r=\"5\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
-            at + beside,
-            high - 8.0,
-            escape(name)
-        );
-    }
+    axes(&mut out, &plane, x, y);
+    points.into_iter().for_each(|point| draw(&mut out, &plane, point, point.ends(y)));
     out += "</g>\n</svg>\n";
     Some(out)
 }
 
+fn line(out: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
+    let ((x1, y1), (x2, y2)) = (from, to);
+    let _ =
+        writeln!(out, "<line{class} x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>");
+}
+
+fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, words: &str) {
+    let words = escape(words);
+    let _ =
+        writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");
+}
+
+fn axes(out: &mut String, plane: &Plane, x: Axis<'_>, y: Axis<'_>) {
+    let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
+    for tick in plane.across.ticks() {
+        let at = plane.x(tick);
+        line(out, "", (at, TOP), (at, bottom));
+        text(out, (at, bottom + 18.0), "middle", &label(tick));
+    }
+    for tick in plane.up.ticks() {
+        let at = plane.y(tick);
+        line(out, "", (LEFT, at), (right, at));
+        text(out, (LEFT - 8.0, at + 4.0), "end", &label(tick));
+    }
+    text(out, ((LEFT + right) / 2.0, HEIGHT - 16.0), "middle", x.name);
+    let (centre, name) = ((TOP + bottom) / 2.0, escape(y.name));
+    let turned = format!("transform=\"translate(16 {centre}) rotate(-90)\"");
+    let _ = writeln!(out, "<text {turned} text-anchor=\"middle\">{name}</text>");
+}
+
+fn draw(out: &mut String, plane: &Plane, point: &Point, ends: Option<(f64, f64)>) {
+    let (x, y) = (plane.x(point.x), plane.y(point.y));
+    if let Some((low, high)) = ends {
+        line(out, " class=\"bar\"", (x, plane.y(low)), (x, plane.y(high)));
+    }
+    let _ = writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>");
+    let (anchor, beside) = if x > WIDTH * 0.7 { ("end", -9.0) } else { ("start", 9.0) };
+    text(out, (x + beside, y - 8.0), anchor, &point.name);
+}
+
 /// A tick without needless digits.
 fn label(value: f64) -> String {
+    if value != 0.0 && !(1e-5..1e7).contains(&value.abs()) {
+        return format!("{value:e}");
+    }
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
@@ -177,7 +207,10 @@ mod tests {
     #[test]
     fn points_stand_in_the_order_of_their_numbers_and_inside_the_picture() {
         let points: Vec<_> = [("a", 0.01, 30.0), ("b", 1.0, 50.0), ("c <&>", 250.0, 70.0)]
-            .map(|(name, x, y)| (name.to_owned(), x, y, Some((y - 5.0, y + 5.0))))
+            .map(|(name, x, y)| {
+                let interval = Some((y - 5.0, y + 5.0));
+                Point { name: name.to_owned(), x, y, interval }
+            })
             .into();
         let svg = plot("quality by price", X, Y, &points).unwrap();
         let centres = |name: &str| -> Vec<f64> {
@@ -195,7 +228,7 @@ mod tests {
 
     #[test]
     fn numbers_that_have_no_place_are_left_out() {
-        let point = |x, y| ("a".to_owned(), x, y, None);
+        let point = |x, y| Point { name: "a".to_owned(), x, y, interval: None };
         assert_eq!(
             plot("", X, Y, &[point(0.0, 1.0), point(f64::NAN, 1.0), point(1.0, f64::INFINITY)]),
             None

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use herd_data::disk::{RealDisk, replace};
 use herd_engine::sample::Sampling;
 use herd_engine::{Engine, Limits, Request, What};
-use herd_eval::beside::{Axis, Column, Figure, Known, Load, beside, csv, html, markdown, plot};
+use herd_eval::beside::{
+    Axis, Column, Figure, Known, Load, Point, beside, csv, html, markdown, plot,
+};
 use herd_model::checkpoint::Checkpoint;
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -373,7 +375,7 @@ fn figures(columns: &[Column]) -> Vec<(&'static str, String)> {
     let points = |x: &dyn Fn(&Column) -> Option<f64>, y: &dyn Fn(&Column) -> Option<Place>| {
         let point = |c: &Column| {
             let (y, interval) = y(c)?;
-            Some((c.name.clone(), x(c)?, y, interval))
+            Some(Point { name: c.name.clone(), x: x(c)?, y, interval })
         };
         columns.iter().filter_map(point).collect::<Vec<_>>()
     };

@@ -168,6 +168,16 @@ pub enum ArenaError {
     Refused(Refusal),
 }
 
+impl ArenaError {
+    /// What to try.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            ArenaError::Otherwise { .. } => Some("take the settings of before, or another --db"),
+            ArenaError::Open(_) | ArenaError::Sqlite { .. } | ArenaError::Refused(_) => None,
+        }
+    }
+}
+
 impl From<Refusal> for ArenaError {
     fn from(refusal: Refusal) -> ArenaError {
         ArenaError::Refused(refusal)
