@@ -122,26 +122,39 @@ fn fails(mut command: Command) -> String {
     err
 }
 
+/// All pairs of an arena whose answers are there, as one judge sees them.
+fn pairs(home: &Path, db: &str, count: usize) -> Vec<Value> {
+    let server = Server::begin(serve(home, db, &[]));
+    let see = |_| {
+        let told = next(&server, "ann");
+        assert_eq!(told["unmade"], 0);
+        vote(&server, "ann", &told, 1);
+        told["pair"].clone()
+    };
+    (0..count).map(see).collect()
+}
+
 #[test]
 fn answers_are_the_same_however_they_are_made_and_say_not_whose_they_are() {
     let home = home(4);
     let home = home.path();
-    let pairs = |db: &str, more: &[&str]| -> Vec<Value> {
-        let server = Server::begin(serve(home, db, more));
-        answered(&server, "ann");
-        (0..4)
-            .map(|_| {
-                let told = next(&server, "ann");
-                vote(&server, "ann", &told, 1);
-                told["pair"].clone()
-            })
-            .collect()
+    let make = |db: &str, more: &[&str]| {
+        let args = [&["--only-answers"], more].concat();
+        let done = serve(home, db, &args).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     };
-    let first = pairs("a.sqlite", &[]);
-    assert_eq!(first, pairs("b.sqlite", &["--together", "--parallel", "1"]));
-    let done = serve(home, "c.sqlite", &["--only-answers"]).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    assert_eq!(first, pairs("c.sqlite", &[]));
+    make("a.sqlite", &[]);
+    make("b.sqlite", &["--together", "--parallel", "1"]);
+    for _ in 0..4 {
+        let mut child = serve(home, "c.sqlite", &["--only-answers"]).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    make("c.sqlite", &[]);
+    let first = pairs(home, "a.sqlite", 4);
+    assert_eq!(first, pairs(home, "b.sqlite", 4));
+    assert_eq!(first, pairs(home, "c.sqlite", 4));
     let text = json!(first).to_string();
     assert!(!text.contains("secret") && !text.contains("llama3"), "{text}");
     let turns = first.iter().find(|pair| pair["left"].as_array().unwrap().len() > 1).unwrap();
@@ -203,10 +216,9 @@ fn votes_are_counted_by_pair_skill_and_judge() {
     let tally = &report["tallies"][0];
     // Sides are balanced: one who looks left alone finds both models equal.
     assert_eq!((&tally["win"]["value"], &tally["tie"]["value"]), (&json!(0.5), &json!(0.0)));
-    assert_eq!(report["skills"]["coding"][0]["win"]["n"].as_u64().unwrap(), 10);
+    assert_eq!(report["skills"]["coding"][0]["win"]["n"], 8);
     assert_eq!(report["judges"]["ann"]["others"]["same"], 0.0);
     assert!(report["repeats"].as_u64() > Some(0));
-    assert_eq!(report["judges"]["bob"]["own"].is_null(), report["repeats"] == 0);
     assert_eq!(
         (&report["position"]["left"], &report["position"]["right"]),
         (&json!(1.0), &json!(0.0))

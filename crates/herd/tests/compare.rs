@@ -72,7 +72,7 @@ fn models_stand_side_by_side_with_where_each_figure_is_from() {
     );
     let told = json_of(compare(home, &text));
     assert_eq!(told["tasks"], json!(["arc", "mmlu"]));
-    let [here, elsewhere, served] = [0, 1, 2].map(|i| &told["models"][i]);
+    let [elsewhere, here, served] = [0, 1, 2].map(|i| &told["models"][i]);
     assert_eq!(
         (&here["quality"]["value"], &elsewhere["quality"]["value"]),
         (&json!(0.35), &json!(0.55))

@@ -13,7 +13,6 @@ use herd_eval::beside::{
     Axis, Column, Figure, Known, Load, Point, beside, csv, html, markdown, plot,
 };
 use herd_model::checkpoint::Checkpoint;
-use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -48,7 +47,8 @@ pub struct Flags {
 struct File {
     #[serde(default)]
     measure: Measure,
-    models: IndexMap<String, Model>,
+    /// In the order of their names.
+    models: BTreeMap<String, Model>,
 }
 
 /// How speed is measured.
@@ -135,7 +135,7 @@ fn read(path: &Path) -> Result<File, Error> {
 }
 
 /// Errors: nothing to compare, numbers out of their bounds, speed from two places.
-fn check(path: &Path, measure: &Measure, models: &IndexMap<String, Model>) -> Result<(), Error> {
+fn check(path: &Path, measure: &Measure, models: &BTreeMap<String, Model>) -> Result<(), Error> {
     let wrong =
         |what: String| Err(Error::Json { path: path.to_owned(), what: format!("wrong: {what}") });
     if models.is_empty() {
