@@ -277,7 +277,8 @@ fn in_process(
         let mark = rapl.as_ref().and_then(Rapl::mark);
         let begun = Instant::now();
         let mut times = Vec::new();
-        for _ in 0..if at_once == 1 { 5 } else { 2 } {
+        let rounds = if at_once == 1 { 5 } else { 2 };
+        for _ in 0..rounds {
             times.extend(measured(&mut engine, vocab, measure, at_once, &mut number)?);
         }
         let seconds = begun.elapsed().as_secs_f64();
