@@ -3,7 +3,7 @@
 #
 # usage: scripts/page.sh [MODEL]           e.g. scripts/page.sh smollm2.gguf; without one, models of the tests that babble
 # Closes with 'N passed, N failed'. HERD names the program (default: a debug build), PAGE the folder of what is installed
-# and of the pictures (default: target/page). Needs Node 20 and Debian's chromium, which is installed if absent.
+# and of the pictures (default: target/page), SUITE another suite of scripts/page. Needs Node 20 and Debian's chromium, which is installed if absent.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${PAGE:-target/page}
@@ -17,4 +17,4 @@ if [ -z "${HERD:-}" ]; then
   HERD=target/debug/herd
 fi
 HERD_PAGE_MODELS="$folder" cargo test -q -p herd --test page models_for_the_browser -- --ignored > /dev/null
-exec node scripts/page/suite.mjs "$folder" "$(realpath "$HERD")" "${1:-}"
+exec node "scripts/page/${SUITE:-suite.mjs}" "$folder" "$(realpath "$HERD")" "${1:-}"

@@ -32,8 +32,15 @@ export async function until(look, what, seconds = 20) {
 
 /** A server of a model; its conversations lie in a folder of their own by `name`. */
 export async function serve(name, model, flags = [], port = 0) {
-  const data = join(home, `${name}.sqlite`);
-  const child = spawn(herd, ["serve", "-m", model, "--port", String(port), "--data", data, "-t", "1", ...flags], { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, HERD_HOME: home } });
+  return launch(["serve", "-m", model, "--port", String(port), "--data", file(`${name}.sqlite`), "-t", "1", ...flags]);
+}
+
+/** A place for a file of the servers'. */
+export const file = (name) => join(home, name);
+
+/** A command that says where it listens. */
+export async function launch(words) {
+  const child = spawn(herd, words, { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, HERD_HOME: home } });
   let said = "";
   child.stderr.on("data", (bytes) => (said += bytes));
   const url = await until(() => /listening on (http:\/\/[^,\s]+)/.exec(said)?.[1] ?? (child.exitCode !== null && Promise.reject(new Error(said))), "the server listens", 60);
@@ -48,7 +55,7 @@ const failures = [];
 let passed = 0;
 
 /** Opens a page of the server; what the browser complains of is kept. */
-export async function open(url, options = {}) {
+export async function open(url, { ready = ".composer", ...options } = {}) {
   browser ??= await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: FLAGS });
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", reducedMotion: "reduce", permissions: ["clipboard-read", "clipboard-write"], ...options });
   const page = await context.newPage();
@@ -60,7 +67,7 @@ export async function open(url, options = {}) {
   page.on("console", (message) => message.type() === "error" && !message.text().startsWith("Failed to load resource") && page.complaints.push(message.text()));
   page.on("request", (request) => !request.url().startsWith(url) && !/^(data|blob):/.test(request.url()) && page.elsewhere.push(request.url()));
   await page.goto(url);
-  await page.waitForSelector(".composer");
+  await page.waitForSelector(ready);
   return page;
 }
 

@@ -16,7 +16,11 @@
 //! | [`suite`] | the loop over items: receipts, taken up where it was stopped |
 //! | [`results`] | receipts to scores |
 //! | [`stats`] | intervals, and differences of pairs |
+//! | [`beside`] | models side by side: tables and pictures |
+//! | [`arena`] | votes between pairs of answers: wins, ratings, judges |
 
+pub mod arena;
+pub mod beside;
 pub mod catalogue;
 mod error;
 pub mod item;

@@ -147,6 +147,9 @@ pub enum Error {
     Eval(#[from] herd_eval::EvalError),
 
     #[error(transparent)]
+    Arena(#[from] herd_serve::arena::ArenaError),
+
+    #[error(transparent)]
     Agent(#[from] herd_serve::agent::AgentError),
 
     #[error(transparent)]
@@ -212,6 +215,7 @@ impl Error {
             Error::Average(error) => return error.hint().map(str::to_owned),
             Error::Sandbox(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
+            Error::Arena(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"
             }

@@ -5,10 +5,12 @@
 
 mod about;
 mod aids;
+mod arena;
 mod carry;
 mod chat;
 mod commands;
 mod console;
+mod energy;
 mod error;
 mod fit;
 mod flags;

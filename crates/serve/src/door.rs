@@ -295,11 +295,7 @@ impl Inside {
 impl Door {
     /// Takes the address. Nothing is answered before [`Door::serve`].
     pub fn open(settings: Settings) -> Result<Door, DoorError> {
-        let address = settings.address;
-        let listen = |source| DoorError::Listen { address, source };
-        let listener = std::net::TcpListener::bind(address).map_err(listen)?;
-        listener.set_nonblocking(true).map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        let (listener, address) = listen(settings.address)?;
         let files = settings.files.clone();
         let batches = files.clone().map(|files| Arc::new(Batches::new(files)));
         let page = Page::open(settings.data.as_deref())?;
@@ -322,63 +318,88 @@ impl Door {
     /// Serves until a signal to end comes (Ctrl-C or SIGTERM), then until answers have ended, a
     /// second signal comes, or their time is up.
     pub fn serve(self) -> Result<(), DoorError> {
-        let system = |source| DoorError::System { source };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(4)
-            .build()
-            .map_err(system)?;
-        let served = runtime.block_on(self.keep()).map_err(system);
-        runtime.shutdown_timeout(Duration::ZERO);
-        served
-    }
-
-    async fn keep(self) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.listener)?;
-        let mut signals = Signals::new(self.hall.settings.tls.is_some())?;
-        let mut hangup = signals.renew.take();
-        let chores = chores(&self.hall);
-        let (close, closing) = watch::channel(false);
-        let router = Arc::clone(&self.hall).router();
-        let room = Arc::new(Semaphore::new(self.hall.settings.connections));
-        let mut guests = JoinSet::new();
-        loop {
-            let entry = async {
-                let permit = Arc::clone(&room).acquire_owned().await;
-                let permit = permit.expect("the semaphore is never closed");
-                listener.accept().await.map(|(stream, _)| (stream, permit))
-            };
-            tokio::select! {
-                () = signals.next() => break,
-                () = renew(&mut hangup) => reload(&self.hall.settings),
-                Some(_) = guests.join_next() => {}
-                entered = entry => match entered {
-                    Ok((stream, permit)) => {
-                        let (router, closing) = (router.clone(), closing.clone());
-                        let hall = Arc::clone(&self.hall);
-                        guests.spawn(async move {
-                            greet(stream, router, closing, &hall.settings).await;
-                            drop(permit);
-                        });
-                    }
-                    // Out of descriptors, or a caller who left: the others go on.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                },
-            }
-        }
-        drop((listener, chores));
-        let _ = close.send(true); // nobody listens: nobody is there
-        let all = async { while guests.join_next().await.is_some() {} };
-        tokio::select! {
-            () = all => {}
-            () = signals.next() => {}
-            () = tokio::time::sleep(self.hall.settings.drain_time) => {}
-        }
-        for ready in self.hall.roster.get().map(|roster| roster.loaded()).unwrap_or_default() {
+        let Door { hall, listener, .. } = self;
+        let (router, settings) = (Arc::clone(&hall).router(), Arc::new(hall.settings.clone()));
+        let begun = Arc::clone(&hall);
+        run(receive(listener, router, settings, move || chores(&begun)))?;
+        for ready in hall.roster.get().map(|roster| roster.loaded()).unwrap_or_default() {
             ready.host.finish();
         }
         Ok(())
     }
+}
+
+/// Takes an address; where that is. Errors: another has it.
+pub(crate) fn listen(
+    address: SocketAddr,
+) -> Result<(std::net::TcpListener, SocketAddr), DoorError> {
+    let refused = |source| DoorError::Listen { address, source };
+    let listener = std::net::TcpListener::bind(address).map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    Ok((listener, address))
+}
+
+/// Runs a door on this thread. Errors: the system gives no more of something.
+pub(crate) fn run(door: impl Future<Output = io::Result<()>>) -> Result<(), DoorError> {
+    let system = |source| DoorError::System { source };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .map_err(system)?;
+    let served = runtime.block_on(door).map_err(system);
+    runtime.shutdown_timeout(Duration::ZERO);
+    served
+}
+
+/// Lets callers in until a signal to end comes, then waits for them to be served; `chores` are done meanwhile.
+pub(crate) async fn receive(
+    listener: std::net::TcpListener,
+    router: Router,
+    settings: Arc<Settings>,
+    chores: impl FnOnce() -> JoinSet<()>,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let mut signals = Signals::new(settings.tls.is_some())?;
+    let mut hangup = signals.renew.take();
+    let chores = chores();
+    let (close, closing) = watch::channel(false);
+    let room = Arc::new(Semaphore::new(settings.connections));
+    let mut guests = JoinSet::new();
+    loop {
+        let entry = async {
+            let permit = Arc::clone(&room).acquire_owned().await;
+            let permit = permit.expect("the semaphore is never closed");
+            listener.accept().await.map(|(stream, _)| (stream, permit))
+        };
+        tokio::select! {
+            () = signals.next() => break,
+            () = renew(&mut hangup) => reload(&settings),
+            Some(_) = guests.join_next() => {}
+            entered = entry => match entered {
+                Ok((stream, permit)) => {
+                    let (router, closing) = (router.clone(), closing.clone());
+                    let settings = Arc::clone(&settings);
+                    guests.spawn(async move {
+                        greet(stream, router, closing, &settings).await;
+                        drop(permit);
+                    });
+                }
+                // Out of descriptors, or a caller who left: the others go on.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
+        }
+    }
+    drop((listener, chores));
+    let _ = close.send(true); // nobody listens: nobody is there
+    let all = async { while guests.join_next().await.is_some() {} };
+    tokio::select! {
+        () = all => {}
+        () = signals.next() => {}
+        () = tokio::time::sleep(settings.drain_time) => {}
+    }
+    Ok(())
 }
 
 /// What is done besides answering: models that nobody needs go, batches go on. Dropping it ends that.

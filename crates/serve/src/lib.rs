@@ -7,6 +7,7 @@
 pub mod about;
 pub mod agent;
 pub mod answer;
+pub mod arena;
 pub mod ask;
 pub mod batches;
 mod bodies;

@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod anneal;
 pub mod average;
+pub mod card;
 pub mod config;
 pub mod distill;
 pub mod dpo;

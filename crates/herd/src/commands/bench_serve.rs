@@ -47,9 +47,27 @@ pub struct Flags {
     strict: bool,
 }
 
+impl Flags {
+    /// A server that lists its model first, without a key.
+    pub fn of(url: &str, concurrency: &[usize], prompt_words: usize, max_tokens: usize) -> Flags {
+        Flags {
+            url: url.to_owned(),
+            concurrency: concurrency.to_vec(),
+            requests: None,
+            prompt_words,
+            shared_words: 0,
+            max_tokens,
+            model: None,
+            api_key: None,
+            strict: false,
+        }
+    }
+}
+
 /// What one request got.
 struct Sample {
     first: Duration,
+    last: Duration,
     /// Between the pieces of text that followed.
     gaps: Vec<Duration>,
     prompt_tokens: usize,
@@ -68,6 +86,20 @@ struct Load<'a> {
 
 /// Measures each concurrency in turn, after one request that does not count.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
+    let rows = rows(flags, console)?;
+    if console.json {
+        console.print_json(&rows)?;
+    } else {
+        print(console, &rows)?;
+    }
+    let failed = rows.iter().any(|row| row["failed"] != 0);
+    Ok(if failed { Verdict::No } else { Verdict::Done })
+}
+
+/// What is printed of each concurrency.
+///
+/// Errors: the server cannot be reached, or answers nothing.
+pub fn rows(flags: &Flags, console: &Console) -> Result<Vec<Value>, Error> {
     let agent = Agent::config_builder()
         .http_status_as_error(false)
         .timeout_connect(Some(Duration::from_secs(10)))
@@ -90,13 +122,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         rows.push(load.measure(at_once, requests, seed));
         seed += requests;
     }
-    if console.json {
-        console.print_json(&rows)?;
-    } else {
-        print(console, &rows)?;
-    }
-    let failed = rows.iter().any(|row| row["failed"] != 0);
-    Ok(if failed { Verdict::No } else { Verdict::Done })
+    Ok(rows)
 }
 
 impl Load<'_> {
@@ -163,6 +189,7 @@ impl Load<'_> {
         let count = |name: &str| usage[name].as_u64().map(|n| n as usize);
         Ok(Sample {
             first,
+            last: times[times.len() - 1],
             gaps: times.windows(2).map(|pair| pair[1] - pair[0]).collect(),
             prompt_tokens: count("prompt_tokens").unwrap_or(0),
             // A server that does not count gives a token with each chunk.
@@ -205,9 +232,25 @@ impl Load<'_> {
             "tok_s": tokens as f64 / seconds,
             "total_tok_s": (prompt + tokens) as f64 / seconds,
             "ttft_ms": percentiles(good.iter().map(|s| s.first).collect()),
+            "output_tok_s": median(good.iter().filter_map(|s| s.speed()).collect()),
             "inter_token_ms": percentiles(good.iter().flat_map(|s| s.gaps.clone()).collect()),
         })
     }
+}
+
+impl Sample {
+    /// Tokens a second behind the first one.
+    fn speed(&self) -> Option<f64> {
+        let seconds = (self.last - self.first).as_secs_f64();
+        (self.tokens > 1 && seconds > 0.0).then(|| (self.tokens - 1) as f64 / seconds)
+    }
+}
+
+/// The middle of some numbers, by the nearest rank.
+pub fn median(mut numbers: Vec<f64>) -> Option<f64> {
+    numbers.sort_by(f64::total_cmp);
+    let rank = numbers.len().div_ceil(2);
+    numbers.get(rank.max(1) - 1).copied()
 }
 
 fn network(url: &str, source: ureq::Error) -> Error {

@@ -307,6 +307,13 @@ fn show(results: &Results, console: &Console) -> Result<(), Error> {
     console.print_table(&table)
 }
 
+/// The scores of a folder of results, by task.
+///
+/// Errors: it holds none.
+pub fn scores(folder: &Path) -> Result<BTreeMap<String, Scores>, Error> {
+    Ok(read(folder)?.tasks)
+}
+
 fn read(folder: &Path) -> Result<Results, Error> {
     let path = folder.join("results.json");
     let text = fs::read(&path).map_err(Error::io("read", &path))?;

@@ -2,11 +2,14 @@
 
 mod agent;
 mod anneal;
+mod arena;
 mod average;
 mod bench;
 mod bench_serve;
 mod bench_train;
+mod card;
 mod chat;
+mod compare;
 mod complete;
 mod completions;
 mod convert;
@@ -95,6 +98,10 @@ pub enum Command {
     Perplexity(perplexity::Flags),
     /// Measure a model on benchmarks, with intervals and a receipt for each answer
     Eval(eval::Flags),
+    /// Put models side by side: quality, speed, price, energy
+    Compare(compare::Flags),
+    /// Let people say which of two answers is better, without knowing whose they are
+    Arena(arena::Flags),
     /// Print a model's log-probabilities at each of given tokens
     Logits(logits::Flags),
     /// Write a model in another style: GGUF, Hugging Face's folder, Meta's folder
@@ -137,6 +144,8 @@ pub enum Command {
     Preview(preview::Flags),
     /// List, show, compare and plot training runs
     Runs(runs::Flags),
+    /// Write the card of a trained model, each figure with where it is from
+    Card(card::Flags),
     /// Run a command that nobody has read, behind walls
     Sandbox(sandbox::Flags),
     /// Make and check the shards of tokens that models are trained on
@@ -171,6 +180,9 @@ impl Command {
             Command::Tokenizer(flags) => tokenizer::run(flags, console),
             Command::Bench(flags) => bench::run(flags, console),
             Command::Eval(flags) => eval::run(flags, console),
+            Command::Card(flags) => card::run(flags, console),
+            Command::Compare(flags) => compare::run(flags, console, offline),
+            Command::Arena(flags) => arena::run(flags, console, offline),
             Command::Perplexity(flags) => perplexity::run(flags, console),
             Command::Logits(flags) => logits::run(flags, console),
             Command::Convert(flags) => convert::run(flags, console),

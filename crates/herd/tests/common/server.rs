@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -92,7 +92,13 @@ impl Server {
         if !args.contains(&"-c") {
             command.args(["-c", "512"]);
         }
-        command.args(args).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(args);
+        Server::begin(command)
+    }
+
+    /// Runs a command that says where it listens.
+    pub fn begin(mut command: Command) -> Server {
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));

@@ -5,11 +5,18 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use sha2::{Digest, Sha256};
 
-/// A file of the page.
-struct File {
+/// A file of a page.
+pub struct File {
     path: &'static str,
     kind: &'static str,
     bytes: &'static [u8],
+}
+
+impl File {
+    /// What is sent at a path, and of which kind it is.
+    pub const fn new(path: &'static str, kind: &'static str, bytes: &'static [u8]) -> File {
+        File { path, kind, bytes }
+    }
 }
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
@@ -68,7 +75,12 @@ pub fn is_file(path: &str) -> bool {
 
 /// A file of the page, or 304 where the caller has it.
 pub fn send(path: &str, asked: &HeaderMap) -> Option<Response> {
-    let file = FILES.iter().find(|file| file.path == path)?;
+    send_file(FILES, path, asked)
+}
+
+/// The same of a list of files, under the same policy.
+pub fn send_file(files: &[File], path: &str, asked: &HeaderMap) -> Option<Response> {
+    let file = files.iter().find(|file| file.path == path)?;
     let hash = Sha256::digest(file.bytes);
     let tag: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let tag = format!("\"{tag}\"");

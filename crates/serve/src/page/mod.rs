@@ -32,7 +32,7 @@ use crate::hall::{Hall, json_response, reply};
 use crate::keys::Caller;
 use crate::refusal::Refusal;
 pub use calls::refused;
-pub use files::is_file;
+pub use files::{File, is_file, send, send_file};
 use store::{Change, Key, Store};
 use turn::{Live, Order};
 
@@ -145,7 +145,7 @@ async fn body<T: DeserializeOwned + Send + 'static>(hall: &Hall, body: Body) -> 
 
 async fn file(uri: Uri, headers: HeaderMap) -> Response {
     let none = || Refusal::new(404, format!("there is no path {:?}", uri.path()));
-    reply(files::send(uri.path(), &headers).ok_or_else(none), "/ui")
+    reply(send(uri.path(), &headers).ok_or_else(none), "/ui")
 }
 
 #[derive(Deserialize)]
