@@ -170,7 +170,7 @@ impl Command {
             Command::Detokenize(flags) => detokenize::run(flags, console),
             Command::Tokenizer(flags) => tokenizer::run(flags, console),
             Command::Bench(flags) => bench::run(flags, console),
-            Command::Eval(flags) => eval::run(flags, console),
+            Command::Eval(flags) => eval::run(flags, console, offline),
             Command::Perplexity(flags) => perplexity::run(flags, console),
             Command::Logits(flags) => logits::run(flags, console),
             Command::Convert(flags) => convert::run(flags, console),
