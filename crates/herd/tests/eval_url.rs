@@ -90,7 +90,7 @@ fn chats_over_http_are_those_of_this_machine() {
 }
 
 #[test]
-fn an_adapter_is_another_model_here_and_there() {
+fn models_contexts_and_fields_that_are_not_there_are_named() {
     let place = Place::new();
     let server = Server::start(place.home.path(), &place.model, &["-a", "a name/1"]);
     let url = format!("http://{}", server.address);
