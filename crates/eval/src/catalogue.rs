@@ -4,27 +4,56 @@ use std::path::Path;
 
 use crate::error::EvalError;
 use crate::task::Task;
+use crate::yaml;
 
 macro_rules! pages {
     ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../tasks/", $name, ".toml")))),*] };
 }
 
 /// Names and pages.
-const PAGES: [(&str, &str); 14] = pages![
+const PAGES: [(&str, &str); 42] = pages![
+    "adversarial_squad",
+    "agieval_lsat_ar",
     "agieval_lsat_lr",
+    "agieval_lsat_rc",
+    "agieval_sat_en",
+    "agieval_sat_math",
+    "aqua",
     "arc_challenge",
     "arc_easy",
+    "bbh",
     "boolq",
     "commonsense_qa",
+    "drop",
+    "dynabench_squad",
+    "gpqa",
+    "gpqa_cot",
     "gsm8k",
+    "gsm_plus",
     "hellaswag",
+    "lambada",
     "mgsm",
+    "mgsm_cot",
     "mmlu",
+    "mmlu_cot",
+    "mmlu_pro",
+    "needle",
     "openbookqa",
+    "paws",
     "piqa",
+    "pubmedqa",
+    "qqp",
+    "race",
     "siqa",
+    "squad",
+    "svamp",
     "triviaqa",
+    "truthfulqa",
+    "winograd",
     "winogrande",
+    "xcopa_it",
+    "xcopa_th",
+    "xquad",
 ];
 
 /// All of them, by their names.
@@ -41,9 +70,15 @@ pub fn find(name: &str) -> Result<Task, EvalError> {
         return Task::parse(page, name);
     }
     let path = Path::new(name);
-    if path.extension().is_some_and(|ext| ext == "toml") {
+    let ending = path.extension().and_then(|ext| ext.to_str()).unwrap_or_default();
+    if ["toml", "yaml", "yml"].contains(&ending) {
         let page = std::fs::read_to_string(path).map_err(EvalError::io("read", path))?;
-        return Task::parse(&page, name);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        return if ending == "toml" {
+            Task::parse(&page, name)
+        } else {
+            yaml::task(&page, name, folder)
+        };
     }
     let near = herd_model::nearest(name, PAGES.iter().map(|(name, _)| *name)).map(str::to_owned);
     Err(EvalError::Unknown { name: name.to_owned(), near })

@@ -61,6 +61,26 @@ pub enum EvalError {
         /// Why.
         source: RequestError,
     },
+    /// An endpoint gives no answer, however often it is asked.
+    #[error("{url}: {what}")]
+    Endpoint {
+        /// What was asked.
+        url: String,
+        /// What came instead.
+        what: String,
+    },
+    /// A task could not be gone on with; what is done stands.
+    #[error("task {task}: {stand} of {items} items stand and the same command goes on: {source}")]
+    Held {
+        /// The task.
+        task: String,
+        /// Items with a receipt.
+        stand: usize,
+        /// Items in all.
+        items: usize,
+        /// Why.
+        source: Box<EvalError>,
+    },
     /// The model fails.
     #[error("{0}")]
     Model(String),

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::error::EvalError;
+use crate::score::Scorer;
 use crate::task::{Form, Row, Task};
 use crate::template::{render, value};
 
@@ -99,11 +100,11 @@ fn item(
         cluster: field(&task.cluster)?,
         description: render(&task.description, &row.fields).map_err(wrong)?,
         shots: examples,
-        ask: ask(form, &row.fields).map_err(wrong)?,
+        ask: ask(task, form, &row.fields).map_err(wrong)?,
     })
 }
 
-fn ask(form: &Form, fields: &Value) -> Result<Ask, String> {
+fn ask(task: &Task, form: &Form, fields: &Value) -> Result<Ask, String> {
     let Some(choices) = &form.choices else {
         let reference = form.reference.as_deref().unwrap_or("none");
         return Ok(Ask::Write {
@@ -117,7 +118,8 @@ fn ask(form: &Form, fields: &Value) -> Result<Ask, String> {
         Some(texts) => value(texts, fields)?,
         None => vec![render(&form.text, fields)?],
     };
-    if choices.len() < 2 && texts.len() < 2 {
+    let least = if task.scorer == Scorer::Follow { 1 } else { 2 };
+    if choices.len() < least && texts.len() < least {
         return Err(format!("{} answers to choose from", choices.len()));
     }
     let several = choices.len().max(texts.len());
@@ -139,7 +141,7 @@ fn example(task: &Task, row: &Row) -> Result<(String, String), EvalError> {
         let text = render(&form.text, &row.fields).map_err(wrong)?;
         return Ok((text, render(shot, &row.fields).map_err(wrong)?));
     }
-    match ask(form, &row.fields).map_err(wrong)? {
+    match ask(task, form, &row.fields).map_err(wrong)? {
         Ask::Choose { mut texts, mut choices, gold } => {
             let of = |all: &mut Vec<String>| all.swap_remove(if all.len() == 1 { 0 } else { gold });
             Ok((of(&mut texts), of(&mut choices)))

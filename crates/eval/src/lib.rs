@@ -8,13 +8,17 @@
 //! |---|---|
 //! | [`task`] | what a benchmark asks, as a page of settings and templates |
 //! | [`catalogue`] | the pages that come with Herd |
+//! | [`robust`] | a task in other words, to see what its score hangs on |
+//! | [`yaml`] | plain pages of lm-evaluation-harness |
 //! | [`template`] | the language of their templates |
 //! | [`item`] | rows to questions, with their examples |
 //! | [`query`] | questions to token ids |
 //! | [`local`] | a model of this machine that answers |
+//! | [`remote`] | what an endpoint is asked, and what its answers say |
 //! | [`score`] | answers to numbers |
 //! | [`suite`] | the loop over items: receipts, taken up where it was stopped |
 //! | [`results`] | receipts to scores |
+//! | [`view`] | receipts to look at |
 //! | [`stats`] | intervals, and differences of pairs |
 //! | [`beside`] | models side by side: tables and pictures |
 //! | [`arena`] | votes between pairs of answers: wins, ratings, judges |
@@ -26,12 +30,16 @@ mod error;
 pub mod item;
 pub mod local;
 pub mod query;
+pub mod remote;
 pub mod results;
+pub mod robust;
 pub mod score;
 pub mod stats;
 pub mod suite;
 pub mod task;
 pub mod template;
+pub mod view;
+pub mod yaml;
 
 pub use error::EvalError;
 pub use task::Task;

@@ -10,7 +10,7 @@ use herd_engine::{Engine, Event, Finish, Limits, Request, RequestId, What};
 use herd_model::llama::Llama;
 
 use crate::error::EvalError;
-use crate::query::{Query, Said};
+use crate::query::{IMPOSSIBLE, Query, Said};
 
 /// An engine that is asked.
 pub struct Local {
@@ -105,7 +105,7 @@ impl Asked {
         match what {
             What::Prompt(token) => {
                 let (log_prob, top) = token.said.expect("a target is never the first token");
-                self.log_probs.push(log_prob);
+                self.log_probs.push(log_prob.max(IMPOSSIBLE));
                 self.greedy &= top.first().is_some_and(|best| best.id == token.id);
             }
             What::Token(token) => {

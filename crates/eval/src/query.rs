@@ -8,6 +8,7 @@ use std::sync::Arc;
 use herd_codec::chat::{ChatFormat, Date, Dialogue, Message, RenderOptions, Role};
 use herd_codec::{TokenId, Tokenizer};
 
+use crate::error::EvalError;
 use crate::item::{Ask, Item};
 use crate::task::Task;
 
@@ -55,13 +56,23 @@ pub enum Said {
     },
 }
 
+/// The log-probability of what is as good as impossible: JSON has no minus infinity, and endpoints give this.
+pub const IMPOSSIBLE: f64 = -9999.0;
+
+/// A text to ids, without what begins texts.
+pub type Encode = dyn Fn(&str) -> Result<Vec<u32>, EvalError>;
+
+/// A dialogue to the ids that the model goes on with.
+pub type Render = dyn Fn(&Dialogue) -> Result<Vec<u32>, EvalError>;
+
 /// How a model reads: what makes its ids.
-#[derive(Clone, Debug)]
 pub struct Words {
-    /// Text to ids.
-    pub tokenizer: Arc<Tokenizer>,
+    /// Text to ids. Errors: who knows the vocabulary cannot be asked.
+    pub encode: Box<Encode>,
     /// The id before every text.
     pub bos: Option<u32>,
+    /// The id that stands where a text has none: the one that begins texts, else the one that ends them.
+    pub alone: Option<u32>,
     /// Tokens that end what it writes.
     pub stops: Vec<u32>,
     /// Tokens of a question and its answer at most.
@@ -71,21 +82,39 @@ pub struct Words {
 }
 
 /// Questions as messages.
-#[derive(Clone, Debug)]
 pub struct Chat {
-    /// How a dialogue is written.
-    pub format: ChatFormat,
-    /// The day, for formats that name it.
-    pub today: Option<Date>,
+    /// How a dialogue is written. Errors: it cannot be in this form, or nobody can be asked.
+    pub render: Box<Render>,
     /// What the system says.
     pub system: Option<String>,
     /// Whether each example is a question and an answer of the dialogue, not text of the question.
     pub turns: bool,
 }
 
+/// A tokenizer of this machine, as questions want it.
+pub fn encoder(tokenizer: Arc<Tokenizer>) -> Box<Encode> {
+    Box::new(move |text| Ok(tokenizer.encode(text).into_iter().map(|TokenId(id)| id).collect()))
+}
+
+/// A chat format of this machine, on this day.
+pub fn renderer(format: ChatFormat, today: Option<Date>, tokenizer: Arc<Tokenizer>) -> Box<Render> {
+    let options = RenderOptions { today, ..RenderOptions::PROMPT };
+    Box::new(move |dialogue| {
+        let ids = format.ids(dialogue, &options, &tokenizer);
+        let ids = ids.map_err(|e| EvalError::Model(e.to_string()))?;
+        Ok(ids.into_iter().map(|TokenId(id)| id).collect())
+    })
+}
+
 /// The queries of an item, and how many tokens of its questions were cut off because there is no
 /// room for them.
-pub fn queries(task: &Task, item: &Item, words: &Words) -> Result<(Vec<Query>, usize), String> {
+///
+/// Errors: an item that cannot be asked, by its number and row; those of `words`.
+pub fn queries(task: &Task, item: &Item, words: &Words) -> Result<(Vec<Query>, usize), EvalError> {
+    let wrong = |what: String| EvalError::Task {
+        task: task.name.clone(),
+        what: format!("item {} (row {}): {what}", item.number, item.row),
+    };
     let mut cut = 0;
     let mut made = Vec::new();
     match &item.ask {
@@ -93,15 +122,19 @@ pub fn queries(task: &Task, item: &Item, words: &Words) -> Result<(Vec<Query>, u
             let several = texts.len().max(choices.len());
             let of = |all: &[String], i: usize| all[if all.len() == 1 { 0 } else { i }].clone();
             for i in 0..several {
-                let (context, target) = words.pair(task, item, &of(texts, i), &of(choices, i))?;
+                let answer = of(choices, i);
+                let (context, target) = words.pair(task, item, &of(texts, i), &answer)?;
+                if target.is_empty() {
+                    return Err(wrong(format!("the answer {answer:?} has no token of its own")));
+                }
                 // The last token is predicted, not read.
                 let room = (words.context + 1).saturating_sub(target.len());
                 if room == 0 {
-                    return Err(format!(
-                        "an answer of {} tokens, the context has {}",
-                        target.len(),
-                        words.context
-                    ));
+                    let what = "an answer of";
+                    let (tokens, context) = (target.len(), words.context);
+                    return Err(wrong(format!(
+                        "{what} {tokens} tokens, the context has {context}"
+                    )));
                 }
                 let (context, lost) = last(context, room.min(words.context));
                 cut += lost;
@@ -109,7 +142,7 @@ pub fn queries(task: &Task, item: &Item, words: &Words) -> Result<(Vec<Query>, u
             }
         }
         Ask::Write { text, .. } => {
-            let Some(write) = &task.write else { return Err("no [write]".to_owned()) };
+            let Some(write) = &task.write else { return Err(wrong("no [write]".to_owned())) };
             let prompt = words.prompt(task, item, text)?;
             let room = words.context.saturating_sub(write.max_tokens).max(words.context / 2).max(1);
             let (prompt, lost) = last(prompt, room);
@@ -130,10 +163,6 @@ fn last(mut ids: Vec<u32>, room: usize) -> (Vec<u32>, usize) {
 }
 
 impl Words {
-    fn encode(&self, text: &str) -> Vec<u32> {
-        self.tokenizer.encode(text).into_iter().map(|TokenId(id)| id).collect()
-    }
-
     /// A question with all that stands before it, as one text.
     fn plain(task: &Task, item: &Item, text: &str) -> String {
         let mut all = item.description.clone();
@@ -150,27 +179,22 @@ impl Words {
         item: &Item,
         text: &str,
         answer: &str,
-    ) -> Result<(Vec<u32>, Vec<u32>), String> {
-        let (context, target) = if self.chat.is_some() {
-            (self.prompt(task, item, text)?, self.encode(answer))
-        } else {
-            let whole = Words::plain(task, item, text);
-            let question = whole.trim_end();
-            let both = format!("{whole}{}{answer}", task.delimiter);
-            let (context, both) = (self.encode(question), self.encode(&both));
-            let target = both.get(context.len()..).unwrap_or_default().to_vec();
-            (self.begun(context), target)
-        };
-        if target.is_empty() {
-            return Err(format!("the answer {answer:?} has no token of its own"));
+    ) -> Result<(Vec<u32>, Vec<u32>), EvalError> {
+        if self.chat.is_some() {
+            return Ok((self.prompt(task, item, text)?, (self.encode)(answer)?));
         }
-        Ok((context, target))
+        let whole = Words::plain(task, item, text);
+        let question = whole.trim_end();
+        let both = format!("{whole}{}{answer}", task.delimiter);
+        let (context, both) = ((self.encode)(question)?, (self.encode)(&both)?);
+        let target = both.get(context.len()..).unwrap_or_default().to_vec();
+        Ok((self.begun(context), target))
     }
 
     /// The ids of a question that is to be answered.
-    fn prompt(&self, task: &Task, item: &Item, text: &str) -> Result<Vec<u32>, String> {
+    fn prompt(&self, task: &Task, item: &Item, text: &str) -> Result<Vec<u32>, EvalError> {
         let Some(chat) = &self.chat else {
-            return Ok(self.begun(self.encode(&Words::plain(task, item, text))));
+            return Ok(self.begun((self.encode)(&Words::plain(task, item, text))?));
         };
         let mut messages = Vec::new();
         let system = [chat.system.as_deref(), chat.turns.then_some(item.description.trim_end())];
@@ -187,10 +211,7 @@ impl Words {
         } else {
             messages.push(Message::new(Role::User, Words::plain(task, item, text)));
         }
-        let dialogue = Dialogue { messages, ..Dialogue::default() };
-        let options = RenderOptions { today: chat.today, ..RenderOptions::PROMPT };
-        let ids = chat.format.ids(&dialogue, &options, &self.tokenizer);
-        Ok(ids.map_err(|e| e.to_string())?.into_iter().map(|TokenId(id)| id).collect())
+        (chat.render)(&Dialogue { messages, ..Dialogue::default() })
     }
 
     /// Ids behind the one that begins a text; of no ids that alone, or the token that ends texts.
@@ -199,8 +220,7 @@ impl Words {
             ids.insert(0, bos);
         }
         if ids.is_empty() {
-            let specials = self.tokenizer.specials();
-            ids.extend(specials.bos.or(specials.eos).map(|id| id.0));
+            ids.extend(self.alone);
         }
         ids
     }

@@ -17,6 +17,9 @@ pub enum Scorer {
     /// The likeliest answer: `acc` by the sum of log-probabilities, `acc_norm` by that a character
     /// of the answer.
     Choice,
+    /// A given answer alone: whether it is what would be written (`acc`), and how likely it is
+    /// (`log_prob`, in nats).
+    Follow,
     /// The number behind `####` (`strict`) or the last one (`flexible`), as GSM8K is scored.
     Number,
     /// The text, trimmed (`exact_match`).
@@ -24,6 +27,8 @@ pub enum Scorer {
     /// The words shared with the best of the references (`f1`), and whether all are (`em`), as SQuAD
     /// is scored.
     Words,
+    /// The share of the references that stand in the text (`recall`).
+    Found,
 }
 
 /// Counts up with each change that can move a score.
@@ -34,10 +39,17 @@ impl Scorer {
     pub fn metrics(self) -> &'static [&'static str] {
         match self {
             Scorer::Choice => &["acc", "acc_norm"],
+            Scorer::Follow => &["acc", "log_prob"],
             Scorer::Number => &["strict", "flexible"],
             Scorer::Match => &["exact_match"],
             Scorer::Words => &["em", "f1"],
+            Scorer::Found => &["recall"],
         }
+    }
+
+    /// Whether answers are written; else they are given.
+    pub fn written(self) -> bool {
+        !matches!(self, Scorer::Choice | Scorer::Follow)
     }
 
     /// The scores of an item, and what was taken for its answer.
@@ -45,13 +57,22 @@ impl Scorer {
     /// Panics if the answers are not those of the item's queries.
     pub fn score(self, item: &Item, said: &[Said]) -> (BTreeMap<&'static str, f64>, Value) {
         match (&item.ask, said) {
+            (Ask::Choose { .. }, [Said::Likelihood { log_probs, greedy }]) => {
+                let scores = [("acc", share(*greedy)), ("log_prob", log_probs.iter().sum())];
+                (BTreeMap::from(scores), (*greedy).into())
+            }
             (Ask::Choose { choices, gold, .. }, said) => choose(choices, *gold, said),
             (Ask::Write { reference, .. }, [Said::Written { text, .. }]) => {
                 let references = texts(reference);
                 match self {
                     Scorer::Number => number(text, &references),
                     Scorer::Words => words(text, &references),
-                    Scorer::Match | Scorer::Choice => {
+                    Scorer::Found => {
+                        let found = references.iter().filter(|r| text.contains(r.as_str())).count();
+                        let recall = found as f64 / references.len().max(1) as f64;
+                        (BTreeMap::from([("recall", recall)]), found.into())
+                    }
+                    Scorer::Match | Scorer::Choice | Scorer::Follow => {
                         let text = text.trim();
                         let same = references.iter().any(|reference| reference.trim() == text);
                         (BTreeMap::from([("exact_match", share(same))]), text.into())
@@ -197,6 +218,19 @@ mod tests {
         assert!((scores["f1"] - 0.8).abs() < 1e-12);
         assert_eq!(written(Scorer::Words, "a cat", json!("The cat."))["em"], 1.0);
         assert_eq!(written(Scorer::Match, " Paris\n", json!("Paris"))["exact_match"], 1.0);
+    }
+
+    #[test]
+    fn references_are_counted_where_they_stand_and_a_given_answer_is_followed() {
+        let scores = written(Scorer::Found, "Paris 12, Rome 77", json!(["12", "13"]));
+        assert_eq!(scores, BTreeMap::from([("recall", 0.5)]));
+        let (texts, choices) = (vec![String::new()], vec!["a".to_owned()]);
+        let ask = Ask::Choose { texts, choices, gold: 0 };
+        let (description, shots) = (String::new(), Vec::new());
+        let item = Item { number: 0, row: 1, group: None, cluster: None, description, shots, ask };
+        let said = Said::Likelihood { log_probs: vec![-0.5, -1.0], greedy: true };
+        let (scores, _) = Scorer::Follow.score(&item, &[said]);
+        assert_eq!(scores, BTreeMap::from([("acc", 1.0), ("log_prob", -1.5)]));
     }
 
     #[test]

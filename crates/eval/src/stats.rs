@@ -83,7 +83,10 @@ pub struct Difference {
 pub fn difference(first: &[f64], second: &[f64], clusters: Option<&[String]>) -> Difference {
     assert_eq!(first.len(), second.len(), "difference: pairs");
     let differences: Vec<f64> = first.iter().zip(second).map(|(a, b)| b - a).collect();
-    let Mean { value, stderr, ci95, n } = mean(&differences, clusters);
+    of_difference(mean(&differences, clusters))
+}
+
+fn of_difference(Mean { value, stderr, ci95, n }: Mean) -> Difference {
     let p = if stderr > 0.0 {
         2.0 * normal_tail((value / stderr).abs())
     } else if value == 0.0 {
@@ -92,6 +95,13 @@ pub fn difference(first: &[f64], second: &[f64], clusters: Option<&[String]>) ->
         0.0
     };
     Difference { difference: value, stderr, ci95, p, detectable: (Z + 0.841_621) * stderr, n }
+}
+
+/// The difference of two means of different items, the second's less the first's.
+pub fn apart(first: Mean, second: Mean) -> Difference {
+    let stderr = first.stderr.hypot(second.stderr);
+    let n = first.n.min(second.n);
+    of_difference(Mean::of(second.value - first.value, stderr, n))
 }
 
 /// The share of a normal distribution beyond `z` >= 0 standard deviations.
@@ -146,6 +156,17 @@ mod tests {
         ] {
             assert!((normal_tail(z) / tail - 1.0).abs() < 1e-9, "{z}");
         }
+    }
+
+    #[test]
+    fn means_of_different_items_are_less_sure_than_pairs() {
+        let (a, b) = ([1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]);
+        let (first, second) = (mean(&a, None), mean(&b, None));
+        let apart = apart(first, second);
+        assert_eq!(apart.difference, -0.25);
+        let squares = first.stderr * first.stderr + second.stderr * second.stderr;
+        assert!((apart.stderr * apart.stderr - squares).abs() < 1e-15);
+        assert!(apart.stderr > difference(&a, &b, None).stderr);
     }
 
     #[test]

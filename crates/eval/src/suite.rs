@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use fancy_regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -79,27 +80,33 @@ pub fn run(
     tell: &mut dyn FnMut(usize),
 ) -> Result<Vec<Receipt>, EvalError> {
     let (mut file, mut receipts) = resume(path)?;
-    let asked = |item: &Item| {
-        queries(task, item, words).map_err(|what| EvalError::Task {
-            task: task.name.clone(),
-            what: format!("item {} (row {}): {what}", item.number, item.row),
-        })
+    let held = |stand: usize| {
+        let (task, items) = (task.name.clone(), items.len());
+        move |error: EvalError| match error {
+            EvalError::Endpoint { .. } => {
+                EvalError::Held { task, stand, items, source: Box::new(error) }
+            }
+            other => other,
+        }
     };
+    let asked = |item: &Item| queries(task, item, words);
     if receipts.len() > items.len() {
         let what = format!("{} receipts of {} items", receipts.len(), items.len());
         return Err(EvalError::Results { path: path.to_owned(), what });
     }
     for (receipt, item) in receipts.iter().zip(items) {
-        if receipt.prompts != prompts(&asked(item)?.0).0 {
+        let (queries, _) = asked(item).map_err(held(receipts.len()))?;
+        if receipt.prompts != prompts(&queries).0 {
             let what = format!("the receipt of item {} is of another question", item.number);
             return Err(EvalError::Results { path: path.to_owned(), what });
         }
     }
     tell(receipts.len());
     for items in items[receipts.len()..].chunks(TOGETHER) {
-        let made: Vec<(Vec<Query>, usize)> = items.iter().map(asked).collect::<Result<_, _>>()?;
+        let made: Result<Vec<(Vec<Query>, usize)>, EvalError> = items.iter().map(asked).collect();
+        let made = made.map_err(held(receipts.len()))?;
         let all: Vec<Query> = made.iter().flat_map(|(queries, _)| queries.clone()).collect();
-        let mut said = asker(&all)?.into_iter();
+        let mut said = asker(&all).map_err(held(receipts.len()))?.into_iter();
         let mut lines = Vec::new();
         for (item, (queries, cut)) in items.iter().zip(made) {
             let said: Vec<Said> = said.by_ref().take(queries.len()).collect();
@@ -156,7 +163,7 @@ fn receipt(task: &Task, item: &Item, queries: &[Query], said: &[Said], cut: usiz
             }
         });
     let answers = answers.collect();
-    let (scores, taken) = task.scorer.score(item, said);
+    let (scores, taken) = task.scorer.score(item, &counting(task, said));
     let gold = match &item.ask {
         Ask::Choose { gold, .. } => (*gold).into(),
         Ask::Write { reference, .. } => reference.clone(),
@@ -173,6 +180,23 @@ fn receipt(task: &Task, item: &Item, queries: &[Query], said: &[Said], cut: usiz
         gold,
         scores: scores.into_iter().map(|(name, score)| (name.to_owned(), score)).collect(),
     }
+}
+
+/// Answers as they count: of those that are written the part that the task takes.
+fn counting(task: &Task, said: &[Said]) -> Vec<Said> {
+    let take = task.write.as_ref().and_then(|write| write.take.as_ref());
+    let Some(take) = take else { return said.to_vec() };
+    let regex = Regex::new(take).expect("the task is checked");
+    let of = |said: &Said| match said {
+        Said::Likelihood { .. } => said.clone(),
+        Said::Written { ids, text, full } => {
+            let last = regex.captures_iter(text).filter_map(Result::ok).last();
+            let group = last.as_ref().and_then(|found| found.get(1));
+            let text = group.map_or_else(String::new, |group| group.as_str().to_owned());
+            Said::Written { ids: ids.clone(), text, full: *full }
+        }
+    };
+    said.iter().map(of).collect()
 }
 
 /// The file of receipts, to be gone on with, and those that are whole; a torn last line is cut off.

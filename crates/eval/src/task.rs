@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fancy_regex::Regex;
 use herd_data::read::{InputFile, objects};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -82,6 +83,10 @@ pub struct Write {
     pub until: Vec<String>,
     /// Tokens at most.
     pub max_tokens: usize,
+    /// What of it counts: the first group of this regular expression's last match, nothing where
+    /// there is none.
+    #[serde(default)]
+    pub take: Option<String>,
 }
 
 /// How a row becomes a question. `text`, `texts` and `shot` are templates, the others expressions.
@@ -108,6 +113,12 @@ pub struct Form {
     /// What a written answer is compared with: a text, or a list of them.
     #[serde(default)]
     pub reference: Option<String>,
+    /// Of answers that are letters, what is asked, as a template: for [`crate::robust`].
+    #[serde(default)]
+    pub asks: Option<String>,
+    /// And what the letters stand for, as an expression.
+    #[serde(default)]
+    pub options: Option<String>,
 }
 
 fn space() -> String {
@@ -134,8 +145,15 @@ impl Task {
     pub fn parse(page: &str, of: &str) -> Result<Task, EvalError> {
         let wrong = |what: String| EvalError::Task { task: of.to_owned(), what };
         let task: Task = toml::from_str(page).map_err(|e| wrong(e.to_string()))?;
-        task.check().map_err(|what| EvalError::Task { task: task.name.clone(), what })?;
-        Ok(task)
+        task.checked()
+    }
+
+    /// The same task. Errors: it contradicts itself.
+    pub(crate) fn checked(self) -> Result<Task, EvalError> {
+        match self.check() {
+            Ok(()) => Ok(self),
+            Err(what) => Err(EvalError::Task { task: self.name, what }),
+        }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -156,11 +174,17 @@ impl Task {
         if self.by_group && self.group.is_none() {
             return Err("macro = true needs a group".to_owned());
         }
-        let written = self.scorer != Scorer::Choice;
+        let written = self.scorer.written();
         if written != self.write.is_some() {
             return Err(
                 "[write] belongs to answers that are written, and to these alone".to_owned()
             );
+        }
+        if let Some(take) = self.write.as_ref().and_then(|write| write.take.as_ref()) {
+            let groups = Regex::new(take).map(|regex| regex.captures_len());
+            if groups.map_err(|e| format!("take is {take:?}: {e}"))? < 2 {
+                return Err(format!("take is {take:?}, which has no group"));
+            }
         }
         for form in &self.form {
             let chosen = form.choices.is_some() && form.gold.is_some();
@@ -210,7 +234,10 @@ impl Task {
         let mut rows = Vec::new();
         for path in found {
             for record in objects(&InputFile::new(&path)?)? {
-                let (number, fields) = record?;
+                let (number, mut fields) = record?;
+                if let Some(fields) = fields.as_object_mut() {
+                    fields.entry("file").or_insert_with(|| stem(&path).into());
+                }
                 rows.push(Row { path: path.clone(), number, fields });
             }
         }
@@ -218,8 +245,17 @@ impl Task {
     }
 }
 
+/// A file's name before its first dot.
+fn stem(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    name.split('.').next().unwrap_or_default().to_owned()
+}
+
 /// The files below `folder` that a pattern names, in the order of their names.
 fn find(folder: &Path, pattern: &str) -> Vec<PathBuf> {
+    if Path::new(pattern).is_absolute() {
+        return vec![PathBuf::from(pattern)].into_iter().filter(|path| path.is_file()).collect();
+    }
     let mut found = vec![folder.to_owned()];
     for part in pattern.split('/') {
         let entries = |folder: &PathBuf| {
@@ -274,5 +310,12 @@ mod tests {
         assert!(error(format!("{page}macro = true\n{form}")).contains("group"));
         assert!(error(format!("{page}{form}golt = 1\n")).contains("golt"));
         assert!(error(format!("{page}[[form]]\nhas = []\n")).contains("choices"));
+        let written = page.replace("choice", "match").replace("acc", "exact_match");
+        let form = "[[form]]\nhas = [\"q\"]\nreference = \"q\"\n";
+        let take = |take: &str| {
+            format!("{written}write = {{ until = [], max_tokens = 1, take = '{take}' }}\n{form}")
+        };
+        assert!(Task::parse(&take("is (.)"), "t").is_ok());
+        assert!(error(take("is .")).contains("no group") && error(take("(")).contains("take"));
     }
 }

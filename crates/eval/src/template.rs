@@ -1,8 +1,10 @@
 //! The language of tasks' templates: Jinja, over the fields of a row.
 
+use std::sync::Arc;
+
 use fancy_regex::Regex;
-use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 /// Steps of a template's run at most: a loop without an end is an error.
 const FUEL: u64 = 1_000_000;
@@ -10,18 +12,34 @@ const FUEL: u64 = 1_000_000;
 /// The environment of all templates: strict, bounded, with Python's methods of texts and a few
 /// functions of our own.
 ///
-/// `index(list, x)` is the place of `x`; `letter(i)` is A, B, ...; `x | sub(pattern, by)` replaces
-/// all matches of a regular expression.
+/// `index(list, x)` is the place of `x`; `letter(i)` is A, B, ...; `turned(list, n)` moves all by n
+/// places; `fields(names)` are fields by names that are no variables'; `x | sub(pattern, by)` replaces
+/// all matches of a regular expression. `place(choices, target)`, `digits(text)` and
+/// `rendered(template)` are what pages of lm-evaluation-harness become.
 pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
     environment.set_keep_trailing_newline(true);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(method);
     environment.add_function("index", index);
     environment.add_function("letter", letter);
+    environment.add_function("turned", turned);
+    environment.add_function("place", place);
+    environment.add_function("digits", digits);
     environment.add_filter("sub", sub);
+    environment.add_filter("regex_replace", sub);
     environment
+}
+
+/// Python's methods: of lists `index` as well.
+fn method(state: &State<'_, '_>, of: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    match (of.kind(), name, args) {
+        (ValueKind::Seq | ValueKind::Iterable, "index", [wanted]) => {
+            index(of.clone(), wanted.clone()).map(Value::from)
+        }
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, of, name, args),
+    }
 }
 
 fn wrong(what: String) -> Error {
@@ -33,9 +51,49 @@ fn index(list: Value, wanted: Value) -> Result<usize, Error> {
     place.ok_or_else(|| wrong(format!("{wanted} is not in {list}")))
 }
 
+/// The place that a target names: a number, else one of the choices.
+fn place(choices: Value, target: Value) -> Result<usize, Error> {
+    match target.kind() {
+        ValueKind::Number => usize::try_from(target),
+        _ => index(choices, target),
+    }
+}
+
+/// A text of digits as the number that it says.
+fn digits(value: Value) -> Value {
+    let text = value.to_string();
+    let number = text.trim().parse::<u32>().ok();
+    number.filter(|_| value.as_str().is_some()).map_or(value, Value::from)
+}
+
 fn letter(at: usize) -> Result<String, Error> {
     let letter = u8::try_from(at).ok().filter(|&at| at < 26).map(|at| char::from(b'A' + at));
     letter.map(String::from).ok_or_else(|| wrong(format!("{at} has no letter")))
+}
+
+/// A list turned by `by` places: what stood first stands there.
+fn turned(list: Value, by: usize) -> Result<Value, Error> {
+    let mut all: Vec<Value> = list.try_iter()?.collect();
+    let places = all.len().max(1);
+    all.rotate_right(by % places);
+    Ok(all.into())
+}
+
+/// The environment of a row: `fields(names)` are those that are no names of variables.
+fn of_row(row: &serde_json::Value) -> Environment<'static> {
+    let mut environment = environment();
+    let fields = Arc::new(row.clone());
+    let own = Arc::clone(&fields);
+    environment
+        .add_function("rendered", move |template: String| render(&template, &own).map_err(wrong));
+    environment.add_function("fields", move |names: Vec<String>| {
+        let one = |name: &String| {
+            let found = fields.get(name).map(Value::from_serialize);
+            found.ok_or_else(|| wrong(format!("there is no field {name:?}")))
+        };
+        names.iter().map(one).collect::<Result<Vec<Value>, Error>>()
+    });
+    environment
 }
 
 fn sub(text: String, pattern: String, by: String) -> Result<String, Error> {
@@ -46,7 +104,7 @@ fn sub(text: String, pattern: String, by: String) -> Result<String, Error> {
 
 /// A text with the fields of a row in it.
 pub fn render(template: &str, row: &serde_json::Value) -> Result<String, String> {
-    environment().render_str(template, row).map_err(|e| e.to_string())
+    of_row(row).render_str(template, row).map_err(|e| e.to_string())
 }
 
 /// What an expression gives over the fields of a row.
@@ -54,7 +112,7 @@ pub fn value<T: serde::de::DeserializeOwned>(
     expression: &str,
     row: &serde_json::Value,
 ) -> Result<T, String> {
-    let environment = environment();
+    let environment = of_row(row);
     let compiled = environment.compile_expression(expression).map_err(|e| e.to_string())?;
     let found = compiled.eval(row).map_err(|e| e.to_string())?;
     let read = serde_json::to_value(&found).and_then(serde_json::from_value);
@@ -77,6 +135,13 @@ mod tests {
             render("{{ letter(2) }}{{ 'a[b]c' | sub('\\\\[.*?\\\\]', '') }}", &row).unwrap(),
             "Cac"
         );
+        let row = json!({ "a b": "x", "c": ["p", "q", "r"] });
+        let turned = "turned(c, 4) + fields(['a b']) + [c.index('q')]";
+        assert_eq!(
+            value::<serde_json::Value>(turned, &row).unwrap(),
+            json!(["r", "p", "q", "x", 1])
+        );
+        assert!(value::<serde_json::Value>("fields(['d'])", &row).unwrap_err().contains("\"d\""));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use herd_codec::{TokenId, TokenKind, Tokenizer};
 use herd_model::GenerationDefaults;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::hf::GenerationFile;
-use herd_tensor::files::Kind;
+use herd_tensor::files::{Archive, Kind};
 use herd_train::RunConfig;
 use serde_json::Value;
 
@@ -81,6 +81,24 @@ impl About {
         let template = beside.and_then(|about| about.template);
         let (tokenizer, defaults) = (Arc::new(tokenizer), GenerationDefaults::default());
         Ok(About { path, tokenizer, defaults, template })
+    }
+
+    /// A tokenizer alone, with the chat template beside it: of a file, a folder, or a GGUF.
+    ///
+    /// Errors: it cannot be opened.
+    pub fn of_tokenizer(path: &Path) -> Result<About, Error> {
+        let tokenizer = Arc::new(vocabulary::load(path)?);
+        let gguf = path.is_file() && path.extension().is_some_and(|ending| ending == "gguf");
+        let template = match path.is_dir() {
+            true => folder_template(path)?,
+            false if gguf => {
+                let archive = Archive::open(path)?;
+                archive.metadata().find::<&str>("tokenizer.chat_template")?.map(str::to_owned)
+            }
+            false => None,
+        };
+        let defaults = GenerationDefaults::default();
+        Ok(About { path: path.to_owned(), tokenizer, defaults, template })
     }
 
     /// The chat template in the files.

@@ -6,6 +6,7 @@
 mod about;
 mod aids;
 mod arena;
+mod caller;
 mod carry;
 mod chat;
 mod commands;
@@ -30,6 +31,7 @@ mod toolbox;
 mod training;
 mod verbs;
 mod vocabulary;
+mod whom;
 mod writer;
 
 use std::io::{ErrorKind, Write, stderr};
@@ -61,7 +63,7 @@ pub struct Global {
     /// Print the answer only, no progress and no notes
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Never go online (only `pull` does, `synth` and `select` where their settings name an endpoint, tools where theirs do)
+    /// Never go online (only `pull` does, `eval run --url`, `synth` and `select` where their settings name an endpoint, tools where theirs do)
     #[arg(long, global = true)]
     offline: bool,
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use herd_codec::chat::ChatFormat;
@@ -15,7 +15,7 @@ use herd_model::names::Part;
 use herd_serve::Served;
 use herd_serve::forms::Forms;
 use herd_serve::roster::{Card, LoadError, Loaded};
-use herd_serve::served::Facts;
+use herd_serve::served::{Facts, WeightsHash};
 use herd_tensor::Device;
 use serde::Deserialize;
 
@@ -239,11 +239,13 @@ impl Stock {
         same.retain(|llama| llama.strong_count() > 0);
         same.push(Arc::downgrade(&model));
         drop(loaded);
-        let served = served(house, wish, name, &about, &model, limits)?;
         let lora = wish.lora.as_ref().map(|(folder, _)| folder.as_path());
+        let vocab = checkpoint.config.vocab;
+        let weights = named_by(checkpoint, lora.map(Path::to_owned));
+        let served = Served { weights, ..served(house, wish, name, &about, &model, limits)? };
         let draft = house.aids.draft()?;
         if let Some(draft) = &draft {
-            house.aids.check_draft(draft, &about, checkpoint.config.vocab)?;
+            house.aids.check_draft(draft, &about, vocab)?;
         }
         let draft = draft.map(|draft| self.draft(&draft, limits)).transpose()?;
         let aids = house.aids.aids(&about, lora, draft, house.log)?;
@@ -367,7 +369,13 @@ fn limits_of(
     Ok(Limits { positions: Some(room / position), ..limits })
 }
 
-/// What the door must know of a loaded model.
+/// What names the weights of a model, once somebody asks.
+fn named_by(checkpoint: Checkpoint, lora: Option<PathBuf>) -> WeightsHash {
+    let name = move || run::identity(&checkpoint, lora.as_deref()).map_err(|e| e.line());
+    Arc::new(LazyLock::new(Box::new(name)))
+}
+
+/// What the door must know of a loaded model, but for the name of its weights.
 fn served(
     house: &House,
     wish: &Wish,
@@ -394,6 +402,7 @@ fn served(
         vocab,
         forms: Arc::new(Forms::new(Arc::clone(&about.tokenizer), vocab)),
         class: model.device().class().name(),
+        weights: Arc::new(LazyLock::new(Box::new(|| Err("they have no name".to_owned())))),
         facts: Facts {
             parameters: config.params(),
             bytes: model.weight_bytes(),

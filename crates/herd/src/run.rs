@@ -1,13 +1,16 @@
 //! Makes a model ready to run: finds it, checks that it fits into memory, loads it.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use herd_data::Hash;
 use herd_engine::Limits;
 use herd_engine::plan::Plan;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::llama::{Adapter, Llama};
 use herd_model::names::Part;
 use herd_tensor::Device;
+use herd_train::weights_hash;
 
 use crate::about::About;
 use crate::error::Error;
@@ -43,6 +46,15 @@ pub fn ready(checkpoint: &Checkpoint, limits: Limits, flags: &ModelFlags) -> Res
         Some(folder) => plain.adapted(&Adapter::open(folder, &checkpoint.config)?),
     });
     Ok(Ready { about, model, limits })
+}
+
+/// What names the weights that are run: those of a checkpoint, and of the adapter beside it. Reads all of them.
+pub fn identity(checkpoint: &Checkpoint, lora: Option<&Path>) -> Result<String, Error> {
+    let hash = weights_hash(checkpoint)?;
+    let Some(folder) = lora else { return Ok(hash.to_string()) };
+    let of = |name: &str| Hash::of_file(&folder.join(name));
+    let (settings, weights) = (of("adapter_config.json")?, of("adapter_model.safetensors")?);
+    Ok(format!("{hash}+{}", Hash::of(format!("{settings} {weights}").as_bytes())))
 }
 
 /// Errors: the model does not fit into memory under these limits.

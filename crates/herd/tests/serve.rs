@@ -308,6 +308,8 @@ fn heard(path: &str) -> Vec<(&'static str, Value, Value)> {
             ("prompt", json!({}), json!("other")),
             ("logprobs", json!({}), json!(2)),
             ("echo", json!({}), json!(true)),
+            ("prompt_logprobs", json!({}), json!(1)),
+            ("logprob_start_len", json!({ "prompt": "xyz", "prompt_logprobs": 1 }), json!(2)),
             ("best_of", json!({ "temperature": 2.0 }), json!(8)),
         ]),
     }

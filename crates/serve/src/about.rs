@@ -145,8 +145,10 @@ pub fn capabilities(served: &Served) -> Value {
         (shape.path.to_owned(), fields)
     };
     let calls = served.format.as_ref().is_some_and(|f| !f.call_forms().custom.is_empty());
+    let specials = served.tokenizer.specials();
     json!({
         "model": served.name,
+        "version": env!("CARGO_PKG_VERSION"),
         "chat": served.format.is_some(),
         "tools": calls,
         "stream": true,
@@ -157,6 +159,14 @@ pub fn capabilities(served: &Served) -> Value {
         "context": served.limits.context,
         "parallel": served.limits.parallel,
         "class": served.class,
+        "kv": format!("{:?}", served.limits.kv).to_lowercase(),
+        "tokens": {
+            "bos": specials.bos.map(|id| id.0),
+            "eos": specials.eos.map(|id| id.0),
+            "add_bos": served.tokenizer.add_bos(),
+            "stops": served.text_stops,
+            "chat_stops": served.chat_stops,
+        },
         "fields": SHAPES.iter().map(shape).collect::<Map<String, Value>>(),
     })
 }

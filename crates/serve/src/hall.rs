@@ -1,16 +1,18 @@
 //! Routes: which path is answered by what, and what holds for all of them.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::about;
@@ -454,10 +456,45 @@ async fn docs() -> Response {
     json_response(StatusCode::OK, &about::openapi())
 }
 
-async fn capabilities(State(hall): Shared, caller: Caller) -> Response {
-    let first = hall.first().await;
-    let said = hall.roster().and_then(|roster| {
-        let mut said = about::capabilities(&first?.served);
+/// What is asked of `/v1/capabilities` behind `?`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// The model, else the first.
+    model: Option<String>,
+    /// Whether the hash of its weights is wanted, for which all of them are read.
+    #[serde(default)]
+    weights: bool,
+}
+
+/// What the server can by a model; slow where the hash of its weights is asked for the first time.
+async fn capable(hall: &Hall, caller: &Caller, wanted: Wanted) -> Result<Value, Refusal> {
+    let roster = hall.roster()?;
+    let name = roster.name(wanted.model.as_deref())?;
+    if wanted.model.is_some() {
+        caller.check_model(&name)?;
+    }
+    let visit = roster.enter(&name).await?;
+    let mut said = about::capabilities(&visit.served);
+    if wanted.weights {
+        let hash = move || Ok(LazyLock::force(&visit.served.weights).clone());
+        let hash = aside(false, hash).await?;
+        said["weights"] = hash.map_err(|what| Refusal::new(500, what))?.into();
+    }
+    Ok(said)
+}
+
+async fn capabilities(
+    State(hall): Shared,
+    caller: Caller,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Response {
+    let said = match wanted {
+        Ok(Query(wanted)) => capable(&hall, &caller, wanted).await,
+        Err(rejection) => Err(Refusal::new(400, rejection.body_text())),
+    };
+    let said = said.and_then(|mut said| {
+        let roster = hall.roster()?;
         let seen = roster.seen().into_iter().filter(|seen| caller.may_use(&seen.card.name));
         said["models"] = seen.map(|seen| seen.card.name).collect();
         said["files"] = hall.files.is_some().into();

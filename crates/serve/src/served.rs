@@ -1,7 +1,7 @@
 //! The model that is served, as far as the door must know it: names, tokens, chat, defaults.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use herd_codec::chat::{
     ChatError, ChatFormat, Date, Dialogue, Message, RenderOptions, Role, ToolDefinition,
@@ -15,6 +15,10 @@ use crate::forms::Forms;
 use crate::kept::Kept;
 use crate::refusal::Refusal;
 use crate::wire::turns::in_turn;
+
+/// What names a model's weights, or why nothing does; slow the first time, since all of them are read.
+pub type WeightsHash =
+    Arc<LazyLock<Result<String, String>, Box<dyn FnOnce() -> Result<String, String> + Send>>>;
 
 /// A model without its weights.
 #[derive(Clone, Debug)]
@@ -43,6 +47,8 @@ pub struct Served {
     pub forms: Arc<Forms>,
     /// The numeric class that it runs in.
     pub class: &'static str,
+    /// What names its weights.
+    pub weights: WeightsHash,
     /// What its files say of its size.
     pub facts: Facts,
     /// Answers that later requests may go on from.

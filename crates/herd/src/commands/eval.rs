@@ -3,28 +3,27 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use herd_codec::{Controls, TokenId};
 use herd_data::disk::{RealDisk, replace};
-use herd_engine::Limits;
 use herd_eval::item::{Drawn, Item, items};
-use herd_eval::local::Local;
-use herd_eval::query::{Chat, Query, Words};
+use herd_eval::query::Query;
 use herd_eval::results::Scores;
-use herd_eval::stats::{Mean, difference};
+use herd_eval::robust::{self, Put, Spread};
+use herd_eval::stats::{Difference, Mean, apart, difference};
 use herd_eval::suite::{self, Receipt};
+use herd_eval::view::{self, Shown};
 use herd_eval::{EvalError, Task, catalogue};
-use herd_train::weights_hash;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::about::{About, today};
+use crate::about::About;
 use crate::console::{Console, Verdict, visible};
 use crate::error::Error;
-use crate::flags::{KvFlag, ModelFlags, range};
-use crate::run::{self, Ready};
+use crate::flags::range;
 use crate::store::Store;
 use crate::training;
+use crate::whom::{Known, Manner, Whom, WhomFlags};
 
 /// Flags of `herd eval`.
 #[derive(Debug, clap::Args)]
@@ -39,22 +38,61 @@ enum Verb {
     Run(Box<RunFlags>),
     /// List the tasks
     Ls,
+    /// Measure tasks of four answers in other words: names and order of answers, labels of examples, prompts
+    Robustness(Box<RunFlags>),
     /// Say how two measured models differ, item by item
-    Compare {
-        /// Results of the first
-        a: PathBuf,
-        /// Results of the second
-        b: PathBuf,
-    },
+    Compare(CompareFlags),
+    /// Write receipts as a page to look at, or as a table
+    View(ViewFlags),
+}
+
+/// Flags of `herd eval compare`.
+#[derive(Debug, clap::Args)]
+struct CompareFlags {
+    /// Results of the first
+    a: PathBuf,
+    /// Results of the second
+    #[arg(required_unless_present = "pair")]
+    b: Option<PathBuf>,
+    /// A task and its adversarial twin: how much less the second is worth, for each of the results
+    #[arg(long, value_name = "TASK:TASK", value_parser = pair)]
+    pair: Vec<(String, String)>,
+}
+
+/// Flags of `herd eval view`.
+#[derive(Debug, clap::Args)]
+struct ViewFlags {
+    /// The folder of results
+    folder: PathBuf,
+    /// What makes texts of ids: a tokenizer's file or folder, or a model [default: ids are shown]
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// These tasks alone, between commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    tasks: Vec<String>,
+    /// Characters at the end of each question that are shown
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = range(1, 1 << 24))]
+    chars: usize,
+    /// A table (CSV) in place of the page
+    #[arg(long)]
+    csv: bool,
+    /// The file to write [default: view.html or view.csv in the folder]
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((a, b)) if !a.is_empty() && !b.is_empty() => Ok((a.to_owned(), b.to_owned())),
+        _ => Err("expected TASK:TASK".to_owned()),
+    }
 }
 
 /// Flags of `herd eval run`.
 #[derive(Debug, clap::Args)]
 struct RunFlags {
     #[command(flatten)]
-    model: ModelFlags,
-    #[command(flatten)]
-    kv: KvFlag,
+    whom: WhomFlags,
     /// Tasks by name (`herd eval ls`), or files of tasks, between commas
     #[arg(long, required = true, value_name = "NAMES", value_delimiter = ',')]
     tasks: Vec<String>,
@@ -98,8 +136,8 @@ struct RunFlags {
 #[serde(deny_unknown_fields)]
 struct Of {
     model: String,
-    class: String,
-    kv: String,
+    class: Option<String>,
+    kv: Option<String>,
     context: usize,
     limit: Option<usize>,
     num_fewshot: Option<usize>,
@@ -108,6 +146,8 @@ struct Of {
     fewshot_as_multiturn: bool,
     system_instruction: Option<String>,
     herd: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
 }
 
 /// `results.json`.
@@ -115,14 +155,23 @@ struct Of {
 struct Results {
     of: Of,
     tasks: BTreeMap<String, Scores>,
+    /// Of tasks in other words, how far the scores of each family are apart.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    spreads: BTreeMap<String, Spread>,
 }
 
 /// Does what the verb says.
-pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
+pub fn run(flags: &Flags, console: &Console, offline: bool) -> Result<Verdict, Error> {
     match &flags.verb {
-        Verb::Run(flags) => measure(flags, console),
+        Verb::Run(flags) => measure(flags, asked(flags, false)?, console, offline),
+        Verb::Robustness(flags) => measure(flags, asked(flags, true)?, console, offline),
         Verb::Ls => list(console),
-        Verb::Compare { a, b } => compare(a, b, console),
+        Verb::Compare(flags) => match &flags.b {
+            _ if !flags.pair.is_empty() => compare_pairs(flags, console),
+            Some(b) => compare(&flags.a, b, console),
+            None => unreachable!("clap wants it where there is no --pair"),
+        },
+        Verb::View(flags) => view(flags, console),
     }
 }
 
@@ -150,89 +199,89 @@ struct Asked {
     task: Task,
     number: usize,
     items: Vec<Item>,
+    /// Whether it is another task in other words.
+    variant: bool,
 }
 
-/// Reads all rows before anything is measured, so that what is wrong is told at once.
-fn asked(flags: &RunFlags) -> Result<Vec<Asked>, Error> {
+/// Reads all rows before anything is measured, so that what is wrong is told at once; `variants` of tasks in place of
+/// them where these are wanted.
+fn asked(flags: &RunFlags, variants: bool) -> Result<Vec<Asked>, Error> {
     let data = match &flags.data {
         Some(data) => data.clone(),
         None => Store::open()?.home().join("eval"),
     };
-    let read = |name: &String| {
-        let task = catalogue::find(name)?;
-        let (rows, shots) = (task.rows(&data)?, task.shot_rows(&data)?);
+    let put = |Put { task, rows, shots }: Put| {
         let number = flags.num_fewshot.unwrap_or(task.shots.number);
         let drawn = Drawn { number, seed: flags.seed };
         let items = items(&task, &rows, shots.as_deref(), drawn, flags.limit)?;
         if items.is_empty() {
             let what = "it has no rows".to_owned();
-            return Err(EvalError::Task { task: task.name, what });
+            return Err(EvalError::Task { task: task.name, what }.into());
         }
-        Ok(Asked { task, number, items })
+        Ok::<_, Error>(Asked { task, number, items, variant: variants })
     };
-    Ok(flags.tasks.iter().map(read).collect::<Result<_, _>>()?)
-}
-
-/// The chat that questions are put in, if one is asked for.
-fn chat(flags: &RunFlags, about: &About) -> Result<Option<Chat>, Error> {
-    if !flags.apply_chat_template {
-        return Ok(None);
+    let mut found = Vec::new();
+    for name in &flags.tasks {
+        let task = catalogue::find(name)?;
+        let (rows, shots) = (task.rows(&data)?, task.shot_rows(&data)?);
+        let puts = match variants {
+            true => robust::variants(&task, &rows, shots.as_deref())?,
+            false => vec![Put { task, rows, shots }],
+        };
+        for one in puts {
+            found.push(put(one)?);
+        }
     }
-    Ok(Some(Chat {
-        format: about.chat_format(flags.chat_template.as_deref())?,
-        today: today(),
-        system: flags.system_instruction.clone(),
-        turns: flags.fewshot_as_multiturn,
-    }))
+    Ok(found)
 }
 
-fn measure(flags: &RunFlags, console: &Console) -> Result<Verdict, Error> {
-    let tasks = asked(flags)?;
-    let (checkpoint, limits) = run::open(&flags.model, &flags.kv, None)?;
-    let hash = weights_hash(&checkpoint)?;
-    // Pages are short, so that answers to one question share all but its last few tokens.
-    let limits = Limits {
-        parallel: flags.batch_size,
-        page_len: 16,
-        positions: Some(flags.batch_size * 2048),
-        ..limits
-    };
-    let Ready { about, model, limits } = run::ready(&checkpoint, limits, &flags.model)?;
-    let chat = chat(flags, &about)?;
-    let of = Of {
-        model: hash.to_string(),
-        class: model.device().class().name().to_owned(),
-        kv: format!("{:?}", limits.kv).to_lowercase(),
-        context: limits.context,
+/// What the results of some flags are of.
+fn of(flags: &RunFlags, known: &Known) -> Of {
+    let chat = flags.chat_template.clone().unwrap_or_else(|| "model".to_owned());
+    Of {
+        model: known.model.clone(),
+        class: known.class.clone(),
+        kv: known.kv.clone(),
+        context: known.context,
         limit: flags.limit,
         num_fewshot: flags.num_fewshot,
         seed: flags.seed,
-        chat: chat
-            .as_ref()
-            .map(|_| flags.chat_template.clone().unwrap_or_else(|| "model".to_owned())),
+        chat: flags.apply_chat_template.then_some(chat),
         fewshot_as_multiturn: flags.fewshot_as_multiturn,
         system_instruction: flags.system_instruction.clone(),
         herd: env!("CARGO_PKG_VERSION").to_owned(),
+        endpoint: known.endpoint.clone(),
+    }
+}
+
+fn measure(
+    flags: &RunFlags,
+    tasks: Vec<Asked>,
+    console: &Console,
+    offline: bool,
+) -> Result<Verdict, Error> {
+    let manner = Manner {
+        batch: flags.batch_size,
+        chat: flags.apply_chat_template,
+        template: flags.chat_template.as_deref(),
+        system: flags.system_instruction.as_deref(),
+        turns: flags.fewshot_as_multiturn,
     };
+    let Whom { known, words, mut answers } = Whom::open(&flags.whom, &manner, offline)?;
+    let of = of(flags, &known);
     begin(&flags.out, &of)?;
-    let tokenizer = Arc::clone(&about.tokenizer);
-    let words = Words {
-        bos: tokenizer.specials().bos.filter(|_| tokenizer.add_bos()).map(|id| id.0),
-        stops: about.stop_ids(chat.as_ref().map(|chat| &chat.format)),
-        context: limits.context - 1,
-        tokenizer,
-        chat,
-    };
-    let mut local = Local::new(model, Arc::clone(&about.tokenizer), limits);
-    let mut results = Results { of, tasks: BTreeMap::new() };
+    let mut results = Results { of, tasks: BTreeMap::new(), spreads: BTreeMap::new() };
     let stop = training::stop_on_interrupt(console);
-    for Asked { task, number, items } in &tasks {
+    for Asked { task, number, items, .. } in &tasks {
         let mut meter = console.meter(&task.name, None);
         let path = samples(&flags.out, &task.name);
-        let mut answer = |queries: &[Query]| local.answer(queries, &stop);
+        let mut answer = |queries: &[Query]| answers.answer(queries, &stop);
         let mut tell = |done| meter.step(done, items.len());
         let receipts = suite::run(task, items, &words, &path, &mut answer, &mut tell)?;
         results.tasks.insert(task.name.clone(), Scores::of(task, *number, &receipts));
+    }
+    if tasks.iter().any(|asked| asked.variant) {
+        results.spreads = robust::spreads(&results.tasks);
     }
     let text = serde_json::to_vec_pretty(&results).expect("results serialise");
     replace(&RealDisk, &flags.out, "results.json", &[&text]).map_err(EvalError::from)?;
@@ -304,7 +353,13 @@ fn show(results: &Results, console: &Console) -> Result<(), Error> {
             ]);
         }
     }
-    console.print_table(&table)
+    console.print_table(&table)?;
+    for (family, spread) in &results.spreads {
+        let [least, most, apart] = [spread.least, spread.most, spread.spread].map(|x| 100.0 * x);
+        let family = visible(family);
+        console.print(format!("{family}: {least:.2} to {most:.2} %, {apart:.2} points apart"))?;
+    }
+    Ok(())
 }
 
 /// The scores of a folder of results, by task.
@@ -355,16 +410,100 @@ fn compare(a: &Path, b: &Path, console: &Console) -> Result<Verdict, Error> {
     let head = ["task", "metric", "items", "second less first (95 %)", "p", "detectable"];
     let mut table = vec![head.map(str::to_owned).to_vec()];
     for (name, (metric, d)) in &found {
-        let half = 100.0 * (d.ci95.1 - d.ci95.0) / 2.0;
-        table.push(vec![
-            visible(name),
-            metric.clone(),
-            d.n.to_string(),
-            format!("{:+.2} +- {half:.2} points", 100.0 * d.difference),
-            format!("{:.4}", d.p),
-            format!("{:.2} points", 100.0 * d.detectable),
-        ]);
+        table.push([vec![visible(name), metric.clone()], told(d)].concat());
     }
     console.print_table(&table)?;
+    Ok(Verdict::Done)
+}
+
+/// A difference as columns: items, points, how often by chance, what would be seen.
+fn told(d: &Difference) -> Vec<String> {
+    let half = 100.0 * (d.ci95.1 - d.ci95.0) / 2.0;
+    vec![
+        d.n.to_string(),
+        format!("{:+.2} +- {half:.2} points", 100.0 * d.difference),
+        format!("{:.4}", d.p),
+        format!("{:.2} points", 100.0 * d.detectable),
+    ]
+}
+
+/// How much less an adversarial task is worth than its twin, for each of the results.
+fn compare_pairs(flags: &CompareFlags, console: &Console) -> Result<Verdict, Error> {
+    let head = ["results", "pair", "first", "second", "items", "second less first (95 %)", "p"];
+    let mut table = vec![head.map(str::to_owned).to_vec()];
+    let mut found = Vec::new();
+    for folder in [Some(&flags.a), flags.b.as_ref()].into_iter().flatten() {
+        let results = read(folder)?;
+        let of = |name: &String| {
+            let what = || EvalError::Results {
+                path: folder.join("results.json"),
+                what: format!("it has no task {name}"),
+            };
+            results.tasks.get(name).map(Scores::main).ok_or_else(what)
+        };
+        for (plain, adversarial) in &flags.pair {
+            let (first, second) = (of(plain)?, of(adversarial)?);
+            let difference = apart(first, second);
+            let mut row = vec![visible(&folder.display().to_string())];
+            row.push(visible(&format!("{plain}:{adversarial}")));
+            row.extend([percent(first), percent(second)]);
+            row.extend(told(&difference).into_iter().take(3));
+            table.push(row);
+            found.push(json!({
+                "results": folder, "pair": [plain, adversarial],
+                "first": first, "second": second, "difference": difference,
+            }));
+        }
+    }
+    if console.json {
+        console.print_json(&found)?;
+    } else {
+        console.print_table(&table)?;
+    }
+    Ok(Verdict::Done)
+}
+
+/// Writes the receipts of a folder as a page or a table.
+fn view(flags: &ViewFlags, console: &Console) -> Result<Verdict, Error> {
+    let results = read(&flags.folder)?;
+    let about = flags.tokenizer.as_deref().map(About::of_tokenizer).transpose()?;
+    let text = |ids: &[u32]| match &about {
+        Some(about) => {
+            let known = about.tokenizer.vocab_size();
+            let ids: Vec<TokenId> =
+                ids.iter().filter(|id| (**id as usize) < known).map(|&id| TokenId(id)).collect();
+            let text = about.tokenizer.decode_with(&ids, Controls::Show);
+            String::from_utf8_lossy(&text).into_owned()
+        }
+        None => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
+    };
+    let mut receipts = Vec::new();
+    let names: Vec<&String> = match flags.tasks.is_empty() {
+        true => results.tasks.keys().collect(),
+        false => flags.tasks.iter().collect(),
+    };
+    for name in names {
+        let scores = results.tasks.get(name).ok_or_else(|| EvalError::Results {
+            path: flags.folder.join("results.json"),
+            what: format!("it has no task {name}"),
+        })?;
+        receipts.push((name, scores, suite::receipts(&samples(&flags.folder, name))?));
+    }
+    let shown: Vec<Shown<'_>> = receipts
+        .iter()
+        .map(|(name, scores, receipts)| Shown { name: name.as_str(), scores, receipts })
+        .collect();
+    let of = serde_json::to_value(&results.of).expect("settings serialise");
+    let page = match flags.csv {
+        true => view::csv(&shown, &text, flags.chars),
+        false => view::html(&of, &shown, &text, flags.chars),
+    };
+    let own = if flags.csv { "view.csv" } else { "view.html" };
+    let out = flags.out.clone().unwrap_or_else(|| flags.folder.join(own));
+    let name = out.file_name().map(|name| name.to_string_lossy().into_owned());
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let (folder, name) = (folder.unwrap_or(Path::new(".")), name.unwrap_or_default());
+    replace(&RealDisk, folder, &name, &[page.as_bytes()]).map_err(EvalError::from)?;
+    console.note(format!("{} is written", visible(&out.display().to_string())));
     Ok(Verdict::Done)
 }

@@ -11,31 +11,17 @@ use std::time::Duration;
 use herd_train::TrainError;
 use herd_train::writer::{Question, Said, SaidEnd, Tell, WriterConfig};
 use serde_json::{Value, json};
-use ureq::Agent;
 
+use crate::caller::{CallError, Caller, Patience};
 use crate::error::Error;
 
 /// The other end.
 pub struct Endpoint {
     /// The name of its model.
     pub model: String,
-    agent: Agent,
-    base_url: String,
-    key: Option<String>,
-    attempts: usize,
-    pause: Duration,
-    bytes_max: u64,
+    caller: Caller,
     parallel: usize,
 }
-
-/// Why an attempt gave no answer, and whether another may.
-struct Fault {
-    what: String,
-    passes: bool,
-}
-
-/// The longest pause between two attempts.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 impl Endpoint {
     /// Errors: the variable that should hold the key is not there.
@@ -47,21 +33,16 @@ impl Endpoint {
                 Err(Error::Value { what: "writer.key_env", got: name.clone(), expected })
             }
         };
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0) // a key goes to the address that was named, and nowhere else
-            .timeout_connect(Some(Duration::from_secs(30)))
-            .timeout_global(Some(Duration::from_secs(config.seconds)))
-            .user_agent(concat!("herd/", env!("CARGO_PKG_VERSION")))
-            .build();
-        Ok(Endpoint {
-            model: config.model.display().to_string(),
-            agent: agent.into(),
-            base_url: base_url.trim_end_matches('/').to_owned(),
-            key: config.key_env.as_ref().map(key).transpose()?,
+        let patience = Patience {
             attempts: config.attempts,
             pause: Duration::from_millis(config.pause_ms),
+            time: Duration::from_secs(config.seconds),
             bytes_max: config.bytes_max,
+        };
+        let key = config.key_env.as_ref().map(key).transpose()?;
+        Ok(Endpoint {
+            model: config.model.display().to_string(),
+            caller: Caller::new(base_url, key, patience),
             parallel,
         })
     }
@@ -140,84 +121,33 @@ impl Endpoint {
         if !question.stop.is_empty() {
             body["stop"] = json!(question.stop);
         }
-        let read = |status: u16, text: &str| match status {
-            200 => completion(text),
-            400 | 413 | 422 if is_too_long(text) => {
-                Some(Said { text: String::new(), end: SaidEnd::TooLong })
-            }
-            _ => None,
+        let read = |status: u16, text: &str| {
+            let said = match status {
+                200 => completion(text),
+                400 | 413 | 422 if is_too_long(text) => {
+                    Some(Said { text: String::new(), end: SaidEnd::TooLong })
+                }
+                _ => None,
+            };
+            said.ok_or_else(String::new)
         };
-        self.post("chat/completions", &body, &read, over)
+        self.caller.post("chat/completions", &body, &read, over).map_err(failed)
     }
 
     /// The vector of a text; `None` if it was told to stop meanwhile. Errors: no attempt brought one.
     pub fn embed(&self, text: &str, stop: &AtomicBool) -> Result<Option<Vec<f32>>, Error> {
         let body = json!({ "model": self.model, "input": text });
-        let read = |status: u16, text: &str| if status == 200 { vector(text) } else { None };
-        self.post("embeddings", &body, &read, &|| stop.load(Ordering::Relaxed))
-    }
-
-    /// What `read` finds in the answer to a body, tried again where that may help.
-    fn post<T>(
-        &self,
-        path: &str,
-        body: &Value,
-        read: &dyn Fn(u16, &str) -> Option<T>,
-        over: &dyn Fn() -> bool,
-    ) -> Result<Option<T>, Error> {
-        let (url, body) = (format!("{}/{path}", self.base_url), body.to_string());
-        let mut attempt = 0;
-        loop {
-            let fault = match self.attempt(&url, &body, read) {
-                Ok(got) => return Ok(Some(got)),
-                Err(fault) => fault,
-            };
-            attempt += 1;
-            if attempt >= self.attempts || !fault.passes {
-                return Err(Error::Endpoint { url, what: fault.what });
-            }
-            let doubled = 1u32.checked_shl(attempt as u32 - 1).unwrap_or(u32::MAX);
-            let mut left = self.pause.saturating_mul(doubled).min(PAUSE_MAX);
-            while left > Duration::ZERO {
-                if over() {
-                    return Ok(None);
-                }
-                let now = left.min(Duration::from_millis(100));
-                thread::sleep(now);
-                left -= now;
-            }
-        }
-    }
-
-    fn attempt<T>(
-        &self,
-        url: &str,
-        body: &str,
-        read: &dyn Fn(u16, &str) -> Option<T>,
-    ) -> Result<T, Fault> {
-        let mut request = self.agent.post(url).header("Content-Type", "application/json");
-        if let Some(key) = &self.key {
-            request = request.header("Authorization", format!("Bearer {key}"));
-        }
-        let network = |e: ureq::Error| match e {
-            ureq::Error::BodyExceedsLimit(_) => {
-                Fault { what: format!("more than {} bytes", self.bytes_max), passes: false }
-            }
-            other => Fault { what: other.to_string(), passes: true },
+        let read = |status: u16, text: &str| {
+            let found = if status == 200 { vector(text) } else { None };
+            found.ok_or_else(String::new)
         };
-        let response = request.send(body).map_err(network)?;
-        let status = response.status().as_u16();
-        let mut body = response.into_body();
-        let text = body.with_config().limit(self.bytes_max).lossy_utf8(true).read_to_string();
-        let text = text.map_err(network)?;
-        read(status, &text).ok_or_else(|| match status {
-            200 => Fault { what: format!("no answer: {}", excerpt(&text)), passes: true },
-            _ => {
-                let passes = matches!(status, 408 | 409 | 425 | 429 | 500..);
-                Fault { what: format!("status {status}: {}", excerpt(&text)), passes }
-            }
-        })
+        let over = || stop.load(Ordering::Relaxed);
+        self.caller.post("embeddings", &body, &read, &over).map_err(failed)
     }
+}
+
+fn failed(error: CallError) -> Error {
+    Error::Endpoint { url: error.url, what: error.what }
 }
 
 /// The vector in an answer; `None` if it is none, or a number in it is not finite.
@@ -253,12 +183,6 @@ fn is_too_long(text: &str) -> bool {
         .any(|words| lower.contains(words))
 }
 
-/// The first words of what the other end said.
-fn excerpt(text: &str) -> String {
-    let words: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    words.chars().take(200).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +206,5 @@ mod tests {
         let data = |x: &str| vector(&format!(r#"{{"data":[{{"embedding":{x}}}]}}"#));
         assert_eq!(data("[1, -0.5]"), Some(vec![1.0, -0.5]));
         assert_eq!((data("[1e300]"), data(r#"["1"]"#), vector("{}")), (None, None, None));
-        assert_eq!(excerpt("a\n\u{1b}b  c"), "a \u{1b}b c"); // printing makes it visible
     }
 }

@@ -26,12 +26,22 @@ pub static SHAPE: Shape = Shape {
 /// Tokens of an answer where a request does not say, as OpenAI has it.
 const TOKENS: usize = 16;
 
-static FIELDS: [Field; 7] = [
+static FIELDS: [Field; 9] = [
     MODEL,
     honoured("prompt", Kind::Any, "a text, a list of texts, token ids, or a list of lists of them"),
     honoured("max_tokens", Kind::Whole(0, 1 << 24), "tokens of an answer at most; 16 if not given"),
     honoured("logprobs", Kind::Whole(0, 20), "log-probabilities, and so many of the likeliest"),
     honoured("echo", Kind::Flag, "the prompt before the answer, with its log-probabilities"),
+    honoured(
+        "prompt_logprobs",
+        Kind::Whole(0, 20),
+        "log-probabilities of the prompt's tokens by their ids, and so many of the likeliest, as vLLM has it",
+    ),
+    honoured(
+        "logprob_start_len",
+        Kind::Whole(0, 1 << 24),
+        "the place in the prompt from which on prompt_logprobs are wanted, under SGLang's name",
+    ),
     honoured("best_of", Kind::Whole(1, 128), "answers of which the n likeliest are given"),
     refused("suffix", "the text behind a gap has no place in a prompt of this model"),
 ];
@@ -57,6 +67,13 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
     }
     let log_probs = given.count("logprobs");
     let echo = given.flag("echo") == Some(true);
+    let prompt_log_probs = given.count("prompt_logprobs");
+    if prompt_log_probs.is_some() && stream {
+        let message = "prompt_logprobs is not given where the answer is a stream";
+        return Err(Refusal::field("prompt_logprobs", message));
+    }
+    let echo_from = (echo && log_probs.is_some()).then_some(0);
+    let from = given.count("logprob_start_len").unwrap_or(0);
     let token_ids = given.flag("return_token_ids") == Some(true);
     let sampling = sampling(&given, served)?;
     let (stop, stop_tokens) = stops(&given, &served.text_stops);
@@ -67,8 +84,8 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
         stop: stop.clone(),
         stop_tokens: stop_tokens.clone(),
         // Which of several answers is the likeliest, its log-probabilities say.
-        log_probs: log_probs.or((best_of > n).then_some(0)),
-        prompt_log_probs: (echo && log_probs.is_some()).then_some(0),
+        log_probs: log_probs.max(prompt_log_probs).or((best_of > n).then_some(0)),
+        prompt_log_probs: echo_from.or(prompt_log_probs.map(|_| from.min(prompt.len()))),
         grammar: grammar.clone(),
         ..Request::new(prompt.clone(), sampling.clone())
     };
@@ -80,7 +97,8 @@ pub fn read(mut given: Given, served: &Served, head: Head) -> Result<Exchange, R
         head,
         seed: sampling.seed,
         usage: include_usage(&given)?,
-        log_probs: log_probs.is_some(),
+        log_probs,
+        prompt_log_probs,
         token_ids,
         echo,
         n,
@@ -130,7 +148,8 @@ struct Completions {
     head: Head,
     seed: u64,
     usage: bool,
-    log_probs: bool,
+    log_probs: Option<usize>,
+    prompt_log_probs: Option<usize>,
     token_ids: bool,
     echo: bool,
     n: usize,
@@ -181,6 +200,27 @@ impl Completions {
         served.tokenizer.decode_lossy(&ids)
     }
 
+    /// Log-probabilities of a prompt as vLLM has them: for each token an object from ids, null where nothing is said.
+    fn of_prompt(&self, prompt: usize, told: &[PromptToken], served: &Served) -> Value {
+        let tokens = self.prompts[prompt].len();
+        let mut list = vec![Value::Null; tokens];
+        for (token, place) in told.iter().zip(&mut list[tokens - told.len()..]) {
+            let Some((log_prob, top)) = &token.said else { continue };
+            let mut map = Map::new();
+            let wanted = top.iter().take(self.prompt_log_probs.unwrap_or(0)).enumerate();
+            let all = wanted.map(|(i, top)| (top.id, top.log_prob, Some(i + 1)));
+            let rank = top.first().is_some_and(|best| best.id == token.id).then_some(1);
+            for (id, log_prob, rank) in all.chain([(token.id, *log_prob, rank)]) {
+                map.entry(id.to_string()).or_insert_with(|| {
+                    let spelt = spell(served.bytes(id));
+                    json!({ "logprob": finite(log_prob), "rank": rank, "decoded_token": spelt })
+                });
+            }
+            *place = Value::Object(map);
+        }
+        Value::Array(list)
+    }
+
     fn finish(ending: &Ending) -> &'static str {
         match ending {
             Ending::Model | Ending::Text(_) | Ending::Calls => "stop",
@@ -211,6 +251,8 @@ impl Completions {
 /// Log-probabilities in four lists, as this shape has them.
 #[derive(Default)]
 struct Lists {
+    /// How many of the likeliest are wanted.
+    top: usize,
     tokens: Vec<Value>,
     token_logprobs: Vec<Value>,
     top_logprobs: Vec<Value>,
@@ -226,7 +268,11 @@ impl Lists {
             let pair = |id: u32, p: f64| (spell(served.bytes(id)), finite(p).into());
             // The chosen one is always there; among equals of spelling the likelier stays.
             let mut map: Map<String, Value> = Map::new();
-            let all = top.iter().map(|t| pair(t.id, t.log_prob)).chain([pair(id, log_prob)]);
+            let all = top
+                .iter()
+                .take(self.top)
+                .map(|t| pair(t.id, t.log_prob))
+                .chain([pair(id, log_prob)]);
             for (token, p) in all {
                 map.entry(token).or_insert(p);
             }
@@ -292,11 +338,16 @@ impl Wire for Completions {
                 "logprobs": null,
                 "finish_reason": choice.ending.as_ref().map(Completions::finish),
             });
-            if self.log_probs {
-                let mut lists = Lists::default();
-                lists.prompt(&choice.prompt, served);
+            if let Some(top) = self.log_probs {
+                let mut lists = Lists { top, ..Lists::default() };
+                if self.echo {
+                    lists.prompt(&choice.prompt, served);
+                }
                 lists.chosen(&choice.tokens, echoed.chars().count(), served);
                 said["logprobs"] = lists.json();
+            }
+            if self.prompt_log_probs.is_some() {
+                said["prompt_logprobs"] = self.of_prompt(prompt, &choice.prompt, served);
             }
             if self.token_ids {
                 said["prompt_token_ids"] = self.prompts[prompt].iter().copied().collect();
@@ -321,7 +372,7 @@ impl Wire for Completions {
             Part::End { ending, usage } => (String::new(), Vec::new(), Some((ending, usage))),
         };
         let prompt = answer / self.best_of;
-        let mut lists = Lists::default();
+        let mut lists = Lists { top: self.log_probs.unwrap_or(0), ..Lists::default() };
         let mut said = String::new();
         if !std::mem::replace(&mut self.states[answer].begun, true) {
             said = self.echoed(prompt, served);
@@ -336,7 +387,7 @@ impl Wire for Completions {
             "logprobs": null,
             "finish_reason": end.as_ref().map(|(ending, _)| Completions::finish(ending)),
         });
-        if self.log_probs && !lists.tokens.is_empty() {
+        if self.log_probs.is_some() && !lists.tokens.is_empty() {
             choice["logprobs"] = lists.json();
         }
         if self.token_ids {

@@ -485,7 +485,7 @@ impl Wire for Responses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
     use crate::forms::Forms;
     use herd_codec::Tokenizer;
@@ -509,6 +509,7 @@ mod tests {
             limits: Limits::single(64),
             vocab: 80,
             class: "portable",
+            weights: Arc::new(LazyLock::new(Box::new(|| Err("none".to_owned())))),
             facts: Default::default(),
             kept: Arc::default(),
             today: || None,

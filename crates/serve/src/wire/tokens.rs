@@ -6,7 +6,7 @@ use herd_codec::{Controls, TokenId};
 use serde_json::{Value, json};
 
 use super::chat;
-use crate::fields::{Given, Kind, Shape, honoured};
+use crate::fields::{Given, Kind, MODEL, Shape, honoured};
 use crate::refusal::Refusal;
 use crate::served::Served;
 
@@ -46,6 +46,7 @@ pub static TEMPLATE: Shape = Shape {
     about: "the prompt that a conversation becomes, as text and ids",
     prefix: "",
     groups: &[&[
+        MODEL,
         honoured("messages", Kind::List, "the conversation"),
         honoured("tools", Kind::List, "functions that the model may call"),
     ]],

@@ -1,0 +1,203 @@
+//! Rows of every form of every page, made up, and the questions that they become.
+
+use std::path::PathBuf;
+
+use herd_eval::catalogue;
+use herd_eval::item::{Ask, Drawn, items};
+use herd_eval::task::Row;
+use serde_json::{Value, json};
+
+/// For a page the rows, one for each of its forms, then the question and the right answer of each.
+type Case = (&'static str, Value, &'static [(&'static str, &'static str)]);
+
+fn cases() -> Vec<Case> {
+    let foundry = json!({ "query": "Q? ", "choices": ["x", "y"], "gold": 1 });
+    let said =
+        |question: &str| json!({ "context": question, "chain_of_thought": "1 + 1", "answer": "2" });
+    let exam = json!({ "question": " q ", "choices": ["w", "x", "y", "z"], "answer": "2", "subject": "law" });
+    let gpqa = json!({ "Question": "abcde", "Correct Answer": "r", "Incorrect Answer 1": "s",
+                       "Incorrect Answer 2": "t", "Incorrect Answer 3": "u" });
+    let span =
+        json!({ "context": "P", "question": "q?", "answers": [{ "text": "a" }], "file": "de" });
+    let hub_span = json!({ "context": "P", "question": "q?", "answers": { "text": ["a", "b"] }, "file": "de" });
+    let cause = |question: &str| json!({ "premise": "Abc def.", "choice1": "Er x.", "choice2": "Sie y.", "question": question, "label": 1 });
+    vec![
+        ("agieval_lsat_ar", json!([foundry]), &[("Q?", "y")]),
+        ("agieval_lsat_rc", json!([foundry]), &[("Q?", "y")]),
+        ("agieval_sat_en", json!([foundry]), &[("Q?", "y")]),
+        ("agieval_sat_math", json!([said("Q: one?")]), &[("Q: one?\nA:", "\"2\"")]),
+        ("aqua", json!([said("one?")]), &[("Q: one?\nA:", "\"2\"")]),
+        ("svamp", json!([said("one?")]), &[("Question: one?\nAnswer:", "\"2\"")]),
+        (
+            "lambada",
+            json!([{ "context": "He said to", "continuation": "Ann" }, { "text": "He said to Ann" }]),
+            &[("He said to", "Ann"), ("He said to", "Ann")],
+        ),
+        ("xcopa_it", json!([cause("cause")]), &[("Abc def perché", "sie y.")]),
+        ("xcopa_th", json!([cause("effect")]), &[("Abc def ดังนั้น", "sie y.")]),
+        (
+            "winograd",
+            json!([
+                { "context_options": ["A saw B, and A", "A saw B, and B"], "continuation": "ran.", "gold": 1 },
+                { "text": "A saw B, and he ran.", "pronoun": "he", "pronoun_loc": 13, "options": ["A", "B"], "label": 0 },
+            ]),
+            &[("A saw B, and A", "ran."), ("A saw B, and A", "ran.")],
+        ),
+        (
+            "bbh",
+            json!([{ "task": "t", "input": "not True is", "target": "False" }]),
+            &[("Q: not True is\nA: Let's think step by step.\n", "\"False\"")],
+        ),
+        (
+            "squad",
+            json!([span, hub_span]),
+            &[
+                ("P\nQuestion: q?\nAnswer:", "[\"a\"]"),
+                ("P\nQuestion: q?\nAnswer:", "[\"a\",\"b\"]"),
+            ],
+        ),
+        ("xquad", json!([span]), &[("P\nQuestion: q?\nAnswer:", "[\"a\"]")]),
+        (
+            "pubmedqa",
+            json!([
+                { "context": "C\nAnswer: ", "continuation": "no" },
+                { "QUESTION": "q", "CONTEXTS": ["c", "d"], "final_decision": "maybe" },
+            ]),
+            &[("C\nAnswer:", "no"), ("Abstract: c\nd\nQuestion: q\nAnswer:", "maybe")],
+        ),
+        (
+            "truthfulqa",
+            json!([
+                { "question": "q", "mc1_targets": { "choices": ["a", "b"], "labels": [0, 1] } },
+                { "Question": "q", "Best Answer": "a", "Incorrect Answers": "b; c;" },
+            ]),
+            &[("Q: q\nA:", "b"), ("Q: q\nA:", "a")],
+        ),
+        ("adversarial_squad", json!([span]), &[("P\nQuestion: q?\nAnswer:", "[\"a\"]")]),
+        ("dynabench_squad", json!([span]), &[("P\nQuestion: q?\nAnswer:", "[\"a\"]")]),
+        (
+            "gsm_plus",
+            json!([
+                { "question": "q", "solution": "s", "answer": "3", "perturbation_type": "p" },
+                { "question": "q", "answer": "s\n#### 3", "perturbation_type": "p" },
+            ]),
+            &[("Question: q\nAnswer:", "\"3\""), ("Question: q\nAnswer:", "\"s\\n#### 3\"")],
+        ),
+        (
+            "paws",
+            json!([{ "sentence1": "a", "sentence2": "b", "label": 1 }]),
+            &[("a\nb\nQuestion: Do both sentences say the same?\nAnswer:", "yes")],
+        ),
+        (
+            "qqp",
+            json!([{ "question1": "a", "question2": "b", "label": "0" }]),
+            &[("a\nb\nQuestion: Do both questions ask the same?\nAnswer:", "no")],
+        ),
+        (
+            "mgsm_cot",
+            json!([{ "question": "q", "answer": "3", "lang": "de" }]),
+            &[("Problem: q\n\nSolution:", "\"3\"")],
+        ),
+        (
+            "race",
+            json!([{ "article": "a", "question": "q", "options": ["w", "x", "y", "z"], "answer": "C" }]),
+            &[("Article: a\n\nQuestion: q\nAnswer:", "y")],
+        ),
+        (
+            "drop",
+            json!([{ "passage": "p", "question": "q", "answers_spans": { "spans": ["a", "b"], "types": ["span"] } }]),
+            &[("Passage: p\nQuestion: q\nAnswer:", "[\"a, b\"]")],
+        ),
+        ("gpqa", json!([gpqa]), &[("abcde\nA. u\nB. r\nC. s\nD. t\nAnswer:", "B")]),
+        ("gpqa_cot", json!([gpqa]), &[("(B) r\n", "\"B\"")]),
+        ("mmlu", json!([exam]), &[("q\nA. w\nB. x\nC. y\nD. z\nAnswer:", "C")]),
+        ("mmlu_cot", json!([exam]), &[("Question: q\nA. w\n", "\"C\"")]),
+        (
+            "mmlu_pro",
+            json!([{ "question": "q", "options": ["w", "x "], "answer": "B", "category": "law",
+                     "cot_content": "A: Let's think step by step. So. The answer is (B)." }]),
+            &[("Question:\nq\nOptions:\nA. w\nB. x\nAnswer: Let's think step by step.", "\"B\"")],
+        ),
+        (
+            "needle",
+            json!([{ "text": "hay", "question": "which?", "values": ["7", "8"], "length": 200 }]),
+            &[("hay\n\nwhich?", "[\"7\",\"8\"]")],
+        ),
+    ]
+}
+
+fn rows(rows: &Value) -> Vec<Row> {
+    let row = |(i, fields): (usize, &Value)| Row {
+        path: PathBuf::from("rows"),
+        number: i as u64 + 1,
+        fields: fields.clone(),
+    };
+    rows.as_array().expect("rows").iter().enumerate().map(row).collect()
+}
+
+#[test]
+fn every_form_becomes_the_question_that_its_page_says() {
+    for (name, made, wanted) in cases() {
+        let task = catalogue::find(name).unwrap_or_else(|e| panic!("{e}"));
+        let none = Drawn { number: 0, seed: 0 };
+        let made = items(&task, &rows(&made), None, none, None).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(made.len(), wanted.len());
+        for (item, (question, right)) in made.iter().zip(wanted) {
+            let (text, answer) = match &item.ask {
+                Ask::Choose { texts, choices, gold } => {
+                    let of = |all: &[String]| all[if all.len() == 1 { 0 } else { *gold }].clone();
+                    (of(texts), of(choices))
+                }
+                Ask::Write { text, reference } => (text.clone(), reference.to_string()),
+            };
+            assert!(text.contains(question), "{name}: {text:?}");
+            assert_eq!(answer, *right, "{name}");
+        }
+    }
+}
+
+#[test]
+fn examples_are_worked_out_as_their_page_says() {
+    let shot = |name: &str, own: Value, shots: Value| {
+        let task = catalogue::find(name).unwrap_or_else(|e| panic!("{e}"));
+        let drawn = Drawn { number: 1, seed: 0 };
+        let made = items(&task, &rows(&own), Some(&rows(&shots)), drawn, None);
+        made.unwrap_or_else(|e| panic!("{e}"))[0].shots[0].clone()
+    };
+    let own = json!([{ "task": "t", "input": "i", "target": "x" }]);
+    let prompt =
+        "CANARY\n-----\nDo this.\n\nQ: a\nA: Let's think step by step.\nSo the answer is b.";
+    let shots = json!([{ "task": "s", "prompt": "p q" }, { "task": "t", "prompt": prompt }]);
+    let (question, answer) = shot("bbh", own, shots);
+    assert_eq!(question, "Do this.\n\nQ: a\nA: Let's think step by step.\nSo the answer is");
+    assert_eq!(answer, "b.");
+    let row = json!({ "question": "q", "options": ["w"], "answer": "A", "category": "c",
+                      "cot_content": "A: Let's think step by step. So." });
+    let mut other = row.clone();
+    other["question"] = "r".into();
+    let (question, answer) = shot("mmlu_pro", json!([row]), json!([row, other]));
+    assert!(question.contains("\nr\n") && question.ends_with("step by step."), "{question}");
+    assert_eq!(answer, "So.");
+}
+
+#[test]
+fn a_whole_answer_is_kept_and_a_part_of_it_counts() {
+    for (name, text, part) in [
+        ("bbh", "First the answer is (A). No: the answer is (B).\nQ", Some("(B)")),
+        ("bbh", "the answer is 3.5.", Some("3.5")),
+        ("mmlu_cot", "Hence the best answer is (C).", Some("C")),
+        ("mmlu_cot", "I do not know.", None),
+        ("mmlu_pro", "The answer is (J).", Some("J")),
+        ("gpqa_cot", "Answer is B", Some("B")),
+        ("aqua", "x\nThe answer is 36 minutes.", Some("36 minutes")),
+        ("mgsm_cot", "2 + 1\nAnswer: 3", Some("3")),
+    ] {
+        let task = catalogue::find(name).unwrap_or_else(|e| panic!("{e}"));
+        let write = task.write.unwrap_or_else(|| panic!("{name} writes"));
+        let take = write.take.unwrap_or_else(|| panic!("{name} takes"));
+        let regex = fancy_regex::Regex::new(&take).unwrap_or_else(|e| panic!("{e}"));
+        let last = regex.captures_iter(text).filter_map(Result::ok).last();
+        let found = last.as_ref().and_then(|found| found.get(1)).map(|found| found.as_str());
+        assert_eq!(found, part, "{name}");
+    }
+}
