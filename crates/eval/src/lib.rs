@@ -16,13 +16,17 @@
 //! | [`suite`] | the loop over items: receipts, taken up where it was stopped |
 //! | [`results`] | receipts to scores |
 //! | [`stats`] | intervals, and differences of pairs |
+//! | [`contamination`] | which items the training shards hold, and what that is worth |
+//! | [`right`] | how likely right answers are, for forecasts |
 
 pub mod catalogue;
+pub mod contamination;
 mod error;
 pub mod item;
 pub mod local;
 pub mod query;
 pub mod results;
+pub mod right;
 pub mod score;
 pub mod stats;
 pub mod suite;

@@ -22,6 +22,7 @@ mod run;
 mod running;
 mod speak;
 mod store;
+mod sweep;
 mod teller;
 mod texts;
 mod toolbox;

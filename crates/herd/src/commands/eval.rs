@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::about::{About, today};
+use crate::commands::contamination;
 use crate::console::{Console, Verdict, visible};
 use crate::error::Error;
 use crate::flags::{KvFlag, ModelFlags, range};
@@ -46,6 +47,8 @@ enum Verb {
         /// Results of the second
         b: PathBuf,
     },
+    /// Say which items the training shards hold, and what models gain by it
+    Contamination(Box<contamination::Flags>),
 }
 
 /// Flags of `herd eval run`.
@@ -123,6 +126,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         Verb::Run(flags) => measure(flags, console),
         Verb::Ls => list(console),
         Verb::Compare { a, b } => compare(a, b, console),
+        Verb::Contamination(flags) => contamination::run(flags, console),
     }
 }
 
