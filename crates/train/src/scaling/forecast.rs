@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Draws of the bootstrap.
-pub const DRAWS: u64 = 1000;
+pub const DRAWS: u64 = 4000;
 
 /// All that is known of a mix.
 #[derive(Clone, Debug)]

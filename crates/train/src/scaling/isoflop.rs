@@ -201,14 +201,11 @@ mod tests {
 
     #[test]
     fn nine_of_ten_bootstrap_intervals_hold_the_optimum_and_the_exponent() {
-        // Of curves as flat as the paper's, and of steeper ones of a small sweep. Where noise is so great that minima leave
-        // the range of sizes, they hold them more often.
+        // Of curves as flat as the paper's, and of steeper ones of a small sweep.
         let small = &[1e12, 3e12, 1e13, 3e13][..];
-        for (seed, budgets, sizes, width, noise, most) in [
-            (1, &BUDGETS[..6], 7, 0.06, 0.003, 0.93),
-            (2, small, 5, 0.15, 0.004, 0.93),
-            (3, small, 5, 0.15, 0.02, 1.0),
-        ] {
+        for (seed, budgets, sizes, width, noise) in
+            [(1, &BUDGETS[..6], 7, 0.06, 0.003), (2, small, 5, 0.15, 0.004)]
+        {
             let exact = runs(budgets, sizes, width);
             let next = 10.0 * budgets[budgets.len() - 1];
             let (mut size, mut exponent) = (0, 0);
@@ -216,16 +213,13 @@ mod tests {
                 let mut draw = Draw::new(100 + seed, number);
                 let noisy = |t: &Trial| Trial { loss: t.loss + noise * draw.normal(), ..*t };
                 let seen: Vec<Trial> = exact.iter().map(noisy).collect();
-                let fitted = fit(&seen, seed, 400).unwrap();
+                let fitted = fit(&seen, 1000 * seed + number, 400).unwrap();
                 size += u32::from(fitted.params_at(next).holds(next / (6.0 * LLAMA3.at(next))));
                 let (low, high) = fitted.tokens.b.unwrap();
                 exponent += u32::from(low <= LLAMA3.b && LLAMA3.b <= high);
             }
             let shares = [size, exponent].map(|n| f64::from(n) / 500.0);
-            assert!(
-                shares.iter().all(|share| (0.87..=most).contains(share)),
-                "{sizes}: {shares:?}"
-            );
+            assert!(shares.iter().all(|share| (share - 0.9).abs() <= 0.03), "{sizes}: {shares:?}");
         }
     }
 }
