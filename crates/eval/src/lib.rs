@@ -22,16 +22,20 @@
 //! | [`stats`] | intervals, and differences of pairs |
 //! | [`beside`] | models side by side: tables and pictures |
 //! | [`arena`] | votes between pairs of answers: wins, ratings, judges |
+//! | [`contamination`] | which items the training shards hold, and what that is worth |
+//! | [`right`] | how likely right answers are, for forecasts |
 
 pub mod arena;
 pub mod beside;
 pub mod catalogue;
+pub mod contamination;
 mod error;
 pub mod item;
 pub mod local;
 pub mod query;
 pub mod remote;
 pub mod results;
+pub mod right;
 pub mod robust;
 pub mod score;
 pub mod stats;

@@ -25,6 +25,7 @@ mod run;
 mod running;
 mod speak;
 mod store;
+mod sweep;
 mod teller;
 mod texts;
 mod toolbox;

@@ -536,7 +536,7 @@ impl RunConfig {
         scores.filter_map(|score| score.judge.model_mut())
     }
 
-    fn relative_to(mut self, folder: &Path) -> RunConfig {
+    pub(crate) fn relative_to(mut self, folder: &Path) -> RunConfig {
         let at = |path: &mut PathBuf| *path = folder.join(&*path);
         if !self.tokenizer.as_os_str().is_empty() {
             at(&mut self.tokenizer);

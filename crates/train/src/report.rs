@@ -104,7 +104,7 @@ pub fn charts(runs: &[(&str, &Run)], metric: Metric) -> Chart {
         Metric::GradNorm => Scale::Logarithmic,
         _ => Scale::Linear,
     };
-    Chart { title: title(metric).to_owned(), scale, curves }
+    Chart { title: title(metric).to_owned(), across: Scale::Linear, scale, curves }
 }
 
 /// Steps that are smoothed at least, where any are.

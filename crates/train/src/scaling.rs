@@ -2,9 +2,28 @@
 //! (arXiv 2407.21783, section 3.2.1; arXiv 2203.15556).
 //!
 //! ```text
-//! of one budget C:   loss(ln N) ~ parabola, its least at N*(C)
-//! over budgets:      loss*(C) ~ a C^-b,   N*(C) ~ c C^d
+//! of one budget C:   loss(ln N) ~ parabola, its least at N*(C); tokens D*(C) = C / (6 N*)
+//! over budgets:      loss*(C) ~ a C^-b,   N*(C) ~ c C^d,   D*(C) ~ A C^alpha
 //! ```
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`isoflop`] | parabolas and power laws over budgets, with bootstrap intervals |
+//! | [`law`] | L(N, D), and the interval of a forecast by it |
+//! | [`task`] | operations to the likelihood of right answers to accuracy |
+//! | [`sweep`] | which runs a sweep makes, and what each came to |
+//! | [`forecast`] | forecasts that are written down before the run, and judged after it |
+//! | [`figures`] | the paper's figures of all this |
+
+mod chance;
+pub mod figures;
+pub mod forecast;
+pub mod isoflop;
+pub mod law;
+pub mod sweep;
+pub mod task;
+
+pub use law::{Interval, Law, Point};
 
 use crate::config::ModelConfig;
 use serde::{Deserialize, Serialize};
@@ -68,6 +87,8 @@ pub struct Best {
     pub params: f64,
     /// That loss.
     pub loss: f64,
+    /// Whether the parabola has its least between the smallest and the largest model.
+    pub inside: bool,
 }
 
 /// The best of each budget, in the order in which budgets first appear. Where the parabola has no least
@@ -85,20 +106,39 @@ pub fn best(trials: &[Trial]) -> Vec<Best> {
             trials.iter().min_by(|a, b| a.loss.total_cmp(&b.loss)).expect("a budget has a trial");
         let points: Vec<(f64, f64)> = trials.iter().map(|t| (t.params.ln(), t.loss)).collect();
         let inside = |x: f64| points.iter().any(|p| p.0 < x) && points.iter().any(|p| p.0 > x);
-        let (params, loss) = match parabola(&points) {
-            Some([c0, c1, c2]) if c2 > 0.0 && inside(-c1 / (2.0 * c2)) => {
-                let x = -c1 / (2.0 * c2);
-                (x.exp(), c0 + x * (c1 + x * c2))
-            }
-            Some(_) | None => (least.params, least.loss),
-        };
-        Best { flops, params, loss }
+        let lowest = parabola(&points).and_then(|curve| curve.lowest());
+        match lowest.filter(|(x, _)| inside(*x)) {
+            Some((x, loss)) => Best { flops, params: x.exp(), loss, inside: true },
+            None => Best { flops, params: least.params, loss: least.loss, inside: false },
+        }
     };
     budgets.into_iter().map(of).collect()
 }
 
-/// c0 + c1 x + c2 x^2 by least squares; `None` of fewer than three different x.
-fn parabola(points: &[(f64, f64)]) -> Option<[f64; 3]> {
+/// c0 + c1 (x - middle) + c2 (x - middle)^2.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parabola {
+    middle: f64,
+    c: [f64; 3],
+}
+
+impl Parabola {
+    /// Its value.
+    pub fn at(&self, x: f64) -> f64 {
+        let (x, [c0, c1, c2]) = (x - self.middle, self.c);
+        c0 + x * (c1 + x * c2)
+    }
+
+    /// Where it is least, and how low; `None` where it opens downwards.
+    pub fn lowest(&self) -> Option<(f64, f64)> {
+        let [_, c1, c2] = self.c;
+        let x = self.middle - c1 / (2.0 * c2);
+        (c2 > 0.0).then(|| (x, self.at(x)))
+    }
+}
+
+/// By least squares; `None` of fewer than three different x.
+pub(crate) fn parabola(points: &[(f64, f64)]) -> Option<Parabola> {
     // About the middle of the x, so that the normal equations are well conditioned.
     let middle = points.iter().map(|p| p.0).sum::<f64>() / points.len() as f64;
     let moved = || points.iter().map(|(x, y)| (x - middle, *y));
@@ -115,10 +155,10 @@ fn parabola(points: &[(f64, f64)]) -> Option<[f64; 3]> {
     if whole.abs() <= 1e-12 * s0 * s2 * s4 {
         return None;
     }
-    let a0 = det([[r0, s1, s2], [r1, s2, s3], [r2, s3, s4]]) / whole;
-    let a1 = det([[s0, r0, s2], [s1, r1, s3], [s2, r2, s4]]) / whole;
-    let a2 = det([[s0, s1, r0], [s1, s2, r1], [s2, s3, r2]]) / whole;
-    Some([a0 - middle * a1 + middle * middle * a2, a1 - 2.0 * middle * a2, a2])
+    let c0 = det([[r0, s1, s2], [r1, s2, s3], [r2, s3, s4]]) / whole;
+    let c1 = det([[s0, r0, s2], [s1, r1, s3], [s2, r2, s4]]) / whole;
+    let c2 = det([[s0, s1, r0], [s1, s2, r1], [s2, s3, r2]]) / whole;
+    Some(Parabola { middle, c: [c0, c1, c2] })
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::about::About;
+use crate::commands::contamination;
 use crate::console::{Console, Verdict, visible};
 use crate::error::Error;
 use crate::flags::range;
@@ -42,6 +43,8 @@ enum Verb {
     Robustness(Box<RunFlags>),
     /// Say how two measured models differ, item by item
     Compare(CompareFlags),
+    /// Say which items the training shards hold, and what models gain by it
+    Contamination(Box<contamination::Flags>),
     /// Write receipts as a page to look at, or as a table
     View(ViewFlags),
 }
@@ -171,6 +174,7 @@ pub fn run(flags: &Flags, console: &Console, offline: bool) -> Result<Verdict, E
             Some(b) => compare(&flags.a, b, console),
             None => unreachable!("clap wants it where there is no --pair"),
         },
+        Verb::Contamination(flags) => contamination::run(flags, console),
         Verb::View(flags) => view(flags, console),
     }
 }

@@ -12,6 +12,7 @@ mod chat;
 mod compare;
 mod complete;
 mod completions;
+pub mod contamination;
 mod convert;
 mod data;
 mod detokenize;
@@ -41,6 +42,7 @@ mod rows;
 mod runs;
 pub mod sample;
 mod sandbox;
+mod scaling;
 pub mod score;
 mod select;
 mod serve;
@@ -112,6 +114,8 @@ pub enum Command {
     Verify(verify::Flags),
     /// Train a model on text, or go on where it stopped
     Pretrain(pretrain::Flags),
+    /// Foretell a larger run by small ones: a sweep, its laws, forecasts that are written down
+    Scaling(scaling::Flags),
     /// Teach a model longer texts, stage by stage, each of which must pass
     ExtendContext(extend_context::Flags),
     /// Take a model's learning rate to nothing on its last texts, and average its checkpoints
@@ -189,6 +193,7 @@ impl Command {
             Command::Quantize(flags) => quantize::run(flags, console),
             Command::Verify(flags) => verify::run(flags, console),
             Command::Pretrain(flags) => pretrain::run(flags, console),
+            Command::Scaling(flags) => scaling::run(flags, console),
             Command::ExtendContext(flags) => extend_context::run(flags, console),
             Command::Anneal(flags) => anneal::run(flags, console),
             Command::Average(flags) => average::run(flags, console),

@@ -226,6 +226,7 @@ fn isoflops(record: &Record) -> Chart {
     }
     Chart {
         title: "scaling: bits a byte over parameters, by operations".to_owned(),
+        across: Scale::Logarithmic,
         scale: Scale::Linear,
         curves,
     }

@@ -7,13 +7,15 @@ use std::fmt::Write;
 pub struct Chart {
     /// What is drawn, with its unit.
     pub title: String,
+    /// The horizontal axis.
+    pub across: Scale,
     /// The vertical axis.
     pub scale: Scale,
     /// The curves, the first at the back.
     pub curves: Vec<Curve>,
 }
 
-/// How a vertical axis runs.
+/// How an axis runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Scale {
@@ -44,6 +46,8 @@ pub enum Stroke {
     Solid,
     /// With a dot at each point, for few points.
     Dotted,
+    /// Dots alone.
+    Points,
 }
 
 /// Colours on light and on dark pages, told apart by those who do not see red or green.
@@ -107,7 +111,7 @@ fn panel(out: &mut String, chart: &Chart) {
         escape(&chart.title)
     );
     let curves: Vec<(&Curve, Vec<(f64, f64)>)> =
-        chart.curves.iter().map(|curve| (curve, thin(&drawn(curve, chart.scale)))).collect();
+        chart.curves.iter().map(|curve| (curve, thin(&drawn(curve, chart)))).collect();
     let points = || curves.iter().flat_map(|(_, points)| points.iter());
     let (Some(x), Some(y)) = (Span::of(points().map(|p| p.0)), Span::of(points().map(|p| p.1)))
     else {
@@ -134,7 +138,11 @@ fn panel(out: &mut String, chart: &Chart) {
     }
     let floor = HEIGHT - BOTTOM;
     let _ = writeln!(out, "<path class=\"axis\" d=\"M{LEFT} {TOP}V{floor}H{}\"/>", WIDTH - RIGHT);
-    for (value, label) in self::ticks(x) {
+    let ticks = match chart.across {
+        Scale::Linear => self::ticks(x),
+        Scale::Logarithmic => decades(x),
+    };
+    for (value, label) in ticks {
         let at = to_x(value);
         let _ = writeln!(
             out,
@@ -152,12 +160,14 @@ fn panel(out: &mut String, chart: &Chart) {
 fn draw(out: &mut String, curve: &Curve, points: &[(f64, f64)]) {
     let colour = curve.colour % PALETTE.len();
     let faint = if curve.stroke == Stroke::Faint { " faint" } else { "" };
-    let _ = write!(out, "<path class=\"c{colour}{faint}\" d=\"");
-    for (i, (x, y)) in points.iter().enumerate() {
-        let _ = write!(out, "{}{x:.1} {y:.1}", if i == 0 { "M" } else { "L" });
+    if curve.stroke != Stroke::Points {
+        let _ = write!(out, "<path class=\"c{colour}{faint}\" d=\"");
+        for (i, (x, y)) in points.iter().enumerate() {
+            let _ = write!(out, "{}{x:.1} {y:.1}", if i == 0 { "M" } else { "L" });
+        }
+        out.push_str("\"/>\n");
     }
-    out.push_str("\"/>\n");
-    if curve.stroke == Stroke::Dotted || points.len() == 1 {
+    if matches!(curve.stroke, Stroke::Dotted | Stroke::Points) || points.len() == 1 {
         let _ = write!(out, "<g class=\"c{colour}\">");
         for (x, y) in points {
             let _ = write!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>");
@@ -183,16 +193,15 @@ fn legend(out: &mut String, chart: &Chart) {
     }
 }
 
-/// The points in the units of the axis. Numbers beyond any sense are held at its end.
-fn drawn(curve: &Curve, scale: Scale) -> Vec<(f64, f64)> {
+/// The points in the units of the axes. Numbers beyond any sense are held at their ends.
+fn drawn(curve: &Curve, chart: &Chart) -> Vec<(f64, f64)> {
     const FAR: f64 = 1e100;
-    let points = curve.points.iter().map(|(x, y)| (*x, y.clamp(-FAR, FAR)));
-    match scale {
-        Scale::Linear => points.collect(),
-        Scale::Logarithmic => {
-            points.filter(|(_, y)| *y > 0.0).map(|(x, y)| (x, y.log10())).collect()
-        }
-    }
+    let on = |scale: Scale, v: f64| match scale {
+        Scale::Linear => Some(v.clamp(-FAR, FAR)),
+        Scale::Logarithmic => (v > 0.0).then(|| v.min(FAR).log10()),
+    };
+    let points = curve.points.iter();
+    points.filter_map(|(x, y)| Some((on(chart.across, *x)?, on(chart.scale, *y)?))).collect()
 }
 
 /// At most [`POINTS_MAX`] points: of each stretch its least and its greatest, in their order.
@@ -367,7 +376,8 @@ mod tests {
         for points in cases {
             for scale in [Scale::Linear, Scale::Logarithmic] {
                 let curves = vec![curve(points)];
-                let text = svg(&[Chart { title: "\"t\"".into(), scale, curves }]);
+                let across = scale;
+                let text = svg(&[Chart { title: "\"t\"".into(), across, scale, curves }]);
                 assert!(text.ends_with("</svg>\n") && !text.contains("<script"), "{text}");
                 assert!(!text.contains("NaN") && !text.contains("inf"), "{points:?} {text}");
             }
