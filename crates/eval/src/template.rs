@@ -11,7 +11,8 @@ const FUEL: u64 = 1_000_000;
 /// functions of our own.
 ///
 /// `index(list, x)` is the place of `x`; `letter(i)` is A, B, ...; `x | sub(pattern, by)` replaces
-/// all matches of a regular expression.
+/// all matches of a regular expression; `x | json` is JSON in lines, as Python's `json.dumps` with an indent of
+/// four writes it.
 pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -21,6 +22,7 @@ pub fn environment() -> Environment<'static> {
     environment.add_function("index", index);
     environment.add_function("letter", letter);
     environment.add_filter("sub", sub);
+    environment.add_filter("json", json);
     environment
 }
 
@@ -42,6 +44,22 @@ fn sub(text: String, pattern: String, by: String) -> Result<String, Error> {
     let regex = Regex::new(&pattern).map_err(|e| wrong(e.to_string()))?;
     let replaced = regex.try_replacen(&text, 0, by.as_str()).map_err(|e| wrong(e.to_string()))?;
     Ok(replaced.into_owned())
+}
+
+fn json(value: Value) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    let lines = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut writer = serde_json::Serializer::with_formatter(&mut bytes, lines);
+    serde::Serialize::serialize(&value, &mut writer).map_err(|e| wrong(e.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
+    let mut ascii = String::new();
+    for c in text.chars() {
+        match c {
+            '\0'..='~' => ascii.push(c),
+            c => c.encode_utf16(&mut [0; 2]).iter().for_each(|u| ascii += &format!("\\u{u:04x}")),
+        }
+    }
+    Ok(ascii)
 }
 
 /// A text with the fields of a row in it.
@@ -77,6 +95,13 @@ mod tests {
             render("{{ letter(2) }}{{ 'a[b]c' | sub('\\\\[.*?\\\\]', '') }}", &row).unwrap(),
             "Cac"
         );
+    }
+
+    #[test]
+    fn json_is_as_python_writes_it() {
+        let row = json!({ "f": { "name": "é😀", "of": [], "more": [1.5, true] } });
+        let wanted = "{\n    \"name\": \"\\u00e9\\ud83d\\ude00!\",\n    \"of\": [],\n    \"more\": [\n        1.5,\n        true\n    ]\n}";
+        assert_eq!(render("{{ dict(f, name=f.name ~ '!') | json }}", &row).unwrap(), wanted);
     }
 
     #[test]

@@ -211,6 +211,7 @@ impl Error {
             Error::Run(error) => return error.hint().map(str::to_owned),
             Error::Average(error) => return error.hint().map(str::to_owned),
             Error::Sandbox(error) => return error.hint().map(str::to_owned),
+            Error::Eval(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "the disk is full; make room and run this again"

@@ -9,11 +9,13 @@ use herd_data::disk::{RealDisk, replace};
 use herd_engine::Limits;
 use herd_eval::item::{Drawn, Item, items};
 use herd_eval::local::Local;
-use herd_eval::query::{Chat, Query, Words};
-use herd_eval::results::Scores;
+use herd_eval::query::{Chat, Query, Samples, Words};
+use herd_eval::results::{Scores, numbers};
+use herd_eval::score::{Judge, Scorer};
 use herd_eval::stats::{Mean, difference};
 use herd_eval::suite::{self, Receipt};
 use herd_eval::{EvalError, Task, catalogue};
+use herd_sandbox::Helper;
 use herd_train::weights_hash;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -88,6 +90,15 @@ struct RunFlags {
     /// llama2, llama3, llama3.1, llama3.1-hf, code-llama-70b, chatml, or a file with a template [default: the model's]
     #[arg(long, requires = "apply_chat_template", value_name = "NAME|FILE")]
     chat_template: Option<String>,
+    /// Answers to each question of tasks whose answers are programs [default: one, of the likeliest tokens]
+    #[arg(long, value_name = "N", value_parser = range(2, 1000))]
+    samples: Option<usize>,
+    /// Divides the logits of `--samples`
+    #[arg(long, requires = "samples", default_value_t = 0.8, value_name = "X")]
+    temperature: f32,
+    /// The mass of the tokens that `--samples` are drawn from
+    #[arg(long, requires = "samples", default_value_t = 0.95, value_name = "X")]
+    top_p: f32,
     /// End with code 1 if a question was cut for want of room, or an answer ran to its limit
     #[arg(long)]
     fail_on_truncation: bool,
@@ -107,6 +118,9 @@ struct Of {
     chat: Option<String>,
     fewshot_as_multiturn: bool,
     system_instruction: Option<String>,
+    samples: Option<usize>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
     herd: String,
 }
 
@@ -160,6 +174,10 @@ fn asked(flags: &RunFlags) -> Result<Vec<Asked>, Error> {
     };
     let read = |name: &String| {
         let task = catalogue::find(name)?;
+        if flags.samples.is_some() && task.scorer != Scorer::Programs {
+            let what = "--samples is of answers that are programs".to_owned();
+            return Err(EvalError::Task { task: task.name, what });
+        }
         let (rows, shots) = (task.rows(&data)?, task.shot_rows(&data)?);
         let number = flags.num_fewshot.unwrap_or(task.shots.number);
         let drawn = Drawn { number, seed: flags.seed };
@@ -186,8 +204,24 @@ fn chat(flags: &RunFlags, about: &About) -> Result<Option<Chat>, Error> {
     }))
 }
 
+/// What runs programs, where a task asks for some. Errors: nothing here can; a language that cannot
+/// be run.
+fn judge(tasks: &[Asked]) -> Result<Option<Judge>, EvalError> {
+    let with: Vec<&Asked> =
+        tasks.iter().filter(|asked| asked.task.scorer == Scorer::Programs).collect();
+    if with.is_empty() {
+        return Ok(None);
+    }
+    let judge = Helper::this_program().map_err(EvalError::Sandbox).and_then(Judge::new)?;
+    for Asked { task, items, .. } in with {
+        judge.check(task, items)?;
+    }
+    Ok(Some(judge))
+}
+
 fn measure(flags: &RunFlags, console: &Console) -> Result<Verdict, Error> {
     let tasks = asked(flags)?;
+    let judge = judge(&tasks)?;
     let (checkpoint, limits) = run::open(&flags.model, &flags.kv, None)?;
     let hash = weights_hash(&checkpoint)?;
     // Pages are short, so that answers to one question share all but its last few tokens.
@@ -212,6 +246,9 @@ fn measure(flags: &RunFlags, console: &Console) -> Result<Verdict, Error> {
             .map(|_| flags.chat_template.clone().unwrap_or_else(|| "model".to_owned())),
         fewshot_as_multiturn: flags.fewshot_as_multiturn,
         system_instruction: flags.system_instruction.clone(),
+        samples: flags.samples,
+        temperature: flags.samples.map(|_| flags.temperature),
+        top_p: flags.samples.map(|_| flags.top_p),
         herd: env!("CARGO_PKG_VERSION").to_owned(),
     };
     begin(&flags.out, &of)?;
@@ -222,6 +259,12 @@ fn measure(flags: &RunFlags, console: &Console) -> Result<Verdict, Error> {
         context: limits.context - 1,
         tokenizer,
         chat,
+        samples: flags.samples.map(|number| Samples {
+            number: number as u64,
+            temperature: flags.temperature,
+            top_p: flags.top_p,
+            seed: flags.seed,
+        }),
     };
     let mut local = Local::new(model, Arc::clone(&about.tokenizer), limits);
     let mut results = Results { of, tasks: BTreeMap::new() };
@@ -231,7 +274,8 @@ fn measure(flags: &RunFlags, console: &Console) -> Result<Verdict, Error> {
         let path = samples(&flags.out, &task.name);
         let mut answer = |queries: &[Query]| local.answer(queries, &stop);
         let mut tell = |done| meter.step(done, items.len());
-        let receipts = suite::run(task, items, &words, &path, &mut answer, &mut tell)?;
+        let receipts =
+            suite::run(task, items, &words, &path, judge.as_ref(), &mut answer, &mut tell)?;
         results.tasks.insert(task.name.clone(), Scores::of(task, *number, &receipts));
     }
     let text = serde_json::to_vec_pretty(&results).expect("results serialise");
@@ -330,11 +374,9 @@ fn compare(a: &Path, b: &Path, console: &Console) -> Result<Verdict, Error> {
         }
         let clusters: Option<Vec<String>> =
             of_a.iter().map(|receipt| receipt.cluster.clone()).collect();
-        let numbers = |of: &[Receipt], metric: &str| -> Vec<f64> {
-            of.iter().filter_map(|receipt| receipt.scores.get(metric).copied()).collect()
-        };
         let metric = &scores.metric;
-        let (x, y) = (numbers(&of_a, metric), numbers(&of_b, metric));
+        let of = |all: &[Receipt]| numbers(&all.iter().collect::<Vec<_>>(), metric);
+        let (x, y) = (of(&of_a), of(&of_b));
         found.insert(name.clone(), (metric.clone(), difference(&x, &y, clusters.as_deref())));
     }
     if console.json {

@@ -1,0 +1,31 @@
+//! Scores are those that the official scorers gave, recorded by `scripts/check-scorers.py`.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use std::path::Path;
+
+use herd_eval::score::{Scorer, Worth};
+use serde_json::Value;
+
+/// Scores all texts of a recording, and compares what is wanted of each with what `told` makes of it.
+fn agrees(name: &str, scorer: Scorer, least: usize, told: impl Fn(&Worth) -> Value) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/scorers");
+    let packed = std::fs::read(folder.join(name)).unwrap();
+    let text = String::from_utf8(zstd::decode_all(&packed[..]).unwrap()).unwrap();
+    let mut differences = Vec::new();
+    for (line, row) in text.lines().zip(1..) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let answer = line["answer"].as_str().unwrap().to_owned();
+        let worth = scorer.written(&line["reference"], &[answer], None, row).unwrap();
+        if told(&worth) != line["wanted"] {
+            differences.push(format!("line {row}: {} for {}", told(&worth), line["wanted"]));
+        }
+    }
+    assert!(text.lines().count() >= least, "{} lines", text.lines().count());
+    assert!(differences.is_empty(), "{}: {differences:#?}", differences.len());
+}
+
+#[test]
+fn instructions_are_followed_where_ifevals_code_says_so() {
+    agrees("ifeval.jsonl.zst", Scorer::Ifeval, 400, |worth| worth.taken.clone());
+}
