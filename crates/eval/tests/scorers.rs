@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use herd_eval::score::{Scorer, Worth};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Scores all texts of a recording, and compares what is wanted of each with what `told` makes of it.
 fn agrees(name: &str, scorer: Scorer, least: usize, told: impl Fn(&Worth) -> Value) {
@@ -28,4 +28,23 @@ fn agrees(name: &str, scorer: Scorer, least: usize, told: impl Fn(&Worth) -> Val
 #[test]
 fn instructions_are_followed_where_ifevals_code_says_so() {
     agrees("ifeval.jsonl.zst", Scorer::Ifeval, 400, |worth| worth.taken.clone());
+}
+
+fn answer(worth: &Worth) -> Value {
+    json!({ "taken": worth.taken, "exact_match": worth.scores["exact_match"] })
+}
+
+#[test]
+fn final_answers_are_taken_and_compared_as_minerva_math_does() {
+    agrees("maths.jsonl.zst", Scorer::Maths, 300, answer);
+}
+
+#[test]
+fn what_the_answer_is_is_taken_as_bbh_does() {
+    agrees("answer_is.jsonl.zst", Scorer::AnswerIs, 300, answer);
+}
+
+#[test]
+fn calls_are_right_where_bfcls_checker_says_so() {
+    agrees("calls.jsonl.zst", Scorer::Calls, 300, |worth| (worth.scores["accuracy"] == 1.0).into());
 }

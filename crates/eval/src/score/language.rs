@@ -320,7 +320,7 @@ mod tests {
     fn draws_are_pythons() {
         // random.seed(0); random.random(), gauss(0, 1) of a new seed, randrange(10) of a new one.
         assert_eq!(Draws::new(0).uniform(), 0.844_421_851_525_048_1);
-        assert_eq!(Draws::new(0).normal(), 0.941_715_404_680_258_6);
+        assert_eq!(Draws::new(0).normal(), 0.941_715_404_680_664_4);
         let mut draws = Draws::new(0);
         assert_eq!([0; 5].map(|_| draws.below(10)), [6, 6, 0, 4, 8]);
     }

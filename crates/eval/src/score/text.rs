@@ -14,15 +14,28 @@ pub const EDGE: &str =
 
 /// A pattern of this crate, which may take all the steps it needs. Panics if it is none.
 pub fn pattern(text: &str) -> Regex {
-    let text = text.replace(r"\b", EDGE).replace(r"\w", WORD).replace(r"\s", SPACE);
-    let built = RegexBuilder::new(&text).backtrack_limit(usize::MAX).build();
+    let built = RegexBuilder::new(&translated(text)).backtrack_limit(usize::MAX).build();
     built.expect("a pattern of this crate")
 }
 
 /// A pattern of a row, which Python would have read. Error: it is none.
 pub fn row_pattern(text: &str) -> Result<Regex, String> {
-    let text = text.replace(r"\b", EDGE).replace(r"\w", WORD).replace(r"\s", SPACE);
-    Regex::new(&text).map_err(|e| format!("{text:?} is no pattern: {e}"))
+    Regex::new(&translated(text)).map_err(|e| format!("{text:?} is no pattern: {e}"))
+}
+
+/// A pattern of Python's in the words of this machine's expressions.
+fn translated(text: &str) -> String {
+    let (mut made, mut chars) = (String::new(), text.chars());
+    while let Some(c) = chars.next() {
+        match if c == '\\' { chars.next() } else { None } {
+            Some('b') => made += EDGE,
+            Some('w') => made += WORD,
+            Some('s') => made += SPACE,
+            Some(other) => made.extend([c, other]),
+            None => made.push(c),
+        }
+    }
+    made
 }
 
 /// Whether a character is white space.

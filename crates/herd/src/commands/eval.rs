@@ -204,6 +204,21 @@ fn chat(flags: &RunFlags, about: &About) -> Result<Option<Chat>, Error> {
     }))
 }
 
+/// How several answers are drawn, where they are asked for. Errors: a value that cannot be drawn by.
+fn samples(flags: &RunFlags) -> Result<Option<Samples>, Error> {
+    let Some(number) = flags.samples else { return Ok(None) };
+    let within = |what, x: f32, most: f32| match x > 0.0 && x <= most {
+        true => Ok(x),
+        false => {
+            let expected = format!("above 0, at most {most}");
+            Err(Error::Value { what, got: x.to_string(), expected })
+        }
+    };
+    let temperature = within("--temperature", flags.temperature, 10.0)?;
+    let top_p = within("--top-p", flags.top_p, 1.0)?;
+    Ok(Some(Samples { number: number as u64, temperature, top_p, seed: flags.seed }))
+}
+
 /// What runs programs, where a task asks for some. Errors: nothing here can; a language that cannot
 /// be run.
 fn judge(tasks: &[Asked]) -> Result<Option<Judge>, EvalError> {
@@ -221,6 +236,7 @@ fn judge(tasks: &[Asked]) -> Result<Option<Judge>, EvalError> {
 
 fn measure(flags: &RunFlags, console: &Console) -> Result<Verdict, Error> {
     let tasks = asked(flags)?;
+    let samples = samples(flags)?;
     let judge = judge(&tasks)?;
     let (checkpoint, limits) = run::open(&flags.model, &flags.kv, None)?;
     let hash = weights_hash(&checkpoint)?;
@@ -259,19 +275,14 @@ fn measure(flags: &RunFlags, console: &Console) -> Result<Verdict, Error> {
         context: limits.context - 1,
         tokenizer,
         chat,
-        samples: flags.samples.map(|number| Samples {
-            number: number as u64,
-            temperature: flags.temperature,
-            top_p: flags.top_p,
-            seed: flags.seed,
-        }),
+        samples,
     };
     let mut local = Local::new(model, Arc::clone(&about.tokenizer), limits);
     let mut results = Results { of, tasks: BTreeMap::new() };
     let stop = training::stop_on_interrupt(console);
     for Asked { task, number, items } in &tasks {
         let mut meter = console.meter(&task.name, None);
-        let path = samples(&flags.out, &task.name);
+        let path = receipts(&flags.out, &task.name);
         let mut answer = |queries: &[Query]| local.answer(queries, &stop);
         let mut tell = |done| meter.step(done, items.len());
         let receipts =
@@ -285,7 +296,7 @@ fn measure(flags: &RunFlags, console: &Console) -> Result<Verdict, Error> {
     Ok(if flags.fail_on_truncation && cut { Verdict::No } else { Verdict::Done })
 }
 
-fn samples(out: &Path, task: &str) -> PathBuf {
+fn receipts(out: &Path, task: &str) -> PathBuf {
     out.join("samples").join(format!("{task}.jsonl"))
 }
 
@@ -328,11 +339,17 @@ fn percent(mean: Mean) -> String {
     format!("{:.2} +- {:.2} %", 100.0 * mean.value, 100.0 * half)
 }
 
+/// How programs ended, but for those that just passed or failed.
+fn ended(scores: &Scores) -> String {
+    let odd = scores.ended.iter().filter(|(how, _)| *how != "passed" && *how != "failed");
+    odd.map(|(how, n)| format!("{n} {}", how.replace('_', " "))).collect::<Vec<_>>().join(", ")
+}
+
 fn show(results: &Results, console: &Console) -> Result<(), Error> {
     if console.json {
         return console.print_json(results);
     }
-    let head = ["task", "examples", "items", "metric", "score (95 %)", "cut", "full"];
+    let head = ["task", "examples", "items", "metric", "score (95 %)", "cut", "full", "programs"];
     let mut table = vec![head.map(str::to_owned).to_vec()];
     for (name, scores) in &results.tasks {
         for (metric, mean) in &scores.scores {
@@ -345,6 +362,7 @@ fn show(results: &Results, console: &Console) -> Result<(), Error> {
                 percent(*mean),
                 scores.cut.to_string(),
                 scores.full.to_string(),
+                ended(scores),
             ]);
         }
     }
@@ -366,7 +384,7 @@ fn compare(a: &Path, b: &Path, console: &Console) -> Result<Verdict, Error> {
             continue;
         }
         let (of_a, of_b) =
-            (suite::receipts(&samples(a, name))?, suite::receipts(&samples(b, name))?);
+            (suite::receipts(&receipts(a, name))?, suite::receipts(&receipts(b, name))?);
         let rows = |of: &[Receipt]| of.iter().map(|receipt| receipt.row).collect::<Vec<_>>();
         if rows(&of_a) != rows(&of_b) {
             let what = format!("the items of {name} are not those of {}", a.display());
