@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use herd_data::DataError;
 use herd_engine::RequestError;
+use herd_sandbox::SandboxError;
 
 /// Why a model could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +82,25 @@ pub enum EvalError {
         /// Why.
         source: Box<EvalError>,
     },
+    /// A row that the scorer cannot score by.
+    #[error("row {row}: {what}")]
+    Reference {
+        /// The row, from 1 on.
+        row: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// A program that was written cannot be run.
+    #[error("row {row}: the sandbox cannot run the answer")]
+    Program {
+        /// The row, from 1 on.
+        row: u64,
+        /// Why.
+        source: SandboxError,
+    },
+    /// No program can be run.
+    #[error("answers are programs, and nothing can run them")]
+    Sandbox(#[source] SandboxError),
     /// The model fails.
     #[error("{0}")]
     Model(String),
@@ -108,6 +128,14 @@ pub enum EvalError {
 }
 
 impl EvalError {
+    /// What to try, where something is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            EvalError::Program { source, .. } | EvalError::Sandbox(source) => source.hint(),
+            _ => None,
+        }
+    }
+
     /// For `map_err`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EvalError + use<> {
         let path = path.to_owned();

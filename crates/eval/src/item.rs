@@ -89,6 +89,10 @@ fn item(
         let found = row.fields.get(name).map(plain);
         found.map(Some).ok_or_else(|| wrong(format!("it has no {name}")))
     };
+    let ask = ask(task, form, &row.fields).map_err(wrong)?;
+    if let Ask::Write { reference, .. } = &ask {
+        task.scorer.check(reference).map_err(wrong)?;
+    }
     let mut examples = Vec::new();
     for shot in choose(task, rows, shots, drawn, row)? {
         examples.push(example(task, shot)?);
@@ -100,7 +104,7 @@ fn item(
         cluster: field(&task.cluster)?,
         description: render(&task.description, &row.fields).map_err(wrong)?,
         shots: examples,
-        ask: ask(task, form, &row.fields).map_err(wrong)?,
+        ask,
     })
 }
 

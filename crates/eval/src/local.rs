@@ -10,7 +10,7 @@ use herd_engine::{Engine, Event, Finish, Limits, Request, RequestId, What};
 use herd_model::llama::Llama;
 
 use crate::error::EvalError;
-use crate::query::{IMPOSSIBLE, Query, Said};
+use crate::query::{Draw, IMPOSSIBLE, Query, Said};
 
 /// An engine that is asked.
 pub struct Local {
@@ -79,6 +79,10 @@ impl Local {
     }
 }
 
+fn sampling(Draw { temperature, top_p, seed, stream }: Draw) -> Sampling {
+    Sampling { temperature, top_p, seed, stream, ..Sampling::GREEDY }
+}
+
 fn request(query: &Query) -> Request {
     match query {
         Query::Likelihood { context, target } => {
@@ -90,11 +94,11 @@ fn request(query: &Query) -> Request {
                 ..Request::new(prompt, Sampling::GREEDY)
             }
         }
-        Query::Write { prompt, until, stops, max_tokens } => Request {
+        Query::Write { prompt, until, stops, max_tokens, draw } => Request {
             max_tokens: Some(*max_tokens),
             stop_tokens: stops.clone(),
             stop: until.clone(),
-            ..Request::new(prompt.clone(), Sampling::GREEDY)
+            ..Request::new(prompt.clone(), draw.map_or(Sampling::GREEDY, sampling))
         },
     }
 }

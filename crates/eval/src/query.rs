@@ -13,7 +13,7 @@ use crate::item::{Ask, Item};
 use crate::task::Task;
 
 /// What a model is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Query {
     /// How likely a target is behind a context.
     Likelihood {
@@ -22,7 +22,7 @@ pub enum Query {
         /// At least one id.
         target: Vec<u32>,
     },
-    /// What it writes behind a prompt, the likeliest token each time.
+    /// What it writes behind a prompt.
     Write {
         /// At least one id.
         prompt: Vec<u32>,
@@ -32,7 +32,35 @@ pub enum Query {
         stops: Vec<u32>,
         /// Tokens at most.
         max_tokens: usize,
+        /// How tokens are drawn; else the likeliest is taken each time.
+        draw: Option<Draw>,
     },
+}
+
+/// How the tokens of one answer among several are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// Divides the logits.
+    pub temperature: f32,
+    /// The mass of the tokens that are drawn from.
+    pub top_p: f32,
+    /// Key of the random numbers.
+    pub seed: u64,
+    /// Which of the answers it is.
+    pub stream: u64,
+}
+
+/// Several answers to a question.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Samples {
+    /// How many.
+    pub number: u64,
+    /// Divides the logits.
+    pub temperature: f32,
+    /// The mass of the tokens that are drawn from.
+    pub top_p: f32,
+    /// What the draws depend on, beside the row.
+    pub seed: u64,
 }
 
 /// What it answers.
@@ -79,6 +107,8 @@ pub struct Words {
     pub context: usize,
     /// The chat that questions are put in; else they are plain text.
     pub chat: Option<Chat>,
+    /// How many answers are written, and how; else one, of the likeliest tokens.
+    pub samples: Option<Samples>,
 }
 
 /// Questions as messages.
@@ -149,10 +179,26 @@ pub fn queries(task: &Task, item: &Item, words: &Words) -> Result<(Vec<Query>, u
             cut += lost;
             let max_tokens = write.max_tokens.min(words.context - prompt.len());
             let (until, stops) = (write.until.clone(), words.stops.clone());
-            made.push(Query::Write { prompt, until, stops, max_tokens });
+            let greedy = Query::Write { prompt, until, stops, max_tokens, draw: None };
+            made =
+                words.samples.map_or(vec![greedy.clone()], |samples| drawn(&greedy, item, samples));
         }
     }
     Ok((made, cut))
+}
+
+/// The same query several times, each with draws of its own.
+fn drawn(query: &Query, item: &Item, samples: Samples) -> Vec<Query> {
+    let Samples { number, temperature, top_p, seed } = samples;
+    let seed = herd_data::Hash::of(format!("{seed}/{}/answers", item.row).as_bytes()).word();
+    let one = |stream| {
+        let mut query = query.clone();
+        if let Query::Write { draw, .. } = &mut query {
+            *draw = Some(Draw { temperature, top_p, seed, stream });
+        }
+        query
+    };
+    (0..number).map(one).collect()
 }
 
 /// The last `room` ids, and how many stood before them.

@@ -88,7 +88,7 @@ pub fn body(query: &Query, other: &Other, telling: Telling) -> Value {
                 }
             }
         }
-        Query::Write { prompt, until, stops, max_tokens } => {
+        Query::Write { prompt, until, stops, max_tokens, draw: _ } => {
             body["prompt"] = prompt.iter().copied().collect();
             body["max_tokens"] = (*max_tokens).into();
             let most = if other.kind == Kind::Plain { STOPS_MAX } else { until.len() };
@@ -225,7 +225,7 @@ mod tests {
 
     fn write() -> Query {
         let until = ["a", "b", "c", "d", "\n"].map(str::to_owned).to_vec();
-        Query::Write { prompt: vec![1], until, stops: vec![2], max_tokens: 9 }
+        Query::Write { prompt: vec![1], until, stops: vec![2], max_tokens: 9, draw: None }
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub struct Scores {
     pub cut: usize,
     /// Written answers that were as long as they may be.
     pub full: usize,
+    /// How programs ended, and how many so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ended: BTreeMap<String, usize>,
 }
 
 impl Scores {
@@ -47,6 +50,10 @@ impl Scores {
         }
         let full =
             |receipt: &Receipt| receipt.answers.iter().any(|answer| answer.full == Some(true));
+        let mut ended = BTreeMap::new();
+        for how in receipts.iter().flat_map(|receipt| &receipt.ended) {
+            *ended.entry(how.clone()).or_default() += 1;
+        }
         Scores {
             version: task.version,
             scorer_version: crate::score::VERSION,
@@ -56,6 +63,7 @@ impl Scores {
             groups,
             cut: receipts.iter().filter(|receipt| receipt.cut > 0).count(),
             full: receipts.iter().filter(|receipt| full(receipt)).count(),
+            ended,
         }
     }
 
@@ -69,9 +77,65 @@ fn means(task: &Task, receipts: &[&Receipt]) -> BTreeMap<String, Mean> {
     let clusters: Option<Vec<String>> = task.cluster.as_ref().map(|_| {
         receipts.iter().map(|receipt| receipt.cluster.clone().unwrap_or_default()).collect()
     });
-    let of = |name: &str| {
-        let numbers: Vec<f64> = receipts.iter().map(|receipt| receipt.scores[name]).collect();
-        mean(&numbers, clusters.as_deref())
-    };
-    task.scorer.metrics().iter().map(|name| ((*name).to_owned(), of(name))).collect()
+    let of = |name: &str| mean(&numbers(receipts, name), clusters.as_deref());
+    let given = |name: &&&str| receipts.iter().all(|receipt| receipt.scores.contains_key(**name));
+    let names = task.scorer.metrics().iter().filter(given);
+    names.map(|name| ((*name).to_owned(), of(name))).collect()
+}
+
+/// A number of each item, whose mean is the score of that name.
+///
+/// Where items have parts, the score is the mean of all parts. An item's number is then that mean,
+/// and by how much its parts move it, as the interval of a ratio counts it; `mean` is the mean of the
+/// other scores. Panics if an item has no such score.
+pub fn numbers(receipts: &[&Receipt], name: &str) -> Vec<f64> {
+    let Some(first) = receipts.first() else { return Vec::new() };
+    if first.parts.contains_key(name) {
+        return of_parts(receipts, name);
+    }
+    if name == "mean" && !first.parts.is_empty() {
+        let others = first.scores.keys().filter(|other| *other != name);
+        let all: Vec<Vec<f64>> = others.map(|other| numbers(receipts, other)).collect();
+        let mean = |i: usize| all.iter().map(|of| of[i]).sum::<f64>() / all.len() as f64;
+        return (0..receipts.len()).map(mean).collect();
+    }
+    receipts.iter().map(|receipt| receipt.scores[name]).collect()
+}
+
+fn of_parts(receipts: &[&Receipt], name: &str) -> Vec<f64> {
+    let sums: Vec<(f64, f64)> = receipts
+        .iter()
+        .map(|receipt| (receipt.parts[name].iter().sum(), receipt.parts[name].len() as f64))
+        .collect();
+    let (sum, n) = sums.iter().fold((0.0, 0.0), |all, one| (all.0 + one.0, all.1 + one.1));
+    let (share, each) = (sum / n, n / receipts.len() as f64);
+    sums.iter().map(|(sum, n)| share + (sum - share * n) / each).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn parts_count_alike_whatever_item_they_are_of() {
+        let receipt = |item: usize, parts: &[f64]| -> Receipt {
+            let whole = f64::from(u8::from(parts.iter().all(|part| *part == 1.0)));
+            let own = parts.iter().sum::<f64>() / parts.len() as f64;
+            serde_json::from_value(json!({
+                "item": item, "row": item, "prompts": [], "answers": [], "taken": null,
+                "gold": null, "parts": { "of_parts": parts },
+                "scores": { "of_parts": own, "whole": whole, "mean": (own + whole) / 2.0 },
+            }))
+            .unwrap()
+        };
+        let all = [receipt(0, &[1.0]), receipt(1, &[0.0, 0.0, 1.0]), receipt(2, &[1.0, 0.0])];
+        let all: Vec<&Receipt> = all.iter().collect();
+        let score = mean(&numbers(&all, "of_parts"), None);
+        assert!((score.value - 0.5).abs() < 1e-12);
+        // Errors of items, summed: 0.5, -0.5, 0.
+        assert!((score.stderr - 0.5f64.sqrt() / 6.0).abs() < 1e-12);
+        let both = mean(&numbers(&all, "mean"), None).value;
+        assert!((both - (0.5 + 1.0 / 3.0) / 2.0).abs() < 1e-12);
+    }
 }

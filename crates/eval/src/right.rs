@@ -82,6 +82,8 @@ mod tests {
             taken: json!(0),
             gold: json!(0),
             scores: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            ended: vec![],
         };
         let two = [receipt.clone(), receipt.clone()];
         let found = right(&[item(0), item(1)], &two).unwrap();

@@ -1,5 +1,13 @@
 //! Answers to numbers.
 
+mod calls;
+mod ifeval;
+mod language;
+mod maths;
+mod programs;
+mod sentences;
+mod text;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -7,8 +15,11 @@ use fancy_regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::error::EvalError;
 use crate::item::{Ask, Item};
 use crate::query::Said;
+
+pub use programs::Judge;
 
 /// What is done with the answers to an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,21 +40,54 @@ pub enum Scorer {
     Words,
     /// The share of the references that stand in the text (`recall`).
     Found,
+    /// Whether instructions were followed, as IFEval is scored: of prompts and of instructions,
+    /// strictly and loosely, and the mean of the four.
+    Ifeval,
+    /// Whether programs pass their tests: `pass@k` of as many answers as there are.
+    Programs,
+    /// The final answer, a text or a formula, as Minerva is scored (`exact_match`).
+    Maths,
+    /// What stands behind "the answer is", as BIG-Bench Hard is scored (`exact_match`).
+    AnswerIs,
+    /// Whether functions are called as they should be, as BFCL's syntax trees decide (`accuracy`).
+    Calls,
 }
 
 /// Counts up with each change that can move a score.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// What the answers to an item are worth.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Worth {
+    /// Its scores.
+    pub scores: BTreeMap<&'static str, f64>,
+    /// Of scores that are means of an item's parts, each part's.
+    pub parts: BTreeMap<&'static str, Vec<f64>>,
+    /// What was taken for the answer.
+    pub taken: Value,
+    /// How the programs of its answers ended.
+    pub ended: Vec<String>,
+}
+
+impl Worth {
+    fn of<const N: usize>(scores: [(&'static str, f64); N], taken: impl Into<Value>) -> Worth {
+        Worth { scores: BTreeMap::from(scores), taken: taken.into(), ..Worth::default() }
+    }
+}
 
 impl Scorer {
-    /// The scores that it gives.
+    /// The scores that it may give.
     pub fn metrics(self) -> &'static [&'static str] {
         match self {
             Scorer::Choice => &["acc", "acc_norm"],
             Scorer::Follow => &["acc", "log_prob"],
             Scorer::Number => &["strict", "flexible"],
-            Scorer::Match => &["exact_match"],
+            Scorer::Match | Scorer::Maths | Scorer::AnswerIs => &["exact_match"],
             Scorer::Words => &["em", "f1"],
             Scorer::Found => &["recall"],
+            Scorer::Ifeval => &ifeval::METRICS,
+            Scorer::Programs => &programs::METRICS,
+            Scorer::Calls => &["accuracy"],
         }
     }
 
@@ -52,36 +96,92 @@ impl Scorer {
         !matches!(self, Scorer::Choice | Scorer::Follow)
     }
 
-    /// The scores of an item, and what was taken for its answer.
-    ///
-    /// Panics if the answers are not those of the item's queries.
-    pub fn score(self, item: &Item, said: &[Said]) -> (BTreeMap<&'static str, f64>, Value) {
-        match (&item.ask, said) {
-            (Ask::Choose { .. }, [Said::Likelihood { log_probs, greedy }]) => {
-                let scores = [("acc", share(*greedy)), ("log_prob", log_probs.iter().sum())];
-                (BTreeMap::from(scores), (*greedy).into())
-            }
-            (Ask::Choose { choices, gold, .. }, said) => choose(choices, *gold, said),
-            (Ask::Write { reference, .. }, [Said::Written { text, .. }]) => {
-                let references = texts(reference);
-                match self {
-                    Scorer::Number => number(text, &references),
-                    Scorer::Words => words(text, &references),
-                    Scorer::Found => {
-                        let found = references.iter().filter(|r| text.contains(r.as_str())).count();
-                        let recall = found as f64 / references.len().max(1) as f64;
-                        (BTreeMap::from([("recall", recall)]), found.into())
-                    }
-                    Scorer::Match | Scorer::Choice | Scorer::Follow => {
-                        let text = text.trim();
-                        let same = references.iter().any(|reference| reference.trim() == text);
-                        (BTreeMap::from([("exact_match", share(same))]), text.into())
-                    }
-                }
-            }
-            _ => panic!("score: answers of another item"),
+    /// Whether it can score by this reference; else what is wrong with it.
+    pub fn check(self, reference: &Value) -> Result<(), String> {
+        match self {
+            Scorer::Ifeval => ifeval::Instructions::read(reference).map(|_| ()),
+            Scorer::Programs => programs::Test::read(reference).map(|_| ()),
+            Scorer::Calls => calls::Wanted::read(reference).map(|_| ()),
+            Scorer::Choice | Scorer::Follow | Scorer::Number => Ok(()),
+            Scorer::Match | Scorer::Words | Scorer::Found => Ok(()),
+            Scorer::Maths | Scorer::AnswerIs => match reference {
+                Value::String(_) => Ok(()),
+                other => Err(format!("the reference is {other}, no text")),
+            },
         }
     }
+
+    /// What the answers to an item are worth. `judge` runs programs.
+    ///
+    /// Errors: a program cannot be run; a reference that it cannot score by. Panics if the answers
+    /// are not those of the item's queries.
+    pub fn score(
+        self,
+        item: &Item,
+        said: &[Said],
+        judge: Option<&Judge>,
+    ) -> Result<Worth, EvalError> {
+        let reference = match &item.ask {
+            Ask::Choose { choices, gold, .. } => {
+                return Ok(match said {
+                    [Said::Likelihood { log_probs, greedy }] => {
+                        let scores =
+                            [("acc", share(*greedy)), ("log_prob", log_probs.iter().sum())];
+                        Worth::of(scores, *greedy)
+                    }
+                    said => choose(choices, *gold, said),
+                });
+            }
+            Ask::Write { reference, .. } => reference,
+        };
+        let text = |said: &Said| match said {
+            Said::Written { text, .. } => text.clone(),
+            Said::Likelihood { .. } => panic!("score: a likelihood where a text was asked for"),
+        };
+        let answers: Vec<String> = said.iter().map(text).collect();
+        self.worth(reference, &answers, judge, item.row)
+    }
+
+    /// What written answers are worth by a reference, which is told of as `row`.
+    ///
+    /// Errors: a program cannot be run; a reference that it cannot score by. Panics if there are several
+    /// answers where one is scored, or programs and no judge.
+    pub fn worth(
+        self,
+        reference: &Value,
+        answers: &[String],
+        judge: Option<&Judge>,
+        row: u64,
+    ) -> Result<Worth, EvalError> {
+        let wrong = |what| EvalError::Reference { row, what };
+        match (self, answers) {
+            (Scorer::Programs, answers) => programs::score(reference, answers, judge, row),
+            (Scorer::Ifeval, [text]) => ifeval::score(reference, text).map_err(wrong),
+            (Scorer::Calls, [text]) => calls::score(reference, text).map_err(wrong),
+            (Scorer::Maths, [text]) => Ok(maths::score(reference, text)),
+            (Scorer::AnswerIs, [text]) => Ok(answer_is(reference, text)),
+            (Scorer::Number, [text]) => Ok(number(text, &texts(reference))),
+            (Scorer::Words, [text]) => Ok(words(text, &texts(reference))),
+            (Scorer::Found, [text]) => {
+                let references = texts(reference);
+                let found = references.iter().filter(|r| text.contains(r.as_str())).count();
+                let recall = found as f64 / references.len().max(1) as f64;
+                Ok(Worth::of([("recall", recall)], found))
+            }
+            (Scorer::Match | Scorer::Choice | Scorer::Follow, [text]) => {
+                let text = text.trim();
+                let same = texts(reference).iter().any(|reference| reference.trim() == text);
+                Ok(Worth::of([("exact_match", share(same))], text))
+            }
+            _ => panic!("score: {} answers to an item", answers.len()),
+        }
+    }
+}
+
+/// A table of this crate's `data`: JSON, packed.
+fn table<T: serde::de::DeserializeOwned>(packed: &[u8]) -> T {
+    let text = zstd::decode_all(packed).expect("a table of this crate");
+    serde_json::from_slice(&text).expect("a table of this crate")
 }
 
 fn share(yes: bool) -> f64 {
@@ -97,7 +197,7 @@ fn texts(reference: &Value) -> Vec<String> {
     }
 }
 
-fn choose(choices: &[String], gold: usize, said: &[Said]) -> (BTreeMap<&'static str, f64>, Value) {
+fn choose(choices: &[String], gold: usize, said: &[Said]) -> Worth {
     let sums: Vec<f64> = said
         .iter()
         .map(|said| match said {
@@ -108,8 +208,7 @@ fn choose(choices: &[String], gold: usize, said: &[Said]) -> (BTreeMap<&'static 
     let chars = |i: usize| choices[if choices.len() == 1 { 0 } else { i }].chars().count().max(1);
     let by_char: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum / chars(i) as f64).collect();
     let (taken, normed) = (greatest(&sums), greatest(&by_char));
-    let scores = [("acc", share(taken == gold)), ("acc_norm", share(normed == gold))];
-    (BTreeMap::from(scores), taken.into())
+    Worth::of([("acc", share(taken == gold)), ("acc_norm", share(normed == gold))], taken)
 }
 
 /// The place of the greatest, of equals the first.
@@ -137,7 +236,7 @@ fn bare(text: &str) -> String {
     text.strip_suffix('.').unwrap_or(&text).to_lowercase()
 }
 
-fn number(text: &str, references: &[String]) -> (BTreeMap<&'static str, f64>, Value) {
+fn number(text: &str, references: &[String]) -> Worth {
     let found = |taken: Option<&str>| {
         let taken = taken.unwrap_or("[invalid]").trim().to_owned();
         let right = references.iter().any(|reference| bare(reference) == bare(&taken));
@@ -147,7 +246,16 @@ fn number(text: &str, references: &[String]) -> (BTreeMap<&'static str, f64>, Va
     let (_, strict) = found(capture.as_ref().and_then(|c| c.get(1)).map(|m| m.as_str()));
     let last = NUMBERS.find_iter(text).filter_map(Result::ok).last();
     let (taken, flexible) = found(last.map(|m| m.as_str()));
-    (BTreeMap::from([("strict", strict), ("flexible", flexible)]), taken.into())
+    Worth::of([("strict", strict), ("flexible", flexible)], taken)
+}
+
+static BEHIND: LazyLock<Regex> = LazyLock::new(|| regex(r"(?<=the answer is )(.*)(?=.)"));
+
+/// What stands behind "the answer is" in its line, but for the last character.
+fn answer_is(reference: &Value, text: &str) -> Worth {
+    let found = BEHIND.find(text).ok().flatten().map_or("[invalid]", |found| found.as_str());
+    let taken = found.trim();
+    Worth::of([("exact_match", share(reference.as_str() == Some(taken)))], taken)
 }
 
 /// A text's words as SQuAD counts them: lower case, without punctuation and articles.
@@ -157,7 +265,7 @@ fn plain_words(text: &str) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
-fn words(text: &str, references: &[String]) -> (BTreeMap<&'static str, f64>, Value) {
+fn words(text: &str, references: &[String]) -> Worth {
     let said = plain_words(text);
     let mut best = (0.0f64, 0.0f64);
     for reference in references {
@@ -165,7 +273,7 @@ fn words(text: &str, references: &[String]) -> (BTreeMap<&'static str, f64>, Val
         best.0 = best.0.max(share(said == wanted));
         best.1 = best.1.max(f1(&said, &wanted));
     }
-    (BTreeMap::from([("em", best.0), ("f1", best.1)]), said.join(" ").into())
+    Worth::of([("em", best.0), ("f1", best.1)], said.join(" "))
 }
 
 fn f1(said: &[String], wanted: &[String]) -> f64 {
@@ -194,7 +302,7 @@ mod tests {
         let (description, shots) = (String::new(), Vec::new());
         let item = Item { number: 0, row: 1, group: None, cluster: None, description, shots, ask };
         let said = Said::Written { ids: vec![], text: text.to_owned(), full: false };
-        scorer.score(&item, &[said]).0
+        scorer.score(&item, &[said], None).unwrap().scores
     }
 
     #[test]
@@ -229,16 +337,16 @@ mod tests {
         let (description, shots) = (String::new(), Vec::new());
         let item = Item { number: 0, row: 1, group: None, cluster: None, description, shots, ask };
         let said = Said::Likelihood { log_probs: vec![-0.5, -1.0], greedy: true };
-        let (scores, _) = Scorer::Follow.score(&item, &[said]);
-        assert_eq!(scores, BTreeMap::from([("acc", 1.0), ("log_prob", -1.5)]));
+        let worth = Scorer::Follow.score(&item, &[said], None).unwrap();
+        assert_eq!(worth.scores, BTreeMap::from([("acc", 1.0), ("log_prob", -1.5)]));
     }
 
     #[test]
     fn of_equal_answers_the_first_is_taken_and_length_counts() {
         let likely = |x: f64| Said::Likelihood { log_probs: vec![x], greedy: false };
         let choices = ["a".to_owned(), "abcd".to_owned()];
-        let (scores, taken) = choose(&choices, 1, &[likely(-1.0), likely(-2.0)]);
+        let Worth { scores, taken, .. } = choose(&choices, 1, &[likely(-1.0), likely(-2.0)]);
         assert_eq!((scores["acc"], scores["acc_norm"], taken), (0.0, 1.0, json!(0)));
-        assert_eq!(choose(&choices, 0, &[likely(-1.0), likely(-1.0)]).1, json!(0));
+        assert_eq!(choose(&choices, 0, &[likely(-1.0), likely(-1.0)]).taken, json!(0));
     }
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::error::EvalError;
 use crate::item::{Ask, Item};
 use crate::query::{Query, Said, Words, queries};
+use crate::score::{Judge, Worth};
 use crate::task::Task;
 
 /// Items that are asked together; what batches they are computed in is another's choice.
@@ -41,6 +42,12 @@ pub struct Receipt {
     pub taken: Value,
     pub gold: Value,
     pub scores: BTreeMap<String, f64>,
+    /// Of scores that are means of an item's parts, each part's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Vec<f64>>,
+    /// How the programs of the answers ended: `passed`, `failed`, `timed_out`, `out_of_memory`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<String>,
 }
 
 /// One answer of a receipt.
@@ -66,7 +73,8 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// Asks the items that have no receipt at `path` yet, and gives the receipts of all.
+/// Asks the items that have no receipt at `path` yet, and gives the receipts of all. `judge` runs the
+/// programs that are written.
 ///
 /// `asker` answers queries in their order; `tell` hears how many items are done. Errors: those of
 /// `asker`; an item that the model cannot be asked; a file that cannot be written, or holds receipts
@@ -76,6 +84,7 @@ pub fn run(
     items: &[Item],
     words: &Words,
     path: &Path,
+    judge: Option<&Judge>,
     asker: &mut Asker<'_>,
     tell: &mut dyn FnMut(usize),
 ) -> Result<Vec<Receipt>, EvalError> {
@@ -110,7 +119,7 @@ pub fn run(
         let mut lines = Vec::new();
         for (item, (queries, cut)) in items.iter().zip(made) {
             let said: Vec<Said> = said.by_ref().take(queries.len()).collect();
-            let receipt = receipt(task, item, &queries, &said, cut);
+            let receipt = receipt(task, item, &queries, &said, cut, judge)?;
             serde_json::to_writer(&mut lines, &receipt).expect("receipts serialise");
             lines.push(b'\n');
             receipts.push(receipt);
@@ -138,7 +147,14 @@ fn prompts(queries: &[Query]) -> (Vec<Vec<u32>>, Vec<usize>) {
     (prompts, places)
 }
 
-fn receipt(task: &Task, item: &Item, queries: &[Query], said: &[Said], cut: usize) -> Receipt {
+fn receipt(
+    task: &Task,
+    item: &Item,
+    queries: &[Query],
+    said: &[Said],
+    cut: usize,
+    judge: Option<&Judge>,
+) -> Result<Receipt, EvalError> {
     let (prompts, places) = prompts(queries);
     let answers =
         queries.iter().zip(said).zip(places).map(|((query, said), prompt)| match (query, said) {
@@ -163,12 +179,14 @@ fn receipt(task: &Task, item: &Item, queries: &[Query], said: &[Said], cut: usiz
             }
         });
     let answers = answers.collect();
-    let (scores, taken) = task.scorer.score(item, &counting(task, said));
+    let Worth { scores, parts, taken, ended } =
+        task.scorer.score(item, &counting(task, said), judge)?;
+    let named = |(name, part): (&str, _)| (name.to_owned(), part);
     let gold = match &item.ask {
         Ask::Choose { gold, .. } => (*gold).into(),
         Ask::Write { reference, .. } => reference.clone(),
     };
-    Receipt {
+    Ok(Receipt {
         item: item.number,
         row: item.row,
         group: item.group.clone(),
@@ -179,7 +197,9 @@ fn receipt(task: &Task, item: &Item, queries: &[Query], said: &[Said], cut: usiz
         taken,
         gold,
         scores: scores.into_iter().map(|(name, score)| (name.to_owned(), score)).collect(),
-    }
+        parts: parts.into_iter().map(named).collect(),
+        ended,
+    })
 }
 
 /// Answers as they count: of those that are written the part that the task takes.

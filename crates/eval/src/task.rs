@@ -1,5 +1,6 @@
 //! What a benchmark asks: a page of settings and templates.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fancy_regex::Regex;
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use crate::error::EvalError;
 use crate::score::Scorer;
+use crate::template::value;
 
 /// A benchmark. Its page is TOML; keys are those of these fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +27,12 @@ pub struct Task {
     /// Where its rows are, below the folder of data: the first that is there counts. `*` stands
     /// for any part of a name.
     pub files: Vec<String>,
+    /// Which rows are asked, as an expression; all where nothing is said.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub only: Option<String>,
+    /// Rows of other files that go with these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Join>,
     /// What is done with the answers.
     pub scorer: Scorer,
     /// The score that stands for the task.
@@ -57,6 +65,16 @@ pub struct Task {
     pub form: Vec<Form>,
 }
 
+/// Rows that have more fields of the same items.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// Where they are, as the task's own.
+    pub files: Vec<String>,
+    /// The field that tells which row goes with which.
+    pub by: String,
+}
+
 /// Where examples come from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,6 +85,9 @@ pub struct Shots {
     /// Where they are; the task's own rows if there are none, but for the row that is asked.
     #[serde(default)]
     pub files: Vec<String>,
+    /// The rows themselves, in the place of files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub row: Vec<Value>,
     /// Whether the first of them, else some drawn for each row.
     #[serde(default)]
     pub first: bool,
@@ -214,13 +235,60 @@ impl Task {
 
     /// The task's rows, in their order.
     ///
-    /// Errors: none of its files is there; one cannot be read, or is damaged.
+    /// Errors: none of its files is there; one cannot be read, or is damaged; a row of which cannot be said
+    /// whether it is asked.
     pub fn rows(&self, data: &Path) -> Result<Vec<Row>, EvalError> {
-        self.read(data, &self.files)
+        let mut rows = self.read(data, &self.files)?;
+        if let Some(join) = &self.join {
+            self.join(&mut rows, self.read(data, &join.files)?, &join.by)?;
+        }
+        let rows = rows.into_iter();
+        let Some(only) = &self.only else { return Ok(rows.collect()) };
+        let asked = |row: Row| match value::<bool>(only, &row.fields) {
+            Ok(true) => Some(Ok(row)),
+            Ok(false) => None,
+            Err(what) => Some(Err(self.row_error(&row, what))),
+        };
+        rows.filter_map(asked).collect()
+    }
+
+    /// Gives rows the fields that others have, where these have none of the name.
+    fn join(&self, rows: &mut [Row], others: Vec<Row>, by: &str) -> Result<(), EvalError> {
+        let mut known: BTreeMap<String, Value> = BTreeMap::new();
+        for other in others {
+            let key = other.fields.get(by).map(Value::to_string);
+            let Some(key) = key else {
+                return Err(self.row_error(&other, format!("it has no {by}")));
+            };
+            if known.insert(key.clone(), other.fields.clone()).is_some() {
+                return Err(self.row_error(&other, format!("{by} {key} was there before")));
+            }
+        }
+        for row in rows {
+            let other = row.fields.get(by).and_then(|key| known.get(&key.to_string()));
+            let Some(Value::Object(other)) = other else {
+                let what = format!("no row of {} has its {by}", self.name);
+                return Err(self.row_error(row, what));
+            };
+            if let Value::Object(fields) = &mut row.fields {
+                for (name, value) in other {
+                    fields.entry(name).or_insert_with(|| value.clone());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The rows that examples come from; `None` where these are the task's own.
     pub fn shot_rows(&self, data: &Path) -> Result<Option<Vec<Row>>, EvalError> {
+        if !self.shots.row.is_empty() {
+            let rows = self.shots.row.iter().zip(1..);
+            let own = |(fields, number): (&Value, u64)| {
+                let path = PathBuf::from(format!("{}.toml", self.name));
+                Row { path, number, fields: fields.clone() }
+            };
+            return Ok(Some(rows.map(own).collect()));
+        }
         let files = &self.shots.files;
         if files.is_empty() { Ok(None) } else { self.read(data, files).map(Some) }
     }

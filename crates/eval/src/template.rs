@@ -14,7 +14,8 @@ const FUEL: u64 = 1_000_000;
 ///
 /// `index(list, x)` is the place of `x`; `letter(i)` is A, B, ...; `turned(list, n)` moves all by n
 /// places; `fields(names)` are fields by names that are no variables'; `x | sub(pattern, by)` replaces
-/// all matches of a regular expression. `place(choices, target)`, `digits(text)` and
+/// all matches of a regular expression; `x | json` is JSON in lines, as Python's `json.dumps` with an indent of four
+/// writes it. `place(choices, target)`, `digits(text)` and
 /// `rendered(template)` are what pages of lm-evaluation-harness become.
 pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
@@ -29,6 +30,7 @@ pub fn environment() -> Environment<'static> {
     environment.add_function("digits", digits);
     environment.add_filter("sub", sub);
     environment.add_filter("regex_replace", sub);
+    environment.add_filter("json", json);
     environment
 }
 
@@ -102,6 +104,22 @@ fn sub(text: String, pattern: String, by: String) -> Result<String, Error> {
     Ok(replaced.into_owned())
 }
 
+fn json(value: Value) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    let lines = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut writer = serde_json::Serializer::with_formatter(&mut bytes, lines);
+    serde::Serialize::serialize(&value, &mut writer).map_err(|e| wrong(e.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
+    let mut ascii = String::new();
+    for c in text.chars() {
+        match c {
+            '\0'..='~' => ascii.push(c),
+            c => c.encode_utf16(&mut [0; 2]).iter().for_each(|u| ascii += &format!("\\u{u:04x}")),
+        }
+    }
+    Ok(ascii)
+}
+
 /// A text with the fields of a row in it.
 pub fn render(template: &str, row: &serde_json::Value) -> Result<String, String> {
     of_row(row).render_str(template, row).map_err(|e| e.to_string())
@@ -142,6 +160,13 @@ mod tests {
             json!(["r", "p", "q", "x", 1])
         );
         assert!(value::<serde_json::Value>("fields(['d'])", &row).unwrap_err().contains("\"d\""));
+    }
+
+    #[test]
+    fn json_is_as_python_writes_it() {
+        let row = json!({ "f": { "name": "é😀", "of": [], "more": [1.5, true] } });
+        let wanted = "{\n    \"name\": \"\\u00e9\\ud83d\\ude00!\",\n    \"of\": [],\n    \"more\": [\n        1.5,\n        true\n    ]\n}";
+        assert_eq!(render("{{ dict(f, name=f.name ~ '!') | json }}", &row).unwrap(), wanted);
     }
 
     #[test]

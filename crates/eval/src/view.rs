@@ -138,6 +138,8 @@ mod tests {
             taken: "a,b".into(),
             gold: "c\"d".into(),
             scores,
+            parts: BTreeMap::new(),
+            ended: vec![],
         };
         let receipts = [receipt];
         let scores = Scores::of(&task, 0, &receipts);

@@ -97,6 +97,8 @@ impl Page {
             about: "a page of lm-evaluation-harness".to_owned(),
             citation: "lm-evaluation-harness".to_owned(),
             files,
+            only: None,
+            join: None,
             scorer: if written { Scorer::Match } else { Scorer::Choice },
             metric: self.metric(written)?,
             description: self.text("description")?.unwrap_or_default(),
@@ -162,6 +164,7 @@ impl Page {
         let shots = Shots {
             number: number.unwrap_or(0) as usize,
             files: from.map(|split| of(&split)).transpose()?.unwrap_or_default(),
+            row: Vec::new(),
             first,
             of_group: false,
         };

@@ -217,6 +217,7 @@ impl Error {
                 "--attempts, --pause-ms and --timeout say how long the endpoint is waited for"
             }
             Error::Sandbox(error) => return error.hint().map(str::to_owned),
+            Error::Eval(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Arena(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {

@@ -180,6 +180,7 @@ fn read_here(about: &About) -> Words {
         stops: Vec::new(),
         context: 0,
         chat: None,
+        samples: None,
         encode: encoder(tokenizer),
     }
 }

@@ -103,6 +103,13 @@ impl Sandbox {
         Ok(self)
     }
 
+    /// The same sandbox with other limits. Errors: one that nothing could run in.
+    pub fn within(mut self, limits: Limits) -> Result<Sandbox, SandboxError> {
+        limits.check()?;
+        self.limits = limits;
+        Ok(self)
+    }
+
     /// The limits that programs run in.
     pub fn limits(&self) -> &Limits {
         &self.limits

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use herd_codec::{Controls, TokenId};
 use herd_data::disk::{RealDisk, replace};
 use herd_eval::item::{Drawn, Item, items};
-use herd_eval::query::Query;
-use herd_eval::results::Scores;
+use herd_eval::query::{Query, Samples};
+use herd_eval::results::{Scores, numbers};
 use herd_eval::robust::{self, Put, Spread};
+use herd_eval::score::{Judge, Scorer};
 use herd_eval::stats::{Difference, Mean, apart, difference};
 use herd_eval::suite::{self, Receipt};
 use herd_eval::view::{self, Shown};
 use herd_eval::{EvalError, Task, catalogue};
+use herd_sandbox::Helper;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -129,6 +131,15 @@ struct RunFlags {
     /// llama2, llama3, llama3.1, llama3.1-hf, code-llama-70b, chatml, or a file with a template [default: the model's]
     #[arg(long, requires = "apply_chat_template", value_name = "NAME|FILE")]
     chat_template: Option<String>,
+    /// Answers to each question of tasks whose answers are programs [default: one, of the likeliest tokens]
+    #[arg(long, value_name = "N", value_parser = range(2, 1000), conflicts_with = "url")]
+    samples: Option<usize>,
+    /// Divides the logits of `--samples`
+    #[arg(long, requires = "samples", default_value_t = 0.8, value_name = "X")]
+    temperature: f32,
+    /// The mass of the tokens that `--samples` are drawn from
+    #[arg(long, requires = "samples", default_value_t = 0.95, value_name = "X")]
+    top_p: f32,
     /// End with code 1 if a question was cut for want of room, or an answer ran to its limit
     #[arg(long)]
     fail_on_truncation: bool,
@@ -148,6 +159,9 @@ struct Of {
     chat: Option<String>,
     fewshot_as_multiturn: bool,
     system_instruction: Option<String>,
+    samples: Option<usize>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
     herd: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
@@ -227,6 +241,10 @@ fn asked(flags: &RunFlags, variants: bool) -> Result<Vec<Asked>, Error> {
     let mut found = Vec::new();
     for name in &flags.tasks {
         let task = catalogue::find(name)?;
+        if flags.samples.is_some() && task.scorer != Scorer::Programs {
+            let what = "--samples is of answers that are programs".to_owned();
+            return Err(EvalError::Task { task: task.name, what }.into());
+        }
         let (rows, shots) = (task.rows(&data)?, task.shot_rows(&data)?);
         let puts = match variants {
             true => robust::variants(&task, &rows, shots.as_deref())?,
@@ -237,6 +255,36 @@ fn asked(flags: &RunFlags, variants: bool) -> Result<Vec<Asked>, Error> {
         }
     }
     Ok(found)
+}
+
+/// How several answers are drawn, where they are asked for. Errors: a value that cannot be drawn by.
+fn samples(flags: &RunFlags) -> Result<Option<Samples>, Error> {
+    let Some(number) = flags.samples else { return Ok(None) };
+    let within = |what, x: f32, most: f32| match x > 0.0 && x <= most {
+        true => Ok(x),
+        false => {
+            let expected = format!("above 0, at most {most}");
+            Err(Error::Value { what, got: x.to_string(), expected })
+        }
+    };
+    let temperature = within("--temperature", flags.temperature, 10.0)?;
+    let top_p = within("--top-p", flags.top_p, 1.0)?;
+    Ok(Some(Samples { number: number as u64, temperature, top_p, seed: flags.seed }))
+}
+
+/// What runs programs, where a task asks for some. Errors: nothing here can; a language that cannot
+/// be run.
+fn judge(tasks: &[Asked]) -> Result<Option<Judge>, EvalError> {
+    let with: Vec<&Asked> =
+        tasks.iter().filter(|asked| asked.task.scorer == Scorer::Programs).collect();
+    if with.is_empty() {
+        return Ok(None);
+    }
+    let judge = Helper::this_program().map_err(EvalError::Sandbox).and_then(Judge::new)?;
+    for Asked { task, items, .. } in with {
+        judge.check(task, items)?;
+    }
+    Ok(Some(judge))
 }
 
 /// What the results of some flags are of.
@@ -253,6 +301,9 @@ fn of(flags: &RunFlags, known: &Known) -> Of {
         chat: flags.apply_chat_template.then_some(chat),
         fewshot_as_multiturn: flags.fewshot_as_multiturn,
         system_instruction: flags.system_instruction.clone(),
+        samples: flags.samples,
+        temperature: flags.samples.map(|_| flags.temperature),
+        top_p: flags.samples.map(|_| flags.top_p),
         herd: env!("CARGO_PKG_VERSION").to_owned(),
         endpoint: known.endpoint.clone(),
     }
@@ -271,17 +322,20 @@ fn measure(
         system: flags.system_instruction.as_deref(),
         turns: flags.fewshot_as_multiturn,
     };
-    let Whom { known, words, mut answers } = Whom::open(&flags.whom, &manner, offline)?;
+    let (samples, judge) = (samples(flags)?, judge(&tasks)?);
+    let Whom { known, mut words, mut answers } = Whom::open(&flags.whom, &manner, offline)?;
+    words.samples = samples;
     let of = of(flags, &known);
     begin(&flags.out, &of)?;
     let mut results = Results { of, tasks: BTreeMap::new(), spreads: BTreeMap::new() };
     let stop = training::stop_on_interrupt(console);
     for Asked { task, number, items, .. } in &tasks {
         let mut meter = console.meter(&task.name, None);
-        let path = samples(&flags.out, &task.name);
+        let path = receipts(&flags.out, &task.name);
         let mut answer = |queries: &[Query]| answers.answer(queries, &stop);
         let mut tell = |done| meter.step(done, items.len());
-        let receipts = suite::run(task, items, &words, &path, &mut answer, &mut tell)?;
+        let receipts =
+            suite::run(task, items, &words, &path, judge.as_ref(), &mut answer, &mut tell)?;
         results.tasks.insert(task.name.clone(), Scores::of(task, *number, &receipts));
     }
     if tasks.iter().any(|asked| asked.variant) {
@@ -294,7 +348,7 @@ fn measure(
     Ok(if flags.fail_on_truncation && cut { Verdict::No } else { Verdict::Done })
 }
 
-fn samples(out: &Path, task: &str) -> PathBuf {
+fn receipts(out: &Path, task: &str) -> PathBuf {
     out.join("samples").join(format!("{task}.jsonl"))
 }
 
@@ -337,11 +391,17 @@ fn percent(mean: Mean) -> String {
     format!("{:.2} +- {:.2} %", 100.0 * mean.value, 100.0 * half)
 }
 
+/// How programs ended, but for those that just passed or failed.
+fn ended(scores: &Scores) -> String {
+    let odd = scores.ended.iter().filter(|(how, _)| *how != "passed" && *how != "failed");
+    odd.map(|(how, n)| format!("{n} {}", how.replace('_', " "))).collect::<Vec<_>>().join(", ")
+}
+
 fn show(results: &Results, console: &Console) -> Result<(), Error> {
     if console.json {
         return console.print_json(results);
     }
-    let head = ["task", "examples", "items", "metric", "score (95 %)", "cut", "full"];
+    let head = ["task", "examples", "items", "metric", "score (95 %)", "cut", "full", "programs"];
     let mut table = vec![head.map(str::to_owned).to_vec()];
     for (name, scores) in &results.tasks {
         for (metric, mean) in &scores.scores {
@@ -354,6 +414,7 @@ fn show(results: &Results, console: &Console) -> Result<(), Error> {
                 percent(*mean),
                 scores.cut.to_string(),
                 scores.full.to_string(),
+                ended(scores),
             ]);
         }
     }
@@ -388,7 +449,7 @@ fn compare(a: &Path, b: &Path, console: &Console) -> Result<Verdict, Error> {
             continue;
         }
         let (of_a, of_b) =
-            (suite::receipts(&samples(a, name))?, suite::receipts(&samples(b, name))?);
+            (suite::receipts(&receipts(a, name))?, suite::receipts(&receipts(b, name))?);
         let rows = |of: &[Receipt]| of.iter().map(|receipt| receipt.row).collect::<Vec<_>>();
         if rows(&of_a) != rows(&of_b) {
             let what = format!("the items of {name} are not those of {}", a.display());
@@ -396,11 +457,9 @@ fn compare(a: &Path, b: &Path, console: &Console) -> Result<Verdict, Error> {
         }
         let clusters: Option<Vec<String>> =
             of_a.iter().map(|receipt| receipt.cluster.clone()).collect();
-        let numbers = |of: &[Receipt], metric: &str| -> Vec<f64> {
-            of.iter().filter_map(|receipt| receipt.scores.get(metric).copied()).collect()
-        };
         let metric = &scores.metric;
-        let (x, y) = (numbers(&of_a, metric), numbers(&of_b, metric));
+        let of = |all: &[Receipt]| numbers(&all.iter().collect::<Vec<_>>(), metric);
+        let (x, y) = (of(&of_a), of(&of_b));
         found.insert(name.clone(), (metric.clone(), difference(&x, &y, clusters.as_deref())));
     }
     if console.json {
@@ -481,7 +540,7 @@ fn view(flags: &ViewFlags, console: &Console) -> Result<Verdict, Error> {
         }
         None => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
     };
-    let mut receipts = Vec::new();
+    let mut found = Vec::new();
     let names: Vec<&String> = match flags.tasks.is_empty() {
         true => results.tasks.keys().collect(),
         false => flags.tasks.iter().collect(),
@@ -491,9 +550,9 @@ fn view(flags: &ViewFlags, console: &Console) -> Result<Verdict, Error> {
             path: flags.folder.join("results.json"),
             what: format!("it has no task {name}"),
         })?;
-        receipts.push((name, scores, suite::receipts(&samples(&flags.folder, name))?));
+        found.push((name, scores, suite::receipts(&receipts(&flags.folder, name))?));
     }
-    let shown: Vec<Shown<'_>> = receipts
+    let shown: Vec<Shown<'_>> = found
         .iter()
         .map(|(name, scores, receipts)| Shown { name: name.as_str(), scores, receipts })
         .collect();
