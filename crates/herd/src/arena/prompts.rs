@@ -96,7 +96,7 @@ fn of_turns(value: &Value, turns: &Value) -> Result<(Vec<Turn>, Vec<String>), St
 fn of_dialogue(value: &Value) -> Result<Vec<Turn>, String> {
     let dialogue = question(value, None).map_err(|fault| fault.to_string())?;
     let plain = dialogue.tools.is_empty()
-        && dialogue.builtin_tools.is_empty()
+        && dialogue.builtin_tools.is_none()
         && dialogue.messages.iter().all(|m| m.tool_calls.is_empty() && m.role != Role::Tool);
     if !plain {
         return Err("dialogues with tools cannot be judged here".to_owned());
