@@ -41,7 +41,7 @@ fn cases() -> Vec<Case> {
                 { "context_options": ["A saw B, and A", "A saw B, and B"], "continuation": "ran.", "gold": 1 },
                 { "text": "A saw B, and he ran.", "pronoun": "he", "pronoun_loc": 13, "options": ["A", "B"], "label": 0 },
             ]),
-            &[("A saw B, and A", "ran."), ("A saw B, and A", "ran.")],
+            &[("A saw B, and B", "ran."), ("A saw B, and A", "ran.")],
         ),
         (
             "bbh",
