@@ -239,8 +239,7 @@ impl Error {
             | Error::Request(_)
             | Error::Command { .. }
             | Error::Unanswered { .. }
-            | Error::Value { .. }
-            | Error::Eval(_) => return None,
+            | Error::Value { .. } => return None,
         };
         Some(text.to_owned())
     }

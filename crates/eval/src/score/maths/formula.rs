@@ -9,7 +9,7 @@ const DEPTH: usize = 64;
 pub fn equal(a: &str, b: &str) -> bool {
     let (Some(a), Some(b)) = (tokens(a), tokens(b)) else { return false };
     (0..PLACES).all(|place| match (value(&a, place), value(&b, place)) {
-        (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-3),
+        (Some(a), Some(b)) => (a - b).abs() <= 1e-12 * a.abs().max(b.abs()).max(1e-3),
         _ => false,
     })
 }
