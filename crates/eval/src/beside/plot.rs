@@ -214,7 +214,8 @@ mod tests {
             .into();
         let svg = plot("quality by price", X, Y, &points).unwrap();
         let centres = |name: &str| -> Vec<f64> {
-            let parts = svg.split(&format!("{name}=\"")).skip(1);
+            let before = format!("{name}=\"");
+            let parts = svg.split(&before).skip(1);
             parts.map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect()
         };
         let (cx, cy) = (centres("cx"), centres("cy"));
