@@ -38,7 +38,7 @@ fn reference() -> Value {
 
 fn score(judge: &Judge, reference: &Value, answers: &[&str]) -> Worth {
     let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
-    Scorer::Programs.written(reference, &answers, Some(judge), 1).unwrap()
+    Scorer::Programs.worth(reference, &answers, Some(judge), 1).unwrap()
 }
 
 #[test]

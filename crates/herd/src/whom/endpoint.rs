@@ -333,7 +333,7 @@ fn read_there(caller: &Arc<Caller>, other: &Other, herd: Option<&Herd>) -> Resul
         Ok(ids)
     };
     let (stops, context, chat) = (Vec::new(), 0, None);
-    Ok(Words { encode: Box::new(encode), bos, alone, stops, context, chat })
+    Ok(Words { encode: Box::new(encode), bos, alone, stops, context, chat, samples: None })
 }
 
 /// The ids of a text; `begun` with what begins texts.
