@@ -197,7 +197,7 @@ fn a_dialogue_goes_on_behind_the_better_answer_for_the_same_two_models() {
     let grown = (1..=3).find_map(|id| ballots.missing(id, 9).unwrap().pop()).unwrap().prompt;
     let words: Vec<&str> = grown.messages.iter().map(|turn| turn.content.as_str()).collect();
     assert_eq!(words, ["question 0", "edited", "and then?"]);
-    assert_eq!(ballots.next("ann", &RULES).unwrap()["unmade"], 2);
+    assert_eq!(ballots.next("bob", &RULES).unwrap()["unmade"], 2);
     fill(&ballots, &[1, 2, 3]);
     // It comes first for the one who went on.
     let told = ballots.next("ann", &RULES).unwrap();
