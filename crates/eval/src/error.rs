@@ -108,6 +108,12 @@ pub enum EvalError {
 }
 
 impl EvalError {
+    /// What to try, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        let held = matches!(self, EvalError::Held { .. });
+        held.then_some("--attempts, --pause-ms and --timeout say how long it is waited for")
+    }
+
     /// For `map_err`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EvalError + use<> {
         let path = path.to_owned();

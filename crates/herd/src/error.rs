@@ -210,9 +210,7 @@ impl Error {
             Error::Train(error) => return of_train(error),
             Error::Run(error) => return error.hint().map(str::to_owned),
             Error::Average(error) => return error.hint().map(str::to_owned),
-            Error::Eval(herd_eval::EvalError::Held { .. }) => {
-                "--attempts, --pause-ms and --timeout say how long the endpoint is waited for"
-            }
+            Error::Eval(error) => return error.hint().map(str::to_owned),
             Error::Sandbox(error) => return error.hint().map(str::to_owned),
             Error::Files(error) => return error.hint().map(str::to_owned),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
@@ -234,8 +232,7 @@ impl Error {
             | Error::Request(_)
             | Error::Command { .. }
             | Error::Unanswered { .. }
-            | Error::Value { .. }
-            | Error::Eval(_) => return None,
+            | Error::Value { .. } => return None,
         };
         Some(text.to_owned())
     }
