@@ -101,8 +101,6 @@ fn last_cases() -> Vec<Case> {
     let exam = json!({ "question": " q ", "choices": ["w", "x", "y", "z"], "answer": "2", "subject": "law" });
     let gpqa = json!({ "Question": "abcde", "Correct Answer": "r", "Incorrect Answer 1": "s",
                        "Incorrect Answer 2": "t", "Incorrect Answer 3": "u" });
-    let span =
-        json!({ "context": "P", "question": "q?", "answers": [{ "text": "a" }], "file": "de" });
     vec![
         (
             "qqp",
