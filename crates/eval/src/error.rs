@@ -132,6 +132,9 @@ impl EvalError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             EvalError::Program { source, .. } | EvalError::Sandbox(source) => source.hint(),
+            EvalError::Held { .. } => {
+                Some("--attempts, --pause-ms and --timeout say how long it is waited for")
+            }
             _ => None,
         }
     }

@@ -11,15 +11,13 @@ use serde_json::{Value, json};
 type Case = (&'static str, Value, &'static [(&'static str, &'static str)]);
 
 fn cases() -> Vec<Case> {
+    [first_cases(), more_cases(), last_cases()].concat()
+}
+
+fn first_cases() -> Vec<Case> {
     let foundry = json!({ "query": "Q? ", "choices": ["x", "y"], "gold": 1 });
     let said =
         |question: &str| json!({ "context": question, "chain_of_thought": "1 + 1", "answer": "2" });
-    let exam = json!({ "question": " q ", "choices": ["w", "x", "y", "z"], "answer": "2", "subject": "law" });
-    let gpqa = json!({ "Question": "abcde", "Correct Answer": "r", "Incorrect Answer 1": "s",
-                       "Incorrect Answer 2": "t", "Incorrect Answer 3": "u" });
-    let span =
-        json!({ "context": "P", "question": "q?", "answers": [{ "text": "a" }], "file": "de" });
-    let hub_span = json!({ "context": "P", "question": "q?", "answers": { "text": ["a", "b"] }, "file": "de" });
     let cause = |question: &str| json!({ "premise": "Abc def.", "choice1": "Er x.", "choice2": "Sie y.", "question": question, "label": 1 });
     vec![
         ("agieval_lsat_ar", json!([foundry]), &[("Q?", "y")]),
@@ -35,6 +33,14 @@ fn cases() -> Vec<Case> {
         ),
         ("xcopa_it", json!([cause("cause")]), &[("Abc def perché", "sie y.")]),
         ("xcopa_th", json!([cause("effect")]), &[("Abc def ดังนั้น", "sie y.")]),
+    ]
+}
+
+fn more_cases() -> Vec<Case> {
+    let span =
+        json!({ "context": "P", "question": "q?", "answers": [{ "text": "a" }], "file": "de" });
+    let hub_span = json!({ "context": "P", "question": "q?", "answers": { "text": ["a", "b"] }, "file": "de" });
+    vec![
         (
             "winograd",
             json!([
@@ -88,6 +94,14 @@ fn cases() -> Vec<Case> {
             json!([{ "sentence1": "a", "sentence2": "b", "label": 1 }]),
             &[("a\nb\nQuestion: Do both sentences say the same?\nAnswer:", "yes")],
         ),
+    ]
+}
+
+fn last_cases() -> Vec<Case> {
+    let exam = json!({ "question": " q ", "choices": ["w", "x", "y", "z"], "answer": "2", "subject": "law" });
+    let gpqa = json!({ "Question": "abcde", "Correct Answer": "r", "Incorrect Answer 1": "s",
+                       "Incorrect Answer 2": "t", "Incorrect Answer 3": "u" });
+    vec![
         (
             "qqp",
             json!([{ "question1": "a", "question2": "b", "label": "0" }]),

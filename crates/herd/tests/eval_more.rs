@@ -86,14 +86,14 @@ fn a_plain_page_of_lm_eval_asks_what_a_page_of_herd_asks() {
     place.rows("shots.jsonl", (0..3).map(shot));
     fs::write(place.path("theirs.yaml"), YAML).unwrap();
     fs::write(place.path("ours.toml"), TOML).unwrap();
-    for name in ["theirs.yaml", "ours.toml"] {
+    for (name, out) in [("theirs.yaml", "theirs"), ("ours.toml", "ours")] {
         let task = place.path(name).display().to_string();
-        run(&place, "run", &task, name, &["--limit", "12"]);
+        run(&place, "run", &task, out, &["--limit", "12"]);
     }
     let samples = "samples/pick.jsonl";
     assert_eq!(
-        file(&place, &format!("theirs.yaml/{samples}")),
-        file(&place, &format!("ours.toml/{samples}"))
+        file(&place, &format!("theirs/{samples}")),
+        file(&place, &format!("ours/{samples}"))
     );
 
     fs::write(place.path("python.yaml"), YAML.replace("options", "!function utils.choices"))
