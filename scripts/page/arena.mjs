@@ -17,7 +17,7 @@ writeFileSync(template, "{% for m in messages %}{{ m['role'] }}: {{ m['content']
 const models = ["tiny", "llama3"].map((name) => join(folder, `${name}.gguf`));
 const words = (name, port = 0) => ["arena", "serve", "--models", models.join(","), "--prompts", prompts, "--db", file(`${name}.sqlite`), "--taxonomy", "use-cases", "-n", "24", "-t", "1", "--chat-template", template, "--together", "--port", String(port)];
 const server = await launch(words("votes"));
-const options = { ready: ".bar" };
+const options = { ready: ".masthead" };
 
 /** Says who judges, and waits for a pair. */
 async function begin(page, name) {
@@ -26,7 +26,7 @@ async function begin(page, name) {
   await page.waitForSelector(".sides", { timeout: 60_000 });
 }
 
-const state = (page) => page.locator(".state").innerText();
+const state = (page) => page.locator(".progress").innerText();
 const votes = (page, n) => until(async () => (await state(page)).startsWith(`${n} vote`), `${n} votes`);
 
 await check("a name, two answers, a vote by mouse", server, async (page) => {
@@ -38,6 +38,12 @@ await check("a name, two answers, a vote by mouse", server, async (page) => {
   must(await keep.isDisabled(), "nothing to keep yet");
   await page.getByRole("radio", { name: "A is better" }).click();
   must((await page.locator(".side.better").getAttribute("aria-label")) === "Answer A", "A is marked");
+  // The chat's styles are there too: none of them hides what is the arena's.
+  for (const part of [".masthead", ".deeds"]) {
+    const box = await page.locator(part).boundingBox();
+    const opacity = await page.locator(part).evaluate((node) => getComputedStyle(node).opacity);
+    must(box.height > 24 && box.width > 600 && opacity === "1", `${part} is seen`);
+  }
   await picture(page, "arena-vote");
   await keep.click();
   await votes(page, 1);

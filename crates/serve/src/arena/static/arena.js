@@ -15,7 +15,7 @@ const GRADES = [
   [-3, "B is much better"],
 ];
 
-const bar = h("header.bar");
+const bar = h("header.masthead");
 const main = h("main", { tabindex: -1 });
 const foot = h("section.vote", { "aria-label": "Your vote", hidden: true });
 const spoken = h("p.unseen", { role: "status", "aria-live": "polite" });
@@ -51,7 +51,7 @@ function showBar(told) {
   fill(
     bar,
     h("h1.brand", {}, "Which answer is better?"),
-    h("span.state", {}, state),
+    h("span.progress", {}, state),
     judge && h("button.quiet.small", { type: "button", onclick: askName }, `You are ${judge}`),
     h("button.quiet.small", { type: "button", onclick: otherTheme }, "Light or dark"),
   );
@@ -157,7 +157,7 @@ function showVote() {
   now.fault = h("span.fault", { role: "alert" });
   now.boxes = h("div");
   const pass = h("button.quiet", { type: "button", onclick: () => vote(null) }, "I cannot say", h("kbd", { "aria-hidden": "true" }, "0"));
-  fill(foot, h("div.inner", {}, h("fieldset", {}, h("legend", {}, "Which answer is better, and by how much?"), ...GRADES.map(grade)), now.boxes, h("div.actions", {}, now.keep, now.edit, now.say, pass, now.fault)));
+  fill(foot, h("div.inner", {}, h("fieldset", {}, h("legend", {}, "Which answer is better, and by how much?"), ...GRADES.map(grade)), now.boxes, h("div.deeds", {}, now.keep, now.edit, now.say, pass, now.fault)));
 }
 
 function choose(value) {
