@@ -183,8 +183,8 @@ fn examples_are_worked_out_as_their_page_says() {
         "CANARY\n-----\nDo this.\n\nQ: a\nA: Let's think step by step.\nSo the answer is b.";
     let shots = json!([{ "task": "s", "prompt": "p q" }, { "task": "t", "prompt": prompt }]);
     let (question, answer) = shot("bbh", own, shots);
-    assert_eq!(question, "Do this.\n\nQ: a\nA: Let's think step by step.\nSo the answer is");
-    assert_eq!(answer, "b.");
+    assert_eq!(question, "Do this.\n\nQ: a\nA: Let's think step by step.\nSo the answer is b.");
+    assert_eq!(answer, "", "its examples are one text");
     let row = json!({ "question": "q", "options": ["w"], "answer": "A", "category": "c",
                       "cot_content": "A: Let's think step by step. So." });
     let mut other = row.clone();
@@ -197,8 +197,6 @@ fn examples_are_worked_out_as_their_page_says() {
 #[test]
 fn a_whole_answer_is_kept_and_a_part_of_it_counts() {
     for (name, text, part) in [
-        ("bbh", "First the answer is (A). No: the answer is (B).\nQ", Some("(B)")),
-        ("bbh", "the answer is 3.5.", Some("3.5")),
         ("mmlu_cot", "Hence the best answer is (C).", Some("C")),
         ("mmlu_cot", "I do not know.", None),
         ("mmlu_pro", "The answer is (J).", Some("J")),

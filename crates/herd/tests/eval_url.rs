@@ -113,7 +113,7 @@ fn an_endpoint_that_stumbles_is_asked_again_and_the_results_are_the_same() {
     let proxy = Proxy::new(server.address, |_, before| match before {
         5 => Act::Close,
         10 => Act::Says(429, "{\"error\":{\"message\":\"busy\"}}".to_owned()),
-        15 | 16 | 17 => Act::Says(503, "no".to_owned()),
+        15..=17 => Act::Says(503, "no".to_owned()),
         20 => Act::Says(200, "{\"choices\":[{\"prompt_log".to_owned()),
         25 => Act::Says(200, json!({ "choices": [{ "text": "", "logprobs": null }] }).to_string()),
         30 => Act::Says(200, "\u{fffd}<html>".to_owned()),

@@ -224,7 +224,7 @@ mod tests {
             cx.iter().all(|x| (LEFT..WIDTH).contains(x))
                 && cy.iter().all(|y| (TOP..HEIGHT).contains(y))
         );
-        assert!(svg.contains("c &lt;&amp;&gt;") && svg.contains(">0.01<") && svg.contains(">50<"));
+        assert!(svg.contains("c &lt;&amp;&gt;") && svg.contains(">0.01<") && svg.contains(">40<"));
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn made(folder: &Path) -> Result<Value, Error> {
 fn shape(folder: &Path) -> Option<Shape> {
     let config = Checkpoint::open_any(folder).ok()?.config;
     Some(Shape {
-        params: config.params() as u64,
+        params: config.params(),
         layers: config.layers,
         width: config.width,
         context: config.context,
