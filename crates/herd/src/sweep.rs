@@ -221,7 +221,7 @@ impl Made {
         let Some(made): Option<Provenance> = load(&path)? else {
             return Err(no("a run without its last checkpoint".to_owned(), "one with it"));
         };
-        let shape = Checkpoint::open(&model)?.config().clone();
+        let shape = Checkpoint::open(&model)?.config;
         let own = herd_train::config::ModelConfig {
             layers: shape.layers,
             width: shape.width,
