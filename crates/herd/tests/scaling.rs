@@ -17,7 +17,7 @@ use training::{begin, done, expect_same, herd, refused, rows, stage};
 /// Two budgets, four sizes, a benchmark: eight runs of seconds.
 const SETTINGS: &str = r#"
 budgets = [1e9, 4e9]
-sizes = [26e3, 36e3, 60e3, 90e3]
+sizes = [26e3, 39e3, 75e3, 124e3]
 batch = [[0, 128], [2e9, 256]]
 lr = [[1e4, 8e-3], [1e5, 5e-3]]
 steps_min = 10
@@ -203,7 +203,7 @@ fn what_is_no_sweep_and_no_forecast_is_named() {
     lay_trials(&folder.join("laid"), "data");
     for (args, wanted) in [
         (&["fit", "nowhere"][..], "trials.jsonl"),
-        (&["predict", "laid", "--flops", "-1"], "above 0"),
+        (&["predict", "laid", "--flops", "0"], "above 0"),
         (&["predict", "laid", "--params", "1e6"], "--tokens"),
         (&["predict", "laid"], "--flops"),
         (&["predict", "laid", "--flops", "1e12", "--mix", "web"], "--mix"),

@@ -271,7 +271,8 @@ fn settings(
     let shape = shape(aim, vocab, &shared.model);
     let params = params(&shape, vocab);
     let (run, _) = config.settings(&shared, shape, vocab, 6.0 * params * tokens);
-    write(path, run.write().as_bytes())?;
+    let path = std::path::absolute(path).map_err(Error::io("find", path))?;
+    write(&path, run.write().as_bytes())?;
     Ok((params, (run.optim.steps as usize * run.batch.tokens) as f64))
 }
 

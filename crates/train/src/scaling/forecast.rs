@@ -398,7 +398,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_better_mix_is_foretold_to_be_better() {
-        let runs = [done(Some("good"), 0.0), done(Some("poor"), 0.2)].concat();
+        let runs = [done(Some("good"), 0.0), done(Some("poor"), 0.5)].concat();
         let studies = studies(&runs, &Others::new(), 1).unwrap();
         let loss = |i: usize| studies[i].forecast(1e7, 1e8, "").loss;
         assert_eq!(studies[1].mix.as_deref(), Some("poor"));
