@@ -17,10 +17,10 @@ from common import REPOSITORY
 
 ENGINE = "crates/engine/src/"
 # Seconds after which tests that are built and run do not end at all: they take some 60.
-HANGS = 1200
+HANGS = 400
 # What is broken, the file, what stands there, and what is put in its place.
 MUTANTS = [
-    ("preempted: its lost pages count as computed", "schedule.rs", "(job.computed, job.drafted) = (0, 0);", "job.drafted = 0;"),
+    ("preempted: its lost pages count as computed", "schedule.rs", "(table, covered);\n        if", "(table, covered.max(job.seen.min(job.tokens.len() - 1)));\n        if"),
     ("preempted: its pages are not given back", "schedule.rs", "self.pages.release(take(&mut job.table));\n        (job", "take(&mut job.table);\n        (job"),
     ("preempted: it does not come again", "schedule.rs", "        self.preempted += 1;\n        self.queue.push(job);", "        self.preempted += 1;\n        drop(job);"),
     ("the higher rank is stopped instead of the lower", "schedule.rs", "self.running[i].rank() < rank", "self.running[i].rank() > rank"),
@@ -69,6 +69,8 @@ def main():
     copy = home / "repository"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(REPOSITORY, copy, ignore=shutil.ignore_patterns("target", ".git"))
+    for file in (copy / ENGINE).glob("*.rs"):
+        file.touch()  # what a stopped run of this script built is built again
     if not passes(copy, home / "target"):
         sys.exit("the tests fail before anything is broken")
     missed = 0
