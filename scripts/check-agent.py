@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Teach a real model to call tools, and let it work with them: calculations, Python, and both one after the other.
 
-usage: scripts/check-agent.py --herd target/release/herd -m MODEL [--tuned CHECKPOINT] [--rows 600] [--steps 80] [--questions 60]
+usage: scripts/check-agent.py --herd target/release/herd -m MODEL [--tuned CHECKPOINT] [--rows 600] [--steps 40] [--questions 60]
 
 Dialogues with calls and results are made up by a seed, in the words in which `herd agent` tells MODEL of its tools (taken from `--export`), and
 learnt with `herd sft`; --tuned leaves that out. Then questions with other numbers are asked of the tuned model and of MODEL itself, greedily, through
@@ -118,8 +118,8 @@ class Work:
         (self.folder / "sft.toml").write_text(f"""
 model.init = "{Path(model).resolve()}"
 data = {{ input = ["rows.jsonl"], validation_share = 0.05 }}
-batch = {{ tokens = 4096, seq_len = 1024, micro_tokens = 2048 }}
-optim = {{ steps = {steps}, lr = 1e-4, warmup_steps = 5, decay = "linear" }}
+batch = {{ tokens = 2048, seq_len = 1024, micro_tokens = 2048 }}
+optim = {{ steps = {steps}, lr = 2e-4, warmup_steps = 3, decay = "linear" }}
 validation.every = 0
 samples.every = 0
 """)
@@ -160,7 +160,7 @@ def main():
     parser.add_argument("-m", "--model", required=True)
     parser.add_argument("--tuned")
     parser.add_argument("--rows", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--questions", type=int, default=60)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

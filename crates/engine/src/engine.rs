@@ -7,7 +7,7 @@ use crate::job::{Job, Outcome};
 use crate::pages::Pages;
 use crate::queue::Queue;
 use crate::request::{Event, Finish, Request, RequestError, RequestId, What};
-use crate::sample::Sampler;
+use crate::sample::Samplers;
 use crate::schedule::Packed;
 use crate::shelf::Shelf;
 use crate::speculate::Speculator;
@@ -18,7 +18,7 @@ use herd_model::llama::{Batch, Llama};
 use herd_tensor::ops::KvCache;
 use herd_tensor::{KvFormat, KvShape, Sequence, Tensor};
 use std::mem::take;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// How an engine divides its memory and its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +82,7 @@ pub struct Engine {
     pub(crate) limits: Limits,
     pub(crate) cache: KvCache,
     pub(crate) pages: Pages,
-    pub(crate) sampler: Sampler,
-    /// Memory of the threads that choose.
-    samplers: Mutex<Vec<Sampler>>,
+    pub(crate) samplers: Samplers,
     pub(crate) queue: Queue,
     pub(crate) running: Vec<Job>,
     next_id: u64,
@@ -126,8 +124,7 @@ impl Engine {
             limits,
             cache,
             pages: Pages::new(limits.pages(), limits.page_len),
-            sampler: Sampler::new(),
-            samplers: Mutex::default(),
+            samplers: Samplers::default(),
             queue: Queue::default(),
             running: Vec::new(),
             next_id: 0,
@@ -275,10 +272,7 @@ impl Engine {
             self.running.iter_mut().zip(first).map(|(job, first)| (job, first, None)).collect();
         self.model.device().for_each(&mut jobs, |(job, first, outcome)| {
             let Some(first) = *first else { return };
-            let spare = || samplers.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut sampler = spare().pop().unwrap_or_default();
-            *outcome = Some(job.choose(&mut sampler, tokenizer, logits_tv, first, context));
-            spare().push(sampler);
+            *outcome = Some(samplers.lend(|s| job.choose(s, tokenizer, logits_tv, first, context)));
         });
         jobs.into_iter().map(|(_, _, outcome)| outcome).collect()
     }

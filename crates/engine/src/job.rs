@@ -5,7 +5,6 @@ use crate::grammar::{Grammar, Walk};
 use crate::pages::Table;
 use crate::request::{Finish, Request, RequestId, Token, Usage};
 use crate::sample::Sampler;
-use crate::softmax::log_prob;
 use crate::speculate::Pace;
 use crate::stop::StopMatcher;
 use herd_codec::{Controls, StreamDecoder, TokenId, Tokenizer};
@@ -95,12 +94,21 @@ impl Job {
             [..asked.map_or(self.tokens.len(), |from| from.min(self.usage.prompt).max(self.seen))]
     }
 
-    /// Positions of whole pages that `tokens` begins with and could take over, some of which this job has yet to
-    /// compute; 0 if there are none.
-    pub(crate) fn will_fill(&self, tokens: &[u32], page_len: usize) -> usize {
-        let known = self.tokens.iter().zip(&tokens[..tokens.len().saturating_sub(1)]);
-        let shared = known.take_while(|(a, b)| a == b).count() / page_len * page_len;
+    /// Positions that `tokens` begins with and could take over, some of which this job has yet to compute; 0 if
+    /// there are none.
+    pub(crate) fn will_fill(&self, tokens: &[u32]) -> usize {
+        let known = self.tokens[..self.wanted()].iter();
+        let both = known.zip(&tokens[..tokens.len().saturating_sub(1)]);
+        let shared = both.take_while(|(a, b)| a == b).count();
         if shared > self.computed { shared } else { 0 }
+    }
+
+    /// Tokens to be computed before anything is chosen: of a prompt that nothing follows all but the last.
+    pub(crate) fn wanted(&self) -> usize {
+        let Request { max_tokens, embed, .. } = self.request;
+        let all = self.tokens.len();
+        let last = max_tokens == Some(0) && !embed && self.computed + 1 < all;
+        all - usize::from(last)
     }
 
     /// Tokens that the answer may still get, one at least.
@@ -121,6 +129,9 @@ impl Job {
         context: usize,
     ) -> Outcome {
         let mut outcome = Outcome::default();
+        if self.request.max_tokens == Some(0) {
+            return Outcome { finish: Some(Finish::Length), ..outcome };
+        }
         let proposed = std::mem::take(&mut self.proposed);
         for place in 0..=proposed.len() {
             let logits_v = logits_tv.row(first + place);
@@ -156,15 +167,12 @@ impl Job {
         logits_v: &[f32],
         context: usize,
     ) -> Result<(Token, Option<Finish>), Finish> {
-        if self.request.max_tokens == Some(0) {
-            return Err(Finish::Length);
-        }
         let (id, complete) = self.pick(sampler, logits_v)?;
         let mut top = Vec::new();
-        if let Some(n) = self.request.log_probs {
-            sampler.top_log_probs(logits_v, n, &mut top);
-        }
-        let log_prob = self.request.log_probs.map(|_| log_prob(logits_v, id));
+        let log_prob = self.request.log_probs.map(|n| {
+            let normaliser = sampler.top_log_probs(logits_v, n, &mut top);
+            f64::from(logits_v[id as usize]) - normaliser
+        });
         self.tokens.push(id);
         self.usage.generated += 1;
         let stops = self.request.stop_tokens.contains(&id);

@@ -1,4 +1,7 @@
-//! Which pages of the cache are whose: counts of users, and finished pages found again by content.
+//! Which pages of the cache are whose: counts of users, and pages found again by content.
+//!
+//! A full page has a name, and all whose tokens begin with the same pages share it. One that begins as another does
+//! and goes on otherwise, or is not full, is copied, and what both begin with need not be computed again.
 
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
@@ -15,17 +18,26 @@ pub struct Pages {
     free: Vec<u32>,
     pages: Vec<Page>,
     index: HashMap<Name, u32>,
+    /// Pages of which some tokens are known, by the name of the page before them.
+    after: HashMap<Name, Vec<u32>>,
     /// Unused pages whose contents may be wanted again, the least wanted first.
     idle: VecDeque<u32>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Page {
     users: u32,
     name: Option<Name>,
     /// Whether it was ever taken over.
     shared: bool,
+    /// The name of the page before it.
+    before: Name,
+    /// Whose keys and values it is known to begin with.
+    tokens: Vec<u32>,
 }
+
+/// Tokens that a page begins with for it to be worth copying.
+const WORTH: usize = 4;
 
 /// The pages of one sequence, in order of position.
 #[derive(Debug, Default)]
@@ -52,6 +64,7 @@ impl Pages {
             free: (0..count as u32).rev().collect(),
             pages: vec![Page::default(); count],
             index: HashMap::new(),
+            after: HashMap::new(),
             idle: VecDeque::new(),
         }
     }
@@ -74,10 +87,27 @@ impl Pages {
         (table.names.len() < most).then(|| self.name_after(table, tokens))
     }
 
+    /// The page that begins as `tokens` go on behind the known pages of a table, and for how many of them. Never to
+    /// the last of `tokens`, which is always computed for its logits.
+    pub fn begun(&self, table: &Table, tokens: &[u32]) -> Option<(u32, usize)> {
+        let rest = tokens.get(table.names.len() * self.page_len..tokens.len().saturating_sub(1))?;
+        let begins = |&page: &u32| {
+            let known = &self.pages[page as usize].tokens;
+            (page, known.iter().zip(rest).take_while(|(a, b)| a == b).count())
+        };
+        let best = self.after.get(&self.before(table))?.iter().map(begins).max_by_key(|&(_, n)| n);
+        best.filter(|&(_, n)| n >= WORTH)
+    }
+
+    /// The name before the page that follows the known ones of a table.
+    fn before(&self, table: &Table) -> Name {
+        *table.names.last().unwrap_or(&self.root)
+    }
+
     fn name_after(&self, table: &Table, tokens: &[u32]) -> Name {
         let from = table.names.len() * self.page_len;
         let mut hash = Sha256::new();
-        hash.update(table.names.last().unwrap_or(&self.root));
+        hash.update(self.before(table));
         tokens[from..from + self.page_len].iter().for_each(|id| hash.update(id.to_le_bytes()));
         hash.finalize().into()
     }
@@ -127,10 +157,11 @@ impl Pages {
         if let Some(name) = self.pages[page as usize].name.take() {
             self.index.remove(&name);
         }
+        self.unknow(page);
         page
     }
 
-    /// Tells the index of pages that `tokens`, all computed, have filled.
+    /// Tells the index of pages that `tokens`, all computed, have filled, and of what the page behind them begins with.
     pub fn register(&mut self, table: &mut Table, tokens: &[u32]) {
         while (table.names.len() + 1) * self.page_len <= tokens.len() {
             let page = table.pages[table.names.len()];
@@ -138,8 +169,42 @@ impl Pages {
             // Two sequences may compute the same page at once: the first is found by others.
             if *self.index.entry(name).or_insert(page) == page {
                 self.pages[page as usize].name = Some(name);
+                let from = table.names.len() * self.page_len;
+                self.know(page, self.before(table), &tokens[from..from + self.page_len]);
+            } else {
+                self.unknow(page);
             }
             table.names.push(name);
+        }
+        let rest = &tokens[table.names.len() * self.page_len..];
+        if let Some(&page) = table.pages.get(table.names.len()) {
+            self.know(page, self.before(table), rest);
+        }
+    }
+
+    /// Tells of a page what it begins with: what is known of it, and more.
+    fn know(&mut self, page: u32, before: Name, tokens: &[u32]) {
+        let entry = &mut self.pages[page as usize];
+        let known = entry.tokens.len();
+        if known == 0 && !tokens.is_empty() {
+            entry.before = before;
+            self.after.entry(before).or_default().push(page);
+        }
+        entry.tokens.extend_from_slice(&tokens[known..]);
+    }
+
+    /// Forgets what a page begins with.
+    fn unknow(&mut self, page: u32) {
+        let entry = &mut self.pages[page as usize];
+        if std::mem::take(&mut entry.tokens).is_empty() {
+            return;
+        }
+        let before = entry.before;
+        if let Some(pages) = self.after.get_mut(&before) {
+            pages.retain(|&p| p != page);
+            if pages.is_empty() {
+                self.after.remove(&before);
+            }
         }
     }
 
@@ -166,9 +231,9 @@ impl Pages {
             if entry.users > 0 {
                 continue;
             }
-            match entry.name {
-                Some(_) => self.idle.push_back(page),
-                None => self.free.push(page),
+            match entry.tokens.is_empty() {
+                true => self.free.push(page),
+                false => self.idle.push_back(page),
             }
         }
     }
@@ -211,6 +276,32 @@ mod tests {
         pages.release(b);
         pages.release(c);
         assert_eq!(pages.available(), 3);
+    }
+
+    #[test]
+    fn a_page_that_begins_the_same_is_found_while_it_holds_that() {
+        let mut pages = Pages::new(4, 8);
+        let a = filled(&mut pages, &[1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15]);
+        let begun = |pages: &Pages, tokens: &[u32]| pages.begun(&Table::default(), tokens);
+        // A full page and one that is not; the longer of two; the last token is left out.
+        assert_eq!(begun(&pages, &[1, 2, 3, 4, 5, 9, 9]), Some((a.pages[0], 5)));
+        assert_eq!(begun(&pages, &[1, 2, 3, 4, 5]), Some((a.pages[0], 4)));
+        assert_eq!(begun(&pages, &[1, 2, 3, 4]), None);
+        assert_eq!(begun(&pages, &[11, 12, 13, 14, 15, 16]), None, "it is behind another page");
+        let turn = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 19, 20];
+        let (table, covered) = pages.reuse(&turn);
+        assert_eq!((covered, pages.begun(&table, &turn)), (8, Some((a.pages[1], 4))));
+        pages.release(table);
+        let b = filled(&mut pages, &[1, 2, 3, 4, 5, 6, 9]);
+        assert_eq!(begun(&pages, &[1, 2, 3, 4, 5, 6, 9, 9]), Some((b.pages[0], 7)));
+        pages.release(a);
+        pages.release(b);
+        assert_eq!(begun(&pages, &[1, 2, 3, 4, 5, 9]).unwrap().1, 5);
+        // When another has the pages nothing of it is left.
+        let mut all = Table::default();
+        assert!(pages.grow(&mut all, 32));
+        assert_eq!(begun(&pages, &[1, 2, 3, 4, 5, 9]), None);
+        assert!(pages.after.is_empty() && pages.index.is_empty());
     }
 
     #[test]

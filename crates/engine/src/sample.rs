@@ -4,6 +4,7 @@
 //! threads or earlier draws. Legend: V is the size of the vocabulary.
 
 use std::cmp::Ordering;
+use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 
@@ -158,6 +159,22 @@ pub struct Sampler {
     kept: Vec<Candidate>,
 }
 
+/// Samplers that threads borrow.
+#[derive(Debug, Default)]
+pub(crate) struct Samplers(Mutex<Vec<Sampler>>);
+
+impl Samplers {
+    /// Does something with a sampler that nobody else has.
+    pub(crate) fn lend<T>(&self, to: impl FnOnce(&mut Sampler) -> T) -> T {
+        let spare = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lent = spare().pop();
+        let mut sampler = lent.unwrap_or_default();
+        let done = to(&mut sampler);
+        spare().push(sampler);
+        done
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Candidate {
     id: u32,
@@ -224,13 +241,14 @@ impl Sampler {
 
     /// The `n` likeliest tokens of the raw row, likeliest first, and their log-probabilities.
     ///
-    /// `out` is cleared first. Temperature, penalties and truncation do not enter.
-    pub fn top_log_probs(&mut self, logits_v: &[f32], n: usize, out: &mut Vec<LogProb>) {
+    /// `out` is cleared first. Temperature, penalties and truncation do not enter. Gives back ln of the sum of e^logit.
+    pub fn top_log_probs(&mut self, logits_v: &[f32], n: usize, out: &mut Vec<LogProb>) -> f64 {
         let normaliser = log_normaliser(logits_v);
         gather_top(&mut self.kept, logits_v, n);
         out.clear();
         let of = |c: &Candidate| LogProb { id: c.id, log_prob: f64::from(c.logit) - normaliser };
         out.extend(self.kept.iter().map(of));
+        normaliser
     }
 
     /// Bias first, then penalties: repetition scales, then presence and frequency subtract.

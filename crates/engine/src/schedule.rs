@@ -54,13 +54,16 @@ impl Engine {
 
     /// Lets in one job if its prompt has room and the others that run could each take a page more.
     ///
-    /// One that begins with pages which a running one has yet to compute waits for these: a step or
-    /// two, in which there is little room for its own prompt anyway.
+    /// One that begins with much that a running one has yet to compute waits for it: a step or two, in which there
+    /// is little room for its own prompt anyway.
     fn let_in(&mut self, id: RequestId) -> Entry {
         let mut job = self.queue.take(id);
-        let (mut table, covered) = self.reuse(&job);
+        let (mut table, mut covered) = self.reuse(&job);
         let page_len = self.limits.page_len;
-        let ahead = |r: &Job| r.will_fill(job.reusable(), page_len) > covered;
+        let known = covered + self.pages.begun(&table, job.reusable()).map_or(0, |(_, n)| n);
+        // What is a page long, or a quarter of all that it has to compute, is worth it.
+        let worth = page_len.min((job.tokens.len() - known).div_ceil(4));
+        let ahead = |r: &Job| r.will_fill(job.reusable()) >= known + worth;
         let entry = if self.running.iter().any(ahead) {
             Entry::Later
         } else {
@@ -77,6 +80,12 @@ impl Engine {
             self.pages.release(table);
             self.queue.push(job);
             return entry;
+        }
+        // Looked for again: to grow may have taken the page that was found.
+        if let Some((page, positions)) = self.pages.begun(&table, job.reusable()) {
+            self.cache.copy_page(page, table.pages[covered / page_len]);
+            covered += positions;
+            self.pages.register(&mut table, &job.tokens[..covered]);
         }
         (job.table, job.computed) = (table, covered);
         if !job.started {
@@ -142,7 +151,7 @@ impl Engine {
                 if job.answers() != answering || room == 0 {
                     continue;
                 }
-                let left = job.tokens.len() - job.computed;
+                let left = job.wanted() - job.computed;
                 job.proposed.truncate(room - left.min(room));
                 let rows = left.min(room) + job.proposed.len();
                 room -= rows;
@@ -155,7 +164,9 @@ impl Engine {
                 batch.positions.extend(range.map(|p| p as u32));
                 if rows >= left {
                     batch.owners.push((batch.rows.len(), i));
-                    batch.rows.extend(first + left - 1..first + rows);
+                    if job.request.max_tokens != Some(0) {
+                        batch.rows.extend(first + left - 1..first + rows);
+                    }
                 }
             }
         }

@@ -135,7 +135,8 @@ impl Engine {
             match &mut speculator.draft {
                 None => lookup(&job.tokens, reach, &mut job.proposed),
                 Some(draft) => {
-                    draft.propose(job, reach, self.limits.batch, &mut self.sampler);
+                    let batch = self.limits.batch;
+                    self.samplers.lend(|sampler| draft.propose(job, reach, batch, sampler));
                 }
             }
         }
@@ -272,7 +273,7 @@ mod tests {
             }
             let draft = engine.speculator.as_mut().and_then(|s| s.draft.as_mut()).unwrap();
             let mut ask = |job: &mut Job| {
-                draft.propose(job, 4, 512, &mut engine.sampler);
+                engine.samplers.lend(|sampler| draft.propose(job, 4, 512, sampler));
                 std::mem::take(&mut job.proposed)
             };
             let read = job.drafted;

@@ -2,7 +2,6 @@
 
 use crate::engine::Engine;
 use crate::request::{Event, PromptToken, What};
-use crate::softmax::log_prob;
 use herd_tensor::Tensor;
 use herd_tensor::ops::Targets;
 
@@ -30,14 +29,17 @@ impl Engine {
         for piece in asked.chunks(self.limits.parallel) {
             let places: Vec<usize> = piece.iter().map(|&(row, _, _)| row).collect();
             let logits_tv = self.model.logits(&x_td.select(&places));
-            for (row, &(_, i, at)) in piece.iter().enumerate() {
-                let (job, logits_v) = (&self.running[i], logits_tv.row(row));
-                let (id, n) = (job.tokens[at], job.request.log_probs.unwrap_or(0));
+            let mut told: Vec<_> = piece.iter().enumerate().map(|asked| (asked, None)).collect();
+            self.model.device().for_each(&mut told, |((row, (_, i, at)), event)| {
+                let (job, logits_v) = (&self.running[*i], logits_tv.row(*row));
+                let (id, n) = (job.tokens[*at], job.request.log_probs.unwrap_or(0));
                 let mut top = Vec::new();
-                self.sampler.top_log_probs(logits_v, n, &mut top);
-                let said = Some((log_prob(logits_v, id), top));
-                events.push(Event { id: job.id, what: What::Prompt(PromptToken { id, said }) });
-            }
+                let normaliser = self.samplers.lend(|s| s.top_log_probs(logits_v, n, &mut top));
+                let said = Some((f64::from(logits_v[id as usize]) - normaliser, top));
+                let what = What::Prompt(PromptToken { id, said });
+                *event = Some(Event { id: job.id, what });
+            });
+            events.extend(told.into_iter().filter_map(|(_, event)| event));
         }
     }
 

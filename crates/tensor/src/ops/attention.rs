@@ -59,6 +59,14 @@ impl KvCache {
         }
     }
 
+    /// Copies a page of all layers over another. Panics if there is no such page.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        let (from, to) = (self.place(from), self.place(to));
+        self.layers
+            .iter_mut()
+            .for_each(|layer| layer.bytes_mut().copy_within(from.clone(), to.start));
+    }
+
     fn place(&self, page: u32) -> Range<usize> {
         let (page, len) = (page as usize, self.shape.page_bytes());
         assert!(page < self.pages, "page {page} of {}", self.pages);
