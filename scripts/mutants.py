@@ -25,7 +25,7 @@ MUTANTS = [
     ("preempted: it does not come again", "schedule.rs", "        self.preempted += 1;\n        self.queue.push(job);", "        self.preempted += 1;\n        drop(job);"),
     ("the higher rank is stopped instead of the lower", "schedule.rs", "self.running[i].rank() < rank", "self.running[i].rank() > rank"),
     ("a job is let in that leaves the others no page", "schedule.rs", "let room = missing + others <= self.pages.available();", "let room = missing <= self.pages.available() + others;"),
-    ("who waits for another's pages does not", "schedule.rs", "r.will_fill(job.reusable(), page_len) > covered", "r.will_fill(job.reusable(), page_len) > covered + (1 << 20)"),
+    ("who waits for another's pages does not", "schedule.rs", "r.will_fill(job.reusable()) >= known + worth", "r.will_fill(job.reusable()) >= known + worth + (1 << 20)"),
     ("positions of a piece begin anew", "schedule.rs", "range.map(|p| p as u32)", "range.map(|p| (p - job.computed) as u32)"),
     ("logits of a proposal are those of the row before", "job.rs", "logits_tv.row(first + place)", "logits_tv.row(first + place.saturating_sub(1))"),
     ("a wrong proposal stays in the cache", "job.rs", "            if outcome.finish.is_some() || !right {", "            self.computed += usize::from(!right && place < proposed.len());\n            if outcome.finish.is_some() || !right {"),

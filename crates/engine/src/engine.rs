@@ -201,8 +201,8 @@ impl Engine {
         if tokens == 0 {
             return Err(RequestError::Empty);
         }
-        // An answer needs room, a vector does not.
-        if tokens + usize::from(!request.embed) > self.limits.context {
+        // An answer needs room, a vector or the prompt's own log-probabilities do not.
+        if tokens + usize::from(request.max_tokens != Some(0)) > self.limits.context {
             return Err(RequestError::Context { tokens, context: self.limits.context });
         }
         if let Some(at) = request.prompt.iter().position(|&id| id as usize >= vocab) {

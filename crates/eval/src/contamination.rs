@@ -26,13 +26,33 @@ pub fn text(task: &Task, item: &Item) -> String {
     match &item.ask {
         Ask::Choose { texts, choices, gold } => {
             let of = |all: &[String]| all[if all.len() == 1 { 0 } else { *gold }].clone();
-            format!("{}{}{}", of(texts), task.delimiter, of(choices))
+            format!("{}{}{}", bare(&of(texts)), task.delimiter, of(choices))
         }
         Ask::Write { text, reference } => match reference.as_str() {
-            Some(answer) => format!("{text}{}{answer}", task.delimiter),
-            None => text.clone(),
+            Some(answer) => format!("{}{}{answer}", bare(text), task.delimiter),
+            None => bare(text).to_owned(),
         },
     }
+}
+
+/// A question without the labels that pages put around it ("Question:", a last line "Answer:"): no corpus has them.
+fn bare(text: &str) -> &str {
+    let label = |word: &str| {
+        let name = word.trim().strip_suffix(':').unwrap_or_default();
+        (1..=10).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphabetic())
+    };
+    let mut text = text.trim();
+    if let Some((first, rest)) = text.split_once(char::is_whitespace)
+        && label(first)
+    {
+        text = rest.trim_start();
+    }
+    if let Some((rest, last)) = text.rsplit_once('\n')
+        && label(last)
+    {
+        text = rest.trim_end();
+    }
+    text
 }
 
 /// The examples of benchmarks as ids, and which of their n-grams were seen.
@@ -327,7 +347,8 @@ fn greatest(order: &[usize], cuts: &[usize], models: &[Vec<f64>]) -> Option<(f64
                 squares: whole.squares - dirty.squares,
             };
             let Some(Gain { gain, stderr, .. }) = of_sums(&dirty, &clean) else { continue };
-            let z = if stderr > 0.0 { gain / stderr } else { 0.0 };
+            // Scores that are alike on each side differ beyond doubt: z is infinite.
+            let z = if gain == 0.0 { 0.0 } else { gain / stderr };
             if best.is_none_or(|(_, most)| z > most) {
                 best = Some((*threshold, z));
             }
@@ -343,6 +364,28 @@ mod tests {
     /// Ids below 5,000 at (seed, stream).
     fn ids(stream: u64, n: usize) -> Vec<u32> {
         (0..n).map(|at| (uniform(3, stream, at as u64) * 5000.0) as u32).collect()
+    }
+
+    #[test]
+    fn an_item_is_known_by_its_question_and_answer_without_the_pages_labels() {
+        let task = crate::catalogue::find("arc_easy").unwrap();
+        let ask = Ask::Choose {
+            texts: vec!["Question: Which is hot: ice or fire?\nAnswer:".to_owned()],
+            choices: vec!["ice".to_owned(), "fire".to_owned()],
+            gold: 1,
+        };
+        let item = Item {
+            number: 0,
+            row: 1,
+            group: None,
+            cluster: None,
+            description: String::new(),
+            shots: vec![],
+            ask,
+        };
+        assert_eq!(text(&task, &item), "Which is hot: ice or fire? fire");
+        assert_eq!(bare("Note that: it is\nso"), "Note that: it is\nso");
+        assert_eq!(bare("Question:"), "Question:");
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use herd_data::DataError;
-use herd_engine::RequestError;
 use herd_sandbox::SandboxError;
 
 /// Why a model could not be measured.
@@ -52,16 +51,6 @@ pub enum EvalError {
     /// A file of data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The engine does not take a question.
-    #[error("task {task}, item {item}: {source}")]
-    Request {
-        /// The task.
-        task: String,
-        /// The item.
-        item: usize,
-        /// Why.
-        source: RequestError,
-    },
     /// An endpoint gives no answer, however often it is asked.
     #[error("{url}: {what}")]
     Endpoint {
@@ -132,8 +121,17 @@ impl EvalError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             EvalError::Program { source, .. } | EvalError::Sandbox(source) => source.hint(),
-            EvalError::Held { .. } => {
-                Some("--attempts, --pause-ms and --timeout say how long it is waited for")
+            EvalError::Held { source, .. } => match **source {
+                EvalError::Endpoint { .. } => {
+                    Some("--attempts, --pause-ms and --timeout say how long it is waited for")
+                }
+                _ => source.hint(),
+            },
+            EvalError::Results { .. } => {
+                Some("another --out, or remove what stands there to measure anew")
+            }
+            EvalError::NoRows { .. } => {
+                Some("--data names the folder of rows; docs/evaluation.md says in which form")
             }
             _ => None,
         }

@@ -127,6 +127,9 @@ fn ask(task: &Task, form: &Form, fields: &Value) -> Result<Ask, String> {
         return Err(format!("{} answers to choose from", choices.len()));
     }
     let several = choices.len().max(texts.len());
+    if task.scorer == Scorer::Follow && several > 1 {
+        return Err(format!("{several} answers, where one is followed"));
+    }
     if (choices.len() != several && choices.len() != 1)
         || (texts.len() != several && texts.len() != 1)
     {

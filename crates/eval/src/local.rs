@@ -109,6 +109,10 @@ impl Asked {
         match what {
             What::Prompt(token) => {
                 let (log_prob, top) = token.said.expect("a target is never the first token");
+                if log_prob.is_nan() {
+                    let what = format!("the log-probability of token {} is NaN", token.id);
+                    return Err(EvalError::Model(what));
+                }
                 self.log_probs.push(log_prob.max(IMPOSSIBLE));
                 self.greedy &= top.first().is_some_and(|best| best.id == token.id);
             }

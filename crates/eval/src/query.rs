@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use herd_codec::chat::{ChatFormat, Date, Dialogue, Message, RenderOptions, Role};
+use herd_codec::chat::{ChatFormat, Dialogue, Message, RenderOptions, Role};
 use herd_codec::{TokenId, Tokenizer};
 
 use crate::error::EvalError;
@@ -126,9 +126,9 @@ pub fn encoder(tokenizer: Arc<Tokenizer>) -> Box<Encode> {
     Box::new(move |text| Ok(tokenizer.encode(text).into_iter().map(|TokenId(id)| id).collect()))
 }
 
-/// A chat format of this machine, on this day.
-pub fn renderer(format: ChatFormat, today: Option<Date>, tokenizer: Arc<Tokenizer>) -> Box<Render> {
-    let options = RenderOptions { today, ..RenderOptions::PROMPT };
+/// A chat format of this machine, on the day that the template has of its own: what is asked is the same every day.
+pub fn renderer(format: ChatFormat, tokenizer: Arc<Tokenizer>) -> Box<Render> {
+    let options = RenderOptions { today: None, ..RenderOptions::PROMPT };
     Box::new(move |dialogue| {
         let ids = format.ids(dialogue, &options, &tokenizer);
         let ids = ids.map_err(|e| EvalError::Model(e.to_string()))?;
@@ -177,7 +177,11 @@ pub fn queries(task: &Task, item: &Item, words: &Words) -> Result<(Vec<Query>, u
             let room = words.context.saturating_sub(write.max_tokens).max(words.context / 2).max(1);
             let (prompt, lost) = last(prompt, room);
             cut += lost;
-            let max_tokens = write.max_tokens.min(words.context - prompt.len());
+            let max_tokens = write.max_tokens.min(words.context.saturating_sub(prompt.len()));
+            if max_tokens == 0 {
+                let what = "there is no room for an answer: the context has";
+                return Err(wrong(format!("{what} {} tokens", words.context)));
+            }
             let (until, stops) = (write.until.clone(), words.stops.clone());
             let greedy = Query::Write { prompt, until, stops, max_tokens, draw: None };
             made =
@@ -243,7 +247,7 @@ impl Words {
             return Ok(self.begun((self.encode)(&Words::plain(task, item, text))?));
         };
         let mut messages = Vec::new();
-        let system = [chat.system.as_deref(), chat.turns.then_some(item.description.trim_end())];
+        let system = [chat.system.as_deref(), Some(item.description.trim_end())];
         let system: Vec<&str> = system.into_iter().flatten().filter(|s| !s.is_empty()).collect();
         if !system.is_empty() {
             messages.push(Message::new(Role::System, system.join("\n\n")));
@@ -255,7 +259,8 @@ impl Words {
             }
             messages.push(Message::new(Role::User, text));
         } else {
-            messages.push(Message::new(Role::User, Words::plain(task, item, text)));
+            let bare = Item { description: String::new(), ..item.clone() };
+            messages.push(Message::new(Role::User, Words::plain(task, &bare, text)));
         }
         (chat.render)(&Dialogue { messages, ..Dialogue::default() })
     }

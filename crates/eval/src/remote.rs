@@ -125,8 +125,19 @@ pub fn read(query: &Query, other: &Other, telling: Telling, text: &str) -> Resul
     let answer: Value = serde_json::from_str(text).map_err(|e| format!("no JSON: {e}"))?;
     let choice = answer.get("choices").and_then(|choices| choices.get(0));
     let choice = choice.and_then(Value::as_object).ok_or("it has no choices")?;
+    let read = answer.get("usage").and_then(|usage| usage.get("prompt_tokens"));
     match query {
         Query::Likelihood { context, target } => match telling {
+            _ if read
+                .and_then(Value::as_u64)
+                .is_some_and(|n| n != (context.len() + target.len()) as u64) =>
+            {
+                let sent = context.len() + target.len();
+                Err(format!(
+                    "it read {} tokens where {sent} were sent",
+                    read.unwrap_or(&Value::Null)
+                ))
+            }
             Telling::From | Telling::Prompt => by_id(choice, context, target),
             Telling::Echo => echoed(choice, context.len(), target.len()),
         },
@@ -174,7 +185,9 @@ fn echoed(choice: &Map<String, Value>, context: usize, target: usize) -> Result<
         list.ok_or_else(|| format!("its logprobs have no {name}"))
     };
     let (own, top) = (list("token_logprobs")?, list("top_logprobs")?);
-    if own.len() < context + target || top.len() != own.len() {
+    // A server that writes one token though none is asked for tells of it behind them.
+    let wanted = context + target..=context + target + 1;
+    if !wanted.contains(&own.len()) || top.len() != own.len() {
         let wanted = context + target;
         return Err(format!("it has log-probabilities of {} tokens, not {wanted}", own.len()));
     }

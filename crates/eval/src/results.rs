@@ -16,6 +16,9 @@ pub struct Scores {
     pub scorer_version: u32,
     /// The score that stands for the task.
     pub metric: String,
+    /// Whether the scores are means of the groups' scores.
+    #[serde(default, rename = "macro", skip_serializing_if = "std::ops::Not::not")]
+    pub by_group: bool,
     pub num_fewshot: usize,
     pub scores: BTreeMap<String, Mean>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -58,6 +61,7 @@ impl Scores {
             version: task.version,
             scorer_version: crate::score::VERSION,
             metric: task.metric.clone(),
+            by_group: task.by_group,
             num_fewshot,
             scores,
             groups,

@@ -76,6 +76,7 @@ mod tests {
             row: 1,
             group: None,
             cluster: None,
+            by: String::new(),
             prompts: vec![],
             answers: vec![answer(1.0), answer(5.0)],
             cut: 0,

@@ -54,7 +54,7 @@ pub enum Scorer {
 }
 
 /// Counts up with each change that can move a score.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What the answers to an item are worth.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -102,8 +102,16 @@ impl Scorer {
             Scorer::Ifeval => ifeval::Instructions::read(reference).map(|_| ()),
             Scorer::Programs => programs::Test::read(reference).map(|_| ()),
             Scorer::Calls => calls::Wanted::read(reference).map(|_| ()),
-            Scorer::Choice | Scorer::Follow | Scorer::Number => Ok(()),
-            Scorer::Match | Scorer::Words | Scorer::Found => Ok(()),
+            Scorer::Choice | Scorer::Follow => Ok(()),
+            Scorer::Number | Scorer::Match | Scorer::Words | Scorer::Found => {
+                let plain = |v: &Value| v.is_string() || v.is_number() || v.is_boolean();
+                let known = match reference {
+                    Value::Array(all) => !all.is_empty() && all.iter().all(plain),
+                    one => plain(one),
+                };
+                let what = || format!("the reference is {reference}, no text and no texts");
+                if known { Ok(()) } else { Err(what()) }
+            }
             Scorer::Maths | Scorer::AnswerIs => match reference {
                 Value::String(_) => Ok(()),
                 other => Err(format!("the reference is {other}, no text")),
@@ -244,7 +252,7 @@ fn number(text: &str, references: &[String]) -> Worth {
     };
     let capture = STRICT.captures(text).ok().flatten();
     let (_, strict) = found(capture.as_ref().and_then(|c| c.get(1)).map(|m| m.as_str()));
-    let last = NUMBERS.find_iter(text).filter_map(Result::ok).last();
+    let last = NUMBERS.find_iter(text).map_while(Result::ok).last();
     let (taken, flexible) = found(last.map(|m| m.as_str()));
     Worth::of([("strict", strict), ("flexible", flexible)], taken)
 }

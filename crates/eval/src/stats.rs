@@ -1,6 +1,6 @@
 //! What may be concluded: intervals of means, and differences of pairs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,13 +77,31 @@ pub struct Difference {
     pub n: usize,
 }
 
-/// The difference of pairs, each item's two numbers side by side.
+/// The difference of pairs, each item's two numbers side by side, by Student's t of as many draws as there are
+/// items, or clusters of them.
 ///
 /// Panics if the lengths differ or there are none.
 pub fn difference(first: &[f64], second: &[f64], clusters: Option<&[String]>) -> Difference {
     assert_eq!(first.len(), second.len(), "difference: pairs");
     let differences: Vec<f64> = first.iter().zip(second).map(|(a, b)| b - a).collect();
-    of_difference(mean(&differences, clusters))
+    let Mean { value, stderr, n, .. } = mean(&differences, clusters);
+    let of = |of: &[String]| of.iter().collect::<BTreeSet<_>>().len();
+    let draws = clusters.map_or(n, of) as f64;
+    let alike = differences.iter().all(|d| *d == differences[0]);
+    if draws < 2.0 || alike {
+        // One draw says nothing of the spread; draws that all go one way do so by chance 2^(1 - draws) of the time.
+        let p = if value == 0.0 { 1.0 } else { 2f64.powf(1.0 - draws) };
+        return Difference { p, ..of_difference(Mean::of(value, stderr, n)) };
+    }
+    // Student's t of so few draws, as a normal deviate and back (Wallace 1959).
+    let free = draws - 1.0;
+    let part = (8.0 * free + 1.0) / (8.0 * free + 3.0);
+    let stderr = stderr * (draws / free).sqrt();
+    let half = (free * ((Z / part).powi(2) / free).exp_m1()).sqrt() * stderr;
+    let normal = |t: f64| part * (free * (t * t / free).ln_1p()).sqrt();
+    let p = if stderr > 0.0 { 2.0 * normal_tail(normal(value / stderr)) } else { 1.0 };
+    let ci95 = (value - half, value + half);
+    Difference { p, stderr, ci95, ..of_difference(Mean::of(value, stderr, n)) }
 }
 
 fn of_difference(Mean { value, stderr, ci95, n }: Mean) -> Difference {
@@ -95,6 +113,17 @@ fn of_difference(Mean { value, stderr, ci95, n }: Mean) -> Difference {
         0.0
     };
     Difference { difference: value, stderr, ci95, p, detectable: (Z + 0.841_621) * stderr, n }
+}
+
+/// The difference of means of groups, each counting the same.
+///
+/// Panics if there are no groups.
+pub fn difference_of_groups(groups: &[Difference]) -> Difference {
+    if let [one] = groups {
+        return *one;
+    }
+    let mean = |d: &Difference| Mean::of(d.difference, d.stderr, d.n);
+    of_difference(mean_of_groups(&groups.iter().map(mean).collect::<Vec<_>>()))
 }
 
 /// The difference of two means of different items, the second's less the first's.
@@ -167,6 +196,21 @@ mod tests {
         let squares = first.stderr * first.stderr + second.stderr * second.stderr;
         assert!((apart.stderr * apart.stderr - squares).abs() < 1e-15);
         assert!(apart.stderr > difference(&a, &b, None).stderr);
+    }
+
+    #[test]
+    fn few_draws_are_judged_as_few() {
+        let passages = |of: &[usize]| of.iter().map(usize::to_string).collect::<Vec<_>>();
+        let (a, b) = ([0.0; 6], [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]);
+        let one = difference(&a, &b, Some(&passages(&[0; 6])));
+        assert_eq!(one.p, 1.0);
+        assert_eq!(difference(&a, &[1.0; 6], None).p, 1.0 / 32.0);
+        // The mean is 2 / 3, the deviation sqrt(4 / 15): t = 3.1623, and by tables p = 0.0250 at five degrees.
+        let some = difference(&a, &b, None);
+        assert!((some.difference / some.stderr - 3.162_28).abs() < 1e-4, "{some:?}");
+        assert!((some.p - 0.0250).abs() < 6e-4, "{some:?}");
+        let half = (some.ci95.1 - some.ci95.0) / 2.0 / some.stderr;
+        assert!((half / 2.5706 - 1.0).abs() < 0.006, "{half}");
     }
 
     #[test]

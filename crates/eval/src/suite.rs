@@ -32,6 +32,9 @@ pub struct Receipt {
     pub group: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// The hash of what it is scored by: both versions, the scorer, what ends texts, the answers, what is right.
+    #[serde(default)]
+    pub by: String,
     /// Ids read, question by question.
     pub prompts: Vec<Vec<u32>>,
     pub answers: Vec<Answer>,
@@ -92,7 +95,7 @@ pub fn run(
     let held = |stand: usize| {
         let (task, items) = (task.name.clone(), items.len());
         move |error: EvalError| match error {
-            EvalError::Endpoint { .. } => {
+            EvalError::Endpoint { .. } | EvalError::Model(_) => {
                 EvalError::Held { task, stand, items, source: Box::new(error) }
             }
             other => other,
@@ -105,8 +108,11 @@ pub fn run(
     }
     for (receipt, item) in receipts.iter().zip(items) {
         let (queries, _) = asked(item).map_err(held(receipts.len()))?;
-        if receipt.prompts != prompts(&queries).0 {
-            let what = format!("the receipt of item {} is of another question", item.number);
+        if receipt.by != by(task, item, words) || receipt.prompts != prompts(&queries).0 {
+            let what = format!(
+                "the receipt of item {} is of another question, page or scorer",
+                item.number
+            );
             return Err(EvalError::Results { path: path.to_owned(), what });
         }
     }
@@ -116,19 +122,30 @@ pub fn run(
         let made = made.map_err(held(receipts.len()))?;
         let all: Vec<Query> = made.iter().flat_map(|(queries, _)| queries.clone()).collect();
         let mut said = asker(&all).map_err(held(receipts.len()))?.into_iter();
-        let mut lines = Vec::new();
         for (item, (queries, cut)) in items.iter().zip(made) {
             let said: Vec<Said> = said.by_ref().take(queries.len()).collect();
-            let receipt = receipt(task, item, &queries, &said, cut, judge)?;
-            serde_json::to_writer(&mut lines, &receipt).expect("receipts serialise");
-            lines.push(b'\n');
+            let receipt = Receipt {
+                by: by(task, item, words),
+                ..receipt(task, item, &queries, &said, cut, judge)?
+            };
+            let mut line = serde_json::to_vec(&receipt).expect("receipts serialise");
+            line.push(b'\n');
+            // Each at once: to run its programs may have taken long.
+            file.write_all(&line).map_err(EvalError::io("write", path))?;
             receipts.push(receipt);
         }
-        let written = file.write_all(&lines).and_then(|()| file.sync_data());
-        written.map_err(EvalError::io("write", path))?;
+        file.sync_data().map_err(EvalError::io("write", path))?;
         tell(receipts.len());
     }
     Ok(receipts)
+}
+
+/// The hash of what decides an item's score beside what is asked and answered.
+fn by(task: &Task, item: &Item, words: &Words) -> String {
+    let stops = task.write.as_ref().map(|write| (write, &words.stops));
+    let (versions, scorer) = ((task.version, crate::score::VERSION), task.scorer);
+    let of = format!("{versions:?} {scorer:?} {stops:?} {:?}", item.ask);
+    herd_data::Hash::of(of.as_bytes()).to_string()
 }
 
 /// The different questions of some queries, and which each query asks.
@@ -180,7 +197,7 @@ fn receipt(
         });
     let answers = answers.collect();
     let Worth { scores, parts, taken, ended } =
-        task.scorer.score(item, &counting(task, said), judge)?;
+        task.scorer.score(item, &counting(task, said)?, judge)?;
     let named = |(name, part): (&str, _)| (name.to_owned(), part);
     let gold = match &item.ask {
         Ask::Choose { gold, .. } => (*gold).into(),
@@ -191,6 +208,7 @@ fn receipt(
         row: item.row,
         group: item.group.clone(),
         cluster: item.cluster.clone(),
+        by: String::new(),
         prompts,
         answers,
         cut,
@@ -203,17 +221,24 @@ fn receipt(
 }
 
 /// Answers as they count: of those that are written the part that the task takes.
-fn counting(task: &Task, said: &[Said]) -> Vec<Said> {
+///
+/// Errors: the task's expression does not come to an end with one.
+fn counting(task: &Task, said: &[Said]) -> Result<Vec<Said>, EvalError> {
     let take = task.write.as_ref().and_then(|write| write.take.as_ref());
-    let Some(take) = take else { return said.to_vec() };
+    let Some(take) = take else { return Ok(said.to_vec()) };
     let regex = Regex::new(take).expect("the task is checked");
     let of = |said: &Said| match said {
-        Said::Likelihood { .. } => said.clone(),
+        Said::Likelihood { .. } => Ok(said.clone()),
         Said::Written { ids, text, full } => {
-            let last = regex.captures_iter(text).filter_map(Result::ok).last();
+            let mut last = None;
+            for found in regex.captures_iter(text) {
+                let wrong = |e: fancy_regex::Error| format!("take is {take:?}: {e}");
+                let task = || task.name.clone();
+                last = Some(found.map_err(|e| EvalError::Task { task: task(), what: wrong(e) })?);
+            }
             let group = last.as_ref().and_then(|found| found.get(1));
             let text = group.map_or_else(String::new, |group| group.as_str().to_owned());
-            Said::Written { ids: ids.clone(), text, full: *full }
+            Ok(Said::Written { ids: ids.clone(), text, full: *full })
         }
     };
     said.iter().map(of).collect()

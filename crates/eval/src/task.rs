@@ -207,6 +207,14 @@ impl Task {
                 return Err(format!("take is {take:?}, which has no group"));
             }
         }
+        if let Some(write) = &self.write {
+            if write.max_tokens == 0 {
+                return Err("max_tokens of [write] is 0".to_owned());
+            }
+            if write.until.iter().any(String::is_empty) {
+                return Err("until of [write] has an empty text".to_owned());
+            }
+        }
         for form in &self.form {
             let chosen = form.choices.is_some() && form.gold.is_some();
             if !written && !chosen {
@@ -221,7 +229,9 @@ impl Task {
 
     /// The form of a row.
     pub fn form(&self, row: &Row) -> Result<&Form, EvalError> {
-        let has = |form: &&Form| form.has.iter().all(|field| row.fields.get(field).is_some());
+        let has = |form: &&Form| {
+            form.has.iter().all(|field| row.fields.get(field).is_some_and(|value| !value.is_null()))
+        };
         self.form.iter().find(has).ok_or_else(|| {
             let forms: Vec<String> = self.form.iter().map(|f| f.has.join(", ")).collect();
             self.row_error(row, format!("it has the fields of none of: {}", forms.join("; ")))

@@ -28,6 +28,7 @@ pub fn environment() -> Environment<'static> {
     environment.add_function("turned", turned);
     environment.add_function("place", place);
     environment.add_function("digits", digits);
+    environment.add_filter("int", int);
     environment.add_filter("sub", sub);
     environment.add_filter("regex_replace", sub);
     environment.add_filter("json", json);
@@ -59,6 +60,17 @@ fn place(choices: Value, target: Value) -> Result<usize, Error> {
         ValueKind::Number => usize::try_from(target),
         _ => index(choices, target),
     }
+}
+
+/// A whole number, or a text or number that says one; nothing else becomes one.
+fn int(value: Value) -> Result<i64, Error> {
+    if value.kind() == ValueKind::Bool {
+        return Ok(i64::from(value.is_true()));
+    }
+    let text = value.to_string();
+    let whole = text.trim();
+    let whole = whole.strip_suffix(".0").unwrap_or(whole);
+    whole.parse().map_err(|_| wrong(format!("{text:?} is no whole number")))
 }
 
 /// A text of digits as the number that it says.
@@ -175,6 +187,10 @@ mod tests {
         assert!(render("{{ question }}", &row).is_err());
         assert!(value::<usize>("index([1, 2], 3)", &row).unwrap_err().contains("is not in"));
         assert!(value::<usize>("q", &row).is_err());
+        for odd in [json!(null), json!(1.9), json!("nan"), json!("x"), json!([1])] {
+            let error = value::<i64>("q | int", &json!({ "q": odd })).unwrap_err();
+            assert!(error.contains("is no whole number"), "{error}");
+        }
         assert!(
             render(
                 "{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}",

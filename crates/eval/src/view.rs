@@ -132,6 +132,7 @@ mod tests {
             row: 1,
             group: None,
             cluster: None,
+            by: String::new(),
             prompts: vec![vec![7; 9]],
             answers: vec![written],
             cut: 0,

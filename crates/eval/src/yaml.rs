@@ -91,6 +91,7 @@ impl Page {
             return Err("repeats is more than 1".to_owned());
         }
         let (files, shots) = self.rows(folder)?;
+        let between = self.text("fewshot_delimiter")?.unwrap_or_else(|| "\n\n".to_owned());
         let task = Task {
             name,
             version: version.map_or(1, |version| version as u32),
@@ -103,12 +104,12 @@ impl Page {
             metric: self.metric(written)?,
             description: self.text("description")?.unwrap_or_default(),
             delimiter: self.text("target_delimiter")?.unwrap_or_else(|| " ".to_owned()),
-            between: self.text("fewshot_delimiter")?.unwrap_or_else(|| "\n\n".to_owned()),
+            between: between.clone(),
             shots,
             group: None,
             by_group: false,
             cluster: None,
-            write: self.write(written)?,
+            write: self.write(written, &between)?,
             form: vec![self.form(written)?],
         };
         match self.keys.keys().next() {
@@ -204,7 +205,8 @@ impl Page {
         named.first().map(|metric| (**metric).to_owned()).ok_or("metric_list is empty".to_owned())
     }
 
-    fn write(&mut self, written: bool) -> Result<Option<Write>, String> {
+    /// `between` stands between examples, and ends an answer where nothing is said of it.
+    fn write(&mut self, written: bool, between: &str) -> Result<Option<Write>, String> {
         let mut kwargs = match self.take("generation_kwargs") {
             None => serde_json::Map::new(),
             Some(Value::Object(kwargs)) if written => kwargs,
@@ -214,7 +216,7 @@ impl Page {
             return Ok(None);
         }
         let until = match kwargs.shift_remove("until") {
-            None => vec!["\n\n".to_owned()],
+            None => vec![between.to_owned()],
             Some(Value::String(text)) => vec![text],
             Some(Value::Array(list)) => {
                 let text = |one: &Value| one.as_str().map(str::to_owned);

@@ -49,6 +49,14 @@ pub fn run(
         console
             .note(format!("left out: {params} parameters at {budget:e}, of {steps} steps alone"));
     }
+    let there = sweep.tokens()?;
+    for run in &runs {
+        let tokens = run.config.optim.steps * run.config.batch.tokens as u64;
+        if let Some(there) = there.filter(|there| tokens > *there) {
+            let (name, epochs) = (&run.name, tokens as f64 / there as f64);
+            console.note(format!("{name} reads its data {epochs:.1} times: such runs bend curves"));
+        }
+    }
     let mut done: Vec<Done> = Vec::new();
     for (i, planned) in runs.iter().enumerate() {
         console.note(format!("[{:2} of {}] {}", i + 1, runs.len(), planned.name));
@@ -82,6 +90,14 @@ impl Sweep<'_> {
     /// Where the tokens of all runs are: shards that are named, or those made of the input, once.
     fn folder(&self) -> PathBuf {
         self.shared.data.shards.clone().unwrap_or_else(|| self.out.join("shards"))
+    }
+
+    /// Tokens to train on, where shards say how many they hold.
+    fn tokens(&self) -> Result<Option<u64>, Error> {
+        let manifest = Manifest::find(&self.folder())?;
+        let of =
+            |manifest: Manifest| manifest.sources.iter().map(|of| of.train.counts.tokens).sum();
+        Ok(manifest.map(of))
     }
 
     /// Sees to it that there are shards with held-out text; whether there are, or it was asked to stop.
@@ -196,6 +212,8 @@ pub struct Made {
     pub data: String,
     /// Its last checkpoint.
     pub model: PathBuf,
+    /// Its settings.
+    pub config: RunConfig,
 }
 
 impl Made {
@@ -229,7 +247,7 @@ impl Made {
             kv_heads: shape.kv_heads,
             ffn_width: shape.ffn_width,
             tied: shape.tied,
-            ..config.model
+            ..config.model.clone()
         };
         Ok(Made {
             params: params(&own, shape.vocab),
@@ -239,6 +257,7 @@ impl Made {
             by_source: held.by_source.iter().map(|(name, of)| (name.clone(), of.bpb)).collect(),
             data: made.data,
             model,
+            config,
         })
     }
 }

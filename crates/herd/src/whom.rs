@@ -11,7 +11,7 @@ use herd_eval::EvalError;
 use herd_eval::local::Local;
 use herd_eval::query::{Chat, Query, Said, Words, encoder, renderer};
 
-use crate::about::{About, today};
+use crate::about::About;
 use crate::error::Error;
 use crate::flags::{KvFlag, ModelFlags, range};
 use crate::run::{self, Ready};
@@ -159,7 +159,7 @@ fn local(flags: &WhomFlags, manner: &Manner<'_>) -> Result<Whom, Error> {
     };
     let stops = about.stop_ids(format.as_ref());
     let tokenizer = &about.tokenizer;
-    let render = format.map(|format| renderer(format, today(), Arc::clone(tokenizer)));
+    let render = format.map(|format| renderer(format, Arc::clone(tokenizer)));
     let words = Words {
         stops,
         context: limits.context - 1,

@@ -58,7 +58,16 @@ fn a_folder_holds_results_of_one_kind_of_one_set_of_questions() {
     let rows = fs::read_to_string(place.path("pick.jsonl")).unwrap();
     fs::write(place.path("pick.jsonl"), rows.replace("before 4?", "after 4?")).unwrap();
     refused(&["--limit", "6"], "another question");
+    // So are another right answer, another page and other ends of what is written.
+    fs::write(place.path("pick.jsonl"), rows.replacen("\"gold\":0", "\"gold\":1", 1)).unwrap();
+    refused(&["--limit", "6"], "another question, page or scorer");
     fs::write(place.path("pick.jsonl"), &rows).unwrap();
+    let page = fs::read_to_string(place.path("sums.toml")).unwrap();
+    for (old, new) in [("version = 1", "version = 2"), ("max_tokens = 12", "max_tokens = 11")] {
+        fs::write(place.path("sums.toml"), page.replace(old, new)).unwrap();
+        refused(&["--limit", "6"], "another question, page or scorer");
+    }
+    fs::write(place.path("sums.toml"), &page).unwrap();
     assert_eq!(place.left("out"), before);
     let samples = place.path("out/samples/pick.jsonl");
     fs::write(&samples, before[1].replacen("\"item\"", "\"itme\"", 1)).unwrap();
@@ -71,6 +80,10 @@ fn a_row_that_is_none_is_named_and_nothing_is_measured() {
     let first = json!({ "q": "a", "options": ["b", "c"], "gold": 0, "kind": "d", "passage": 1 });
     for (row, wanted) in [
         (json!({ "q": "a", "gold": 0 }), "fields of none of: q, options, gold"),
+        (
+            json!({ "q": null, "options": ["b", "c"], "gold": 0, "kind": "d", "passage": 1 }),
+            "fields of none of",
+        ),
         (
             json!({ "q": "a", "options": ["b", "c"], "gold": 2, "kind": "d", "passage": 1 }),
             "none of 2",
@@ -167,4 +180,47 @@ fn questions_are_put_as_messages_where_a_chat_is_asked_for() {
         assert_eq!(text.matches("user\n").count(), users, "{text}");
         assert!(text.trim_end().ends_with("assistant"), "{text}");
     }
+}
+
+#[test]
+fn what_has_no_room_is_cut_and_counted_and_an_answer_alone_is_named() {
+    let place = Place::new();
+    let [results, pick, sums] = place.measured("out", &["-c", "44", "--batch-size", "32"]);
+    assert_eq!(place.measured("one", &["-c", "44", "-b", "1"]), [results.clone(), pick, sums]);
+    let results: Value = serde_json::from_str(&results).unwrap();
+    assert_eq!(results["tasks"]["pick"]["cut"], 150);
+    let (code, _, error) = place.run("odd", &["-c", "9"]);
+    assert!(code == 2 && error.contains("an answer of 12 tokens, the context has 8"), "{error}");
+}
+
+#[test]
+fn a_model_that_gives_no_numbers_gets_no_score() {
+    let place = Place::new();
+    let mut bytes = fs::read(&place.model).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&place.model, bytes).unwrap();
+    let (code, _, error) = place.run("out", &["--limit", "2"]);
+    assert!(code == 2 && error.contains("NaN") && error.contains("task pick"), "{error}");
+    assert!(!place.path("out/results.json").exists());
+}
+
+#[test]
+fn tasks_that_are_measured_one_after_another_stand_together() {
+    let place = Place::new();
+    let both = place.measured("both", &["--limit", "6"]);
+    for name in ["pick.toml", "sums.toml"] {
+        let (page, data, out) = (place.path(name), place.home.path(), place.path("out"));
+        let [page, data, out] = [&page, data, &out].map(|path| path.to_str().unwrap());
+        let model = place.model.to_str().unwrap();
+        let asked = ["eval", "run", "-m", model, "--data", data, "--out", out, "--limit", "6"];
+        let twice = format!("{page},{page}");
+        let (code, _, error) =
+            common::run(place.home.path(), &[&asked[..], &["--tasks", &twice]].concat());
+        assert!(code == 2 && error.contains("asked for twice"), "{error}");
+        let (code, _, error) =
+            common::run(place.home.path(), &[&asked[..], &["--tasks", page]].concat());
+        assert_eq!(code, 0, "{error}");
+    }
+    assert_eq!(place.left("out"), both);
 }

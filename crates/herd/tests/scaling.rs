@@ -170,7 +170,6 @@ fn a_forecast_is_written_down_before_its_run_and_judged_after_it() {
     let interval = ["low", "value", "high"].map(|end| foretold["loss"][end].as_f64().unwrap());
     assert!(interval.is_sorted() && interval[0] < interval[2], "{foretold}");
     let run = stage(folder, "pretrain", "next.toml", "next");
-    sleep(Duration::from_millis(1100)); // times are whole seconds, and a forecast is of an earlier one
     done(&mut { run });
     let judged = told(&mut scaling(folder, &["verify", "study", "--run", "next"]));
     assert_eq!(judged["forecast"], foretold["hash"]);

@@ -115,7 +115,16 @@ impl Served {
 
     /// The ids of a dialogue that the model is to go on with.
     pub fn dialogue(&self, dialogue: &Dialogue) -> Result<Vec<u32>, Refusal> {
-        let options = RenderOptions { today: (self.today)(), ..RenderOptions::PROMPT };
+        self.dialogue_of(dialogue, (self.today)())
+    }
+
+    /// The same on another day; on none with the template's own.
+    pub fn dialogue_of(
+        &self,
+        dialogue: &Dialogue,
+        today: Option<Date>,
+    ) -> Result<Vec<u32>, Refusal> {
+        let options = RenderOptions { today, ..RenderOptions::PROMPT };
         let format = self.chat()?;
         let ids = match format.ids(dialogue, &options, &self.tokenizer) {
             Err(ChatError::ManyCalls { .. }) => {

@@ -290,7 +290,7 @@ impl Check {
             Check::Highlights(number) => highlights(text) >= *number,
             Check::Sections(regex, number) => row_count(regex, text)? >= *number,
             Check::Json => is_json(unfenced(text)),
-            Check::Title => TITLE.find_iter(text).filter_map(Result::ok).any(|title| {
+            Check::Title => TITLE.find_iter(text).map_while(Result::ok).any(|title| {
                 let title = title.as_str().trim_start_matches('<').trim_end_matches('>');
                 !strip(title).is_empty()
             }),
@@ -350,7 +350,7 @@ fn begins(text: &str, wanted: usize, nth: usize, first: &str) -> bool {
 fn highlights(text: &str) -> usize {
     let [single, double] = &*HIGHLIGHTS;
     let full = |regex: &Regex, bare: fn(&str) -> &str| {
-        let all = regex.find_iter(text).filter_map(Result::ok);
+        let all = regex.find_iter(text).map_while(Result::ok);
         all.filter(|mark| !strip(bare(mark.as_str())).is_empty()).count()
     };
     full(single, |mark| mark.trim_matches('*'))

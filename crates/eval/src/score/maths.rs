@@ -164,7 +164,7 @@ fn normal(answer: impl AsRef<str>) -> String {
 /// A text without a word, but for commands that hold it.
 fn without(text: &str, word: &str) -> String {
     let (mut made, mut from) = (String::new(), 0);
-    for command in COMMAND.find_iter(text).filter_map(Result::ok) {
+    for command in COMMAND.find_iter(text).map_while(Result::ok) {
         made += &text[from..command.start()].replace(word, "");
         made += command.as_str();
         from = command.end();

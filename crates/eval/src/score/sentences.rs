@@ -141,9 +141,7 @@ fn decide(token: &mut Token, next: &Token) {
 fn ends_within(text: &str) -> bool {
     let lines = text.split('\n').filter(|line| !super::text::strip(line).is_empty());
     let mut tokens: Vec<Token> = lines
-        .flat_map(|line| {
-            WORDS.find_iter(line).filter_map(Result::ok).map(|m| Token::of(m.as_str()))
-        })
+        .flat_map(|line| WORDS.find_iter(line).map_while(Result::ok).map(|m| Token::of(m.as_str())))
         .collect();
     for at in 1..tokens.len() {
         let (before, behind) = tokens.split_at_mut(at);

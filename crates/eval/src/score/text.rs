@@ -88,7 +88,7 @@ pub fn row_count(regex: &Regex, text: &str) -> Result<usize, String> {
 /// The parts of a text between the matches of a pattern that never matches nothing.
 pub fn parts<'a>(regex: &Regex, text: &'a str) -> Vec<&'a str> {
     let (mut parts, mut from) = (Vec::new(), 0);
-    for found in regex.find_iter(text).filter_map(Result::ok) {
+    for found in regex.find_iter(text).map_while(Result::ok) {
         parts.push(&text[from..found.start()]);
         from = found.end();
     }

@@ -90,6 +90,8 @@ struct Found {
     by_threshold: BTreeMap<String, f64>,
     /// By folder of results; null where fewer than ten items are on either side.
     models: BTreeMap<String, Option<Gain>>,
+    /// By folder of results, the mean of the items that are not contaminated.
+    clean: BTreeMap<String, f64>,
 }
 
 struct Asked {
@@ -189,6 +191,13 @@ fn found(flags: &Flags, ratios: &[f64], short: &[bool], models: &[Vec<f64>]) -> 
         |t: f64| ratios.iter().filter(|ratio| is_contaminated(**ratio, t)).count() as f64 / n;
     let gains = models.iter().map(|scores| gain(ratios, scores, threshold));
     let names = flags.results.iter().map(|folder| folder.display().to_string());
+    let clean_of = |scores: &Vec<f64>| {
+        let of = ratios.iter().zip(scores).filter(|(r, _)| !is_contaminated(**r, threshold));
+        let (n, sum) = of.fold((0usize, 0.0), |(n, sum), (_, score)| (n + 1, sum + score));
+        (n > 0).then(|| sum / n as f64)
+    };
+    let clean = names.clone().zip(models).filter_map(|(name, of)| Some((name, clean_of(of)?)));
+    let clean = clean.collect();
     Found {
         items: ratios.len(),
         short: short.iter().filter(|short| **short).count(),
@@ -198,6 +207,7 @@ fn found(flags: &Flags, ratios: &[f64], short: &[bool], models: &[Vec<f64>]) -> 
         contaminated: part(threshold),
         by_threshold: THRESHOLDS.iter().map(|t| (format!("{t:.1}"), part(*t))).collect(),
         models: names.zip(gains).collect(),
+        clean,
     }
 }
 
@@ -219,8 +229,8 @@ fn show(report: &Report, console: &Console) -> Result<(), Error> {
             percent(found.contaminated),
         ];
         let p = found.p.map(|p| format!("{p:.3}")).unwrap_or_default();
-        for (model, gain) in &found.models {
-            let model = Path::new(model).file_name().unwrap_or_default().to_string_lossy();
+        for (name, gain) in &found.models {
+            let model = Path::new(name).file_name().unwrap_or_default().to_string_lossy();
             row.push(model.into_owned());
             row.extend(match gain {
                 Some(Gain { all, clean, gain, stderr, .. }) => [
@@ -229,7 +239,11 @@ fn show(report: &Report, console: &Console) -> Result<(), Error> {
                     format!("{:+.2} +- {:.2} points", 100.0 * gain, 196.0 * stderr),
                     p.clone(),
                 ],
-                None => ["", "", "no estimate", ""].map(str::to_owned),
+                None => {
+                    let clean = found.clean.get(name).map(|clean| percent(*clean));
+                    let none = || String::new();
+                    [none(), clean.unwrap_or_default(), "no estimate".to_owned(), none()]
+                }
             });
             table.push(row);
             row = vec![String::new(); 4];

@@ -1,6 +1,6 @@
 //! `herd eval`: measures models on benchmarks, and says how they differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use herd_eval::query::{Query, Samples};
 use herd_eval::results::{Scores, numbers};
 use herd_eval::robust::{self, Put, Spread};
 use herd_eval::score::{Judge, Scorer};
-use herd_eval::stats::{Difference, Mean, apart, difference};
+use herd_eval::stats::{Difference, Mean, apart, difference, difference_of_groups};
 use herd_eval::suite::{self, Receipt};
 use herd_eval::view::{self, Shown};
 use herd_eval::{EvalError, Task, catalogue};
@@ -238,12 +238,20 @@ fn asked(flags: &RunFlags, variants: bool) -> Result<Vec<Asked>, Error> {
         }
         Ok::<_, Error>(Asked { task, number, items, variant: variants })
     };
-    let mut found = Vec::new();
+    let (mut found, mut named) = (Vec::new(), BTreeSet::new());
     for name in &flags.tasks {
         let task = catalogue::find(name)?;
+        let wrong = |what: String| EvalError::Task { task: task.name.clone(), what };
+        if !named.insert(task.name.clone()) {
+            return Err(wrong("it is asked for twice".to_owned()).into());
+        }
+        let least = task.metric.strip_prefix("pass@").and_then(|k| k.parse::<usize>().ok());
+        if let Some(k) = least.filter(|k| *k > flags.samples.unwrap_or(1)) {
+            let what = format!("its metric is {}, which wants --samples {k} at least", task.metric);
+            return Err(wrong(what).into());
+        }
         if flags.samples.is_some() && task.scorer != Scorer::Programs {
-            let what = "--samples is of answers that are programs".to_owned();
-            return Err(EvalError::Task { task: task.name, what }.into());
+            return Err(wrong("--samples is of answers that are programs".to_owned()).into());
         }
         let (rows, shots) = (task.rows(&data)?, task.shot_rows(&data)?);
         let puts = match variants {
@@ -327,7 +335,10 @@ fn measure(
     words.samples = samples;
     let of = of(flags, &known);
     begin(&flags.out, &of)?;
-    let mut results = Results { of, tasks: BTreeMap::new(), spreads: BTreeMap::new() };
+    // What other commands of these settings measured in this folder stays.
+    let before = read(&flags.out).ok().filter(|before| before.of == of);
+    let tasks_before = before.map(|before| before.tasks).unwrap_or_default();
+    let mut results = Results { of, tasks: tasks_before, spreads: BTreeMap::new() };
     let stop = training::stop_on_interrupt(console);
     for Asked { task, number, items, .. } in &tasks {
         let mut meter = console.meter(&task.name, None);
@@ -391,6 +402,10 @@ fn percent(mean: Mean) -> String {
     format!("{:.2} +- {:.2} %", 100.0 * mean.value, 100.0 * half)
 }
 
+fn nats(mean: Mean) -> String {
+    format!("{:.3} +- {:.3} nats", mean.value, (mean.ci95.1 - mean.ci95.0) / 2.0)
+}
+
 /// How programs ended, but for those that just passed or failed.
 fn ended(scores: &Scores) -> String {
     let odd = scores.ended.iter().filter(|(how, _)| *how != "passed" && *how != "failed");
@@ -411,7 +426,7 @@ fn show(results: &Results, console: &Console) -> Result<(), Error> {
                 scores.num_fewshot.to_string(),
                 mean.n.to_string(),
                 format!("{metric}{main}"),
-                percent(*mean),
+                if metric == "log_prob" { nats(*mean) } else { percent(*mean) },
                 scores.cut.to_string(),
                 scores.full.to_string(),
                 ended(scores),
@@ -437,30 +452,61 @@ pub fn scores(folder: &Path) -> Result<BTreeMap<String, Scores>, Error> {
 fn read(folder: &Path) -> Result<Results, Error> {
     let path = folder.join("results.json");
     let text = fs::read(&path).map_err(Error::io("read", &path))?;
-    let wrong = |e: serde_json::Error| EvalError::Results { path, what: e.to_string() };
-    Ok(serde_json::from_slice(&text).map_err(wrong)?)
+    let wrong = |what: String| EvalError::Results { path: path.clone(), what };
+    let results: Results = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+    match results.tasks.iter().find(|(_, of)| !of.scores.contains_key(&of.metric)) {
+        Some((name, of)) => Err(wrong(format!("{name} has no score {:?}", of.metric)).into()),
+        None => Ok(results),
+    }
+}
+
+/// How the second differs from the first on a task that both have. Errors: its items are not the same.
+fn paired(a: &Path, b: &Path, name: &str, scores: &Scores) -> Result<Difference, Error> {
+    let read = |folder: &Path| suite::receipts(&receipts(folder, name));
+    let (of_a, of_b) = (read(a)?, read(b)?);
+    let rows = |of: &[Receipt]| {
+        of.iter().map(|receipt| (receipt.row, receipt.gold.clone())).collect::<Vec<_>>()
+    };
+    if rows(&of_a) != rows(&of_b) {
+        let what = format!("the items of {name} are not those of {}", a.display());
+        return Err(EvalError::Results { path: b.to_owned(), what }.into());
+    }
+    let mut groups: BTreeMap<Option<&String>, Vec<usize>> = BTreeMap::new();
+    for (i, receipt) in of_a.iter().enumerate() {
+        groups.entry(receipt.group.as_ref().filter(|_| scores.by_group)).or_default().push(i);
+    }
+    let of = |places: &[usize]| {
+        let clusters: Option<Vec<String>> =
+            places.iter().map(|&i| of_a[i].cluster.clone()).collect();
+        let [x, y] = [&of_a, &of_b].map(|all| {
+            let of: Vec<&Receipt> = places.iter().map(|&i| &all[i]).collect();
+            numbers(&of, &scores.metric)
+        });
+        difference(&x, &y, clusters.as_deref())
+    };
+    Ok(difference_of_groups(&groups.values().map(|places| of(places)).collect::<Vec<_>>()))
 }
 
 fn compare(a: &Path, b: &Path, console: &Console) -> Result<Verdict, Error> {
     let (first, second) = (read(a)?, read(b)?);
     let mut found = BTreeMap::new();
     for (name, scores) in &first.tasks {
-        if !second.tasks.contains_key(name) {
-            continue;
-        }
-        let (of_a, of_b) =
-            (suite::receipts(&receipts(a, name))?, suite::receipts(&receipts(b, name))?);
-        let rows = |of: &[Receipt]| of.iter().map(|receipt| receipt.row).collect::<Vec<_>>();
-        if rows(&of_a) != rows(&of_b) {
-            let what = format!("the items of {name} are not those of {}", a.display());
+        let Some(other) = second.tasks.get(name) else { continue };
+        if (&scores.metric, scores.num_fewshot) != (&other.metric, other.num_fewshot) {
+            let how = |s: &Scores| format!("{} with {} examples", s.metric, s.num_fewshot);
+            let what = format!("{name} is {} here, {} there", how(other), how(scores));
             return Err(EvalError::Results { path: b.to_owned(), what }.into());
         }
-        let clusters: Option<Vec<String>> =
-            of_a.iter().map(|receipt| receipt.cluster.clone()).collect();
-        let metric = &scores.metric;
-        let of = |all: &[Receipt]| numbers(&all.iter().collect::<Vec<_>>(), metric);
-        let (x, y) = (of(&of_a), of(&of_b));
-        found.insert(name.clone(), (metric.clone(), difference(&x, &y, clusters.as_deref())));
+        found.insert(name.clone(), (scores.metric.clone(), paired(a, b, name, scores)?));
+    }
+    if found.is_empty() {
+        let what = format!("it has no task of {}", a.display());
+        return Err(EvalError::Results { path: b.to_owned(), what }.into());
+    }
+    let all = first.tasks.keys().chain(second.tasks.keys());
+    let alone: BTreeSet<&String> = all.filter(|name| !found.contains_key(*name)).collect();
+    for name in alone {
+        console.note(format!("{} is in one of them alone", visible(name)));
     }
     if console.json {
         let tasks: BTreeMap<_, _> = found

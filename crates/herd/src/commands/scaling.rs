@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use herd_train::TrainError;
+use herd_train::config::RunConfig;
 use herd_train::scaling::figures::figures;
 use herd_train::scaling::forecast::{
     Finished, Forecast, Judged, Others, Study, judge, register, registered, studies,
@@ -239,6 +240,11 @@ fn predict(flags: &PredictFlags, console: &Console) -> Result<Verdict, Error> {
         let forecast = study.forecast(params, tokens, &trials);
         made.push(register(&flags.fit.folder, forecast, now)?);
     }
+    // Whole seconds are told apart: a run that begins behind this command began after its forecast.
+    let next = UNIX_EPOCH + Duration::from_millis(1000 * (now + 1) + 20);
+    if let Ok(wait) = next.duration_since(SystemTime::now()) {
+        std::thread::sleep(wait);
+    }
     made.sort_by(|a, b| a.loss.value.total_cmp(&b.loss.value));
     if console.json {
         console.print_json(&made)?;
@@ -306,6 +312,7 @@ fn verify(flags: &VerifyFlags, console: &Console) -> Result<Verdict, Error> {
     let made = Made::read(&flags.run)?;
     let config = SweepConfig::read(&flags.folder.join(SETTINGS), &[])?;
     let mut run = Finished {
+        mix: mix_of(&config, &made.config)?,
         params: made.params,
         tokens: made.tokens,
         loss: made.loss,
@@ -320,17 +327,47 @@ fn verify(flags: &VerifyFlags, console: &Console) -> Result<Verdict, Error> {
     if let Some(tasks) = &config.tasks {
         let Some(answered) = answers(tasks, &model, &to, &machine, console)? else {
             console.note("stopped; the same command goes on");
-            return Ok(Verdict::Done);
+            return Ok(Verdict::No); // nothing was found to be inside
         };
         run.tasks = answered;
     }
     let judged = judge(&forecasts, &run)?;
+    save(&flags.run.join("judged.json"), &judged)?;
     if console.json {
         console.print_json(&judged)?;
     } else {
         show_judged(&judged, console)?;
     }
     Ok(if judged.inside { Verdict::Done } else { Verdict::No })
+}
+
+/// The mix of a run, if the sweep has several. Errors: it reads another, or measures held-out text otherwise.
+fn mix_of(config: &SweepConfig, run: &RunConfig) -> Result<Option<String>, Error> {
+    let shared = config.shared()?;
+    let held = |of: &RunConfig| {
+        let (data, batch) = (&of.data, &of.batch);
+        format!(
+            "seq_len {}, validation.tokens {}, packing {:?}, long {:?}, document_mask {:?}",
+            batch.seq_len, of.validation.tokens, data.packing, data.long, data.document_mask
+        )
+    };
+    let (is, wanted) = (held(run), held(&shared));
+    if is != wanted {
+        let (what, expected) = ("how the run measures", format!("{wanted}, as the sweep does"));
+        return Err(Error::Value { what, got: is, expected });
+    }
+    let shares = |weights: &BTreeMap<String, f64>| {
+        let all: f64 = weights.values().sum();
+        let used = weights.iter().filter(|(_, weight)| **weight > 0.0);
+        used.map(|(name, weight)| (name.clone(), weight / all)).collect::<Vec<_>>()
+    };
+    let is = shares(&run.data.mix);
+    let mix = config.mix.iter().find(|mix| shares(&mix.weights) == is);
+    if mix.is_none() && !(config.mix.is_empty() && shares(&shared.data.mix) == is) {
+        let (what, got) = ("the run's data.mix", format!("{:?}", run.data.mix));
+        return Err(Error::Value { what, got, expected: "a mix of the sweep".to_owned() });
+    }
+    Ok(mix.map(|mix| mix.name.clone()))
 }
 
 /// When a run began: the earliest time of the files that it writes before its first step.

@@ -14,7 +14,7 @@ use herd_eval::remote::{Kind, Other, Telling, body, read};
 use serde_json::{Value, json};
 
 use super::{Answers, Known, Manner, Whom, WhomFlags, chat, read_here};
-use crate::about::{About, today};
+use crate::about::About;
 use crate::caller::{CallError, Caller, Patience};
 use crate::error::Error;
 
@@ -286,7 +286,7 @@ fn words(
                 if herd.is_none() {
                     words.stops = about.stop_ids(Some(&format));
                 }
-                renderer(format, today(), Arc::clone(&about.tokenizer))
+                renderer(format, Arc::clone(&about.tokenizer))
             }
             None => render_there(caller, other),
         };
@@ -375,8 +375,11 @@ fn ids(answer: &Value) -> Result<Vec<u32>, String> {
 fn render_there(caller: &Arc<Caller>, other: &Other) -> Box<Render> {
     let (caller, name, kind) = (Arc::clone(caller), other.model.clone(), other.kind);
     Box::new(move |dialogue: &Dialogue| {
-        let body = json!({ "messages": dialogue.messages });
-        let body = if kind == Kind::Herd { with_model(body, &name) } else { body };
+        let mut body = json!({ "messages": dialogue.messages });
+        if kind == Kind::Herd {
+            body["date"] = "none".into();
+            body = with_model(body, &name);
+        }
         let read = |status: u16, text: &str| match kind {
             Kind::Herd => ids(&json_of(status, text)?).map(Ok),
             Kind::Open | Kind::Plain => {

@@ -172,7 +172,8 @@ pub fn said(tokens: &[Chosen], served: &Served) -> Value {
     said.collect()
 }
 
-/// JSON has no number for minus infinity; this is what OpenAI gives for what is as good as impossible.
+/// JSON has no number for minus infinity; this is what OpenAI gives for what is as good as impossible. What is no number
+/// becomes null.
 pub fn finite(log_prob: f64) -> f64 {
-    log_prob.max(-9999.0)
+    if log_prob.is_nan() { log_prob } else { log_prob.max(-9999.0) }
 }

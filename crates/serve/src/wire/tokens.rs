@@ -1,7 +1,7 @@
 //! `/tokenize`, `/detokenize`, `/apply-template`: text and ids without the model, in
 //! llama-server's shapes.
 
-use herd_codec::chat::Dialogue;
+use herd_codec::chat::{Date, Dialogue};
 use herd_codec::{Controls, TokenId};
 use serde_json::{Value, json};
 
@@ -49,6 +49,11 @@ pub static TEMPLATE: Shape = Shape {
         MODEL,
         honoured("messages", Kind::List, "the conversation"),
         honoured("tools", Kind::List, "functions that the model may call"),
+        honoured(
+            "date",
+            Kind::Text,
+            "the day that templates tell, like 2024-07-26, or none: their own; else today",
+        ),
     ]],
     required: &["messages"],
 };
@@ -119,7 +124,14 @@ pub fn detokenize(given: Given, served: &Served) -> Result<Value, Refusal> {
 pub fn apply_template(mut given: Given, served: &Served) -> Result<Value, Refusal> {
     let tools = given.take("tools").map(chat::tools).transpose()?.unwrap_or_default();
     let messages = chat::messages(given.take("messages").unwrap_or_default())?;
-    let ids = served.dialogue(&Dialogue { messages, tools, builtin_tools: None })?;
+    let today = match given.text("date") {
+        None => (served.today)(),
+        Some("none") => None,
+        Some(day) => Some(Date::parse(day).ok_or_else(|| {
+            Refusal::field("date", format!("date is {day:?}, not a day like 2024-07-26 or none"))
+        })?),
+    };
+    let ids = served.dialogue_of(&Dialogue { messages, tools, builtin_tools: None }, today)?;
     let tokens: Vec<TokenId> = ids.iter().map(|&id| TokenId(id)).collect();
     let text = served.tokenizer.decode_with(&tokens, Controls::Show);
     Ok(json!({ "prompt": String::from_utf8_lossy(&text), "tokens": ids }))

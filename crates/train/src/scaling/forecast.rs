@@ -131,7 +131,10 @@ impl Study {
     /// What N and D of a budget should be: the curves say it, or the law where there are none.
     pub fn optimal_params(&self, flops: f64) -> f64 {
         let by_law = self.law.law.optimal_params(flops);
-        self.curves.as_ref().map_or(by_law, |curves| curves.params.power.at(flops))
+        // Minima at the edge say where the sizes end, not where the best is.
+        let sure = |curves: &&IsoFlops| curves.inside() >= 2;
+        let curves = self.curves.as_ref().filter(sure);
+        curves.map_or(by_law, |curves| curves.params.power.at(flops))
     }
 
     /// A forecast, not yet registered; `trials` is the hash of their file.
@@ -168,6 +171,11 @@ pub fn register(folder: &Path, mut forecast: Forecast, now: u64) -> Result<Forec
     forecast.registered = now;
     forecast.previous = before.last().map(|last| last.hash.clone()).unwrap_or_default();
     forecast.hash = hash(&forecast);
+    let line = serde_json::to_string(&forecast).expect("a forecast serialises");
+    if serde_json::from_str::<Forecast>(&line).is_err() {
+        let value = "of numbers that are none".to_owned();
+        return Err(TrainError::no("forecast", value, "a size that the laws can tell of"));
+    }
     let mut text = String::new();
     for line in before.iter().chain([&forecast]) {
         text += &(serde_json::to_string(line).expect("a forecast serialises") + "\n");
@@ -188,9 +196,9 @@ pub fn registered(folder: &Path) -> Result<Vec<Forecast>, TrainError> {
     };
     let mut forecasts: Vec<Forecast> = Vec::new();
     for (i, line) in text.lines().enumerate() {
-        let damaged = |what: String| TrainError::Damaged {
-            path: path.clone(),
-            what: format!("line {}: {what}", i + 1),
+        let damaged = |what: String| {
+            let value = format!("line {}: {what}", i + 1);
+            TrainError::no(&path.display().to_string(), value, "the line as it was registered")
         };
         let forecast: Forecast = serde_json::from_str(line).map_err(|e| damaged(e.to_string()))?;
         let previous = forecasts.last().map(|last| last.hash.as_str()).unwrap_or_default();
@@ -223,6 +231,8 @@ pub struct Finished {
     pub data: String,
     /// When it began, in seconds since 1970.
     pub began: u64,
+    /// Its mix, if the sweep has several.
+    pub mix: Option<String>,
     /// What it answered.
     pub tasks: BTreeMap<String, Answered>,
 }
@@ -266,7 +276,9 @@ const SAME: f64 = 0.005;
 pub fn judge(forecasts: &[Forecast], run: &Finished) -> Result<Judged, TrainError> {
     let near = |a: f64, b: f64| (a / b).ln().abs() < SAME;
     let no = |value: String, expected: &str| Err(TrainError::no("forecast", value, expected));
-    let of = |f: &&Forecast| near(f.params, run.params) && near(f.tokens, run.tokens);
+    let of = |f: &&Forecast| {
+        f.mix == run.mix && near(f.params, run.params) && near(f.tokens, run.tokens)
+    };
     let same: Vec<&Forecast> = forecasts.iter().filter(of).collect();
     let Some(last) = same.last() else {
         let value = format!("none of {} of this size", forecasts.len());
@@ -349,7 +361,8 @@ pub(crate) mod tests {
 
     fn finished(params: f64, tokens: f64, began: u64) -> Finished {
         let (data, tasks) = ("shards".to_owned(), BTreeMap::new());
-        Finished { params, tokens, loss: LAW.at(params, tokens), data, began, tasks }
+        let loss = LAW.at(params, tokens);
+        Finished { params, tokens, loss, data, began, mix: None, tasks }
     }
 
     #[test]

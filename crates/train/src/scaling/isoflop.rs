@@ -58,6 +58,11 @@ pub struct IsoFlops {
     drawn: Vec<Power>,
 }
 
+/// Minima that lie among the sizes.
+fn inside(minima: &[Best]) -> usize {
+    minima.iter().filter(|best| best.inside).count()
+}
+
 /// Fits the curves; `draws` times with noise as large as what the parabolas leave, for the intervals.
 ///
 /// `None` of fewer than two budgets. Budgets whose parabola has no least among its models do not count for the power laws,
@@ -69,7 +74,9 @@ pub fn fit(trials: &[Trial], seed: u64, draws: u64) -> Option<IsoFlops> {
     let squares: f64 = residuals.iter().flatten().map(|r| r * r).sum();
     let sigma = (free > 0).then(|| (squares / free as f64).sqrt());
     let mut drawn = Vec::new();
-    for number in 0..if sigma.is_some() { draws } else { 0 } {
+    // Minima at the edge of the sizes are at that edge in every draw: their intervals would say nothing.
+    let sure = sigma.is_some() && inside(&minima) >= 2;
+    for number in 0..if sure { draws } else { 0 } {
         let mut draw = Draw::new(seed, number);
         let spread = sigma.unwrap_or(0.0) * draw.spread(free);
         let noisy =
@@ -121,6 +128,11 @@ fn about_parabolas(trials: &[Trial]) -> (Vec<f64>, Vec<Option<f64>>, usize) {
 }
 
 impl IsoFlops {
+    /// Minima that lie among the sizes, not at their edge.
+    pub fn inside(&self) -> usize {
+        inside(&self.minima)
+    }
+
     /// What a budget should be spent on.
     pub fn optimum(&self, flops: f64) -> Optimum {
         let mut drawn: Vec<f64> = self.drawn.iter().map(|power| power.at(flops)).collect();

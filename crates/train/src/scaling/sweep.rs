@@ -237,7 +237,8 @@ impl SweepConfig {
         }
         for (key, pairs) in [("lr", &self.lr), ("batch", &self.batch)] {
             let (at, to): (Vec<f64>, Vec<f64>) = pairs.iter().map(|[at, to]| (*at, *to)).unzip();
-            if !above(&to) || !rising(&at) || !at.iter().all(|x| *x >= 0.0) {
+            let least = |x: &f64| if key == "lr" { *x > 0.0 } else { *x >= 0.0 };
+            if !above(&to) || !rising(&at) || !at.iter().all(least) {
                 return no(key, format!("{pairs:?}"), "pairs of numbers, the first ascending");
             }
         }

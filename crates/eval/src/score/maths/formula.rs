@@ -223,7 +223,12 @@ impl Reader<'_> {
             let of = self.group('{', '}')?;
             return Some(if index == 2.0 { of.sqrt() } else { of.powf(1.0 / index) });
         }
+        self.depth += 1;
+        if self.depth > DEPTH {
+            return None;
+        }
         let of = self.power()?;
+        self.depth -= 1;
         Some(match name {
             "sin" => of.sin(),
             "cos" => of.cos(),
