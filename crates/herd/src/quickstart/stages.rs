@@ -51,7 +51,7 @@ impl Size {
                 widths: &[64, 96, 128],
                 layers: 4,
                 width: 128,
-                steps: 560,
+                steps: 400,
                 budgets: &[32.0, 16.0, 8.0],
                 context_steps: 60,
                 anneal_steps: 120,
