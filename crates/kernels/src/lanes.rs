@@ -16,6 +16,8 @@ pub(crate) trait Lanes: Copy {
     type I: Copy;
     /// 64 bytes: four for each of the sixteen lanes.
     type B: Copy;
+    /// Whether there are sixteen registers of eight lanes or fewer, not 32 of sixteen.
+    const NARROW: bool;
 
     unsafe fn splat(x: f32) -> Self::F;
     /// Sixteen f32 at `p`.
@@ -80,6 +82,27 @@ pub(crate) trait Lanes: Copy {
     unsafe fn dot2_i16(acc: Self::I, w: Self::B, x: i32) -> Self::I;
     /// Lane i gains w[2 i] * x[0] + w[2 i + 1] * x[1]: pairs of bf16, the first in the low half.
     unsafe fn dot2_bf16(acc: Self::F, w: Self::B, x: i32) -> Self::F;
+
+    /// The first of each lane's pair of bf16, widened.
+    #[inline(always)]
+    unsafe fn first_bf16(x: Self::B) -> Self::F {
+        // SAFETY: the trait's contract; the arrays are 64 bytes.
+        unsafe {
+            let mut words = [0u32; 16];
+            Self::store_bytes(words.as_mut_ptr().cast(), x);
+            Self::load(words.map(|word| f32::from_bits(word << 16)).as_ptr())
+        }
+    }
+    /// The second of each.
+    #[inline(always)]
+    unsafe fn second_bf16(x: Self::B) -> Self::F {
+        // SAFETY: the trait's contract; the arrays are 64 bytes.
+        unsafe {
+            let mut words = [0u32; 16];
+            Self::store_bytes(words.as_mut_ptr().cast(), x);
+            Self::load(words.map(|word| f32::from_bits(word & 0xffff_0000)).as_ptr())
+        }
+    }
 
     /// 32 numbers rounded to bf16, those of `a` first. Subnormal ones may become zero.
     #[inline(always)]
@@ -169,6 +192,7 @@ impl Lanes for Plain {
     type F = [f32; 16];
     type I = [i32; 16];
     type B = [u8; 64];
+    const NARROW: bool = true;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; 16] {

@@ -291,7 +291,7 @@ pub fn matmul_dw(
     }
 }
 
-/// Rows of dW whose factors are laid at once: 16 MB, in whole tiles of 3, 12 or 16.
+/// Rows of dW whose factors are laid at once: 16 MB, in whole tiles of 6, 12 or 16.
 fn rows_at_once(outputs: usize, steps: usize) -> usize {
     ((4 << 20) / steps.max(1) / 48 * 48).max(48).min(outputs)
 }

@@ -81,6 +81,101 @@ pub(super) unsafe fn dense<L: Lanes, const W: u8, const G: usize, const T: usize
     x: *const u32,
     steps: usize,
 ) {
+    // SAFETY: the caller's contract; a group whose columns do not exist is passed over.
+    unsafe {
+        if !L::NARROW || T <= 3 {
+            return sums::<L, W, G, T>(out, w, x, steps);
+        }
+        // Sixteen registers of eight lanes hold the sums of one group beside the operands.
+        let parts = w.into_iter().enumerate().take_while(|(g, _)| out.width > 16 * g);
+        let parts =
+            parts.map(|(g, w)| (Out { y: out.y.add(16 * g), width: out.width - 16 * g, ..out }, w));
+        if W == W_BF16 {
+            return widened::<L, T>(parts, x, steps);
+        }
+        parts.for_each(|(out, w)| sums::<L, W, 1, T>(out, [w], x, steps));
+    }
+}
+
+/// Steps whose pairs of bf16 are widened at once: with 6 rows 6 KB.
+const WIDENED: usize = 128;
+
+/// Products of bf16 where nothing multiplies pairs: what all groups share of `x` is widened once, piece by piece, so
+/// that the loop has it as f32 from memory.
+///
+/// # Safety
+///
+/// As `dense`, of each part; T is 6 at most.
+#[inline(always)]
+unsafe fn widened<L: Lanes, const T: usize>(
+    parts: impl Iterator<Item = (Out, *const u8)> + Clone,
+    x: *const u32,
+    steps: usize,
+) {
+    let mut halves = [[0.0f32; 6 * WIDENED]; 2];
+    let mut from = 0;
+    // SAFETY: the caller's contract; a piece is within `steps`, and its words within `halves`.
+    unsafe {
+        while from < steps.max(1) {
+            let n = WIDENED.min(steps - from);
+            let [first, second] = &mut halves;
+            for i in 0..n * T {
+                let pair = *x.add(from * T + i);
+                first[i] = f32::from_bits(pair << 16);
+                second[i] = f32::from_bits(pair & 0xffff_0000);
+            }
+            for (out, w) in parts.clone() {
+                let out = Out { resume: out.resume || from > 0, ..out };
+                pairs::<L, T>(out, w.add(from * 64), halves.each_ref().map(|x| x.as_ptr()), n);
+            }
+            from += WIDENED;
+        }
+    }
+}
+
+/// One group of pairs of bf16 by T rows whose first and second numbers are f32, `steps` pairs of columns.
+///
+/// # Safety
+///
+/// As `dense`.
+#[inline(always)]
+unsafe fn pairs<L: Lanes, const T: usize>(
+    out: Out,
+    w: *const u8,
+    [first, second]: [*const f32; 2],
+    steps: usize,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sum: [L::F; T] = std::array::from_fn(|t| out.start::<L>(t, 0));
+        for k in 0..steps {
+            let w = w.add(k * 64);
+            let w0 = L::first_bf16(L::load_bytes(w));
+            for t in 0..T {
+                sum[t] = L::fma(w0, L::splat(*first.add(k * T + t)), sum[t]);
+            }
+            // Read again: kept meanwhile it would cost the registers of a sum.
+            let w1 = L::second_bf16(L::load_bytes(std::hint::black_box(w)));
+            for t in 0..T {
+                sum[t] = L::fma(w1, L::splat(*second.add(k * T + t)), sum[t]);
+            }
+        }
+        for (t, &sum) in sum.iter().enumerate() {
+            out.finish::<L>(t, 0, sum);
+        }
+    }
+}
+
+/// # Safety
+///
+/// As `dense`.
+#[inline(always)]
+unsafe fn sums<L: Lanes, const W: u8, const G: usize, const T: usize>(
+    out: Out,
+    w: [*const u8; G],
+    x: *const u32,
+    steps: usize,
+) {
     // SAFETY: the caller's contract.
     unsafe {
         let mut sum = [[L::splat(0.0); G]; T];

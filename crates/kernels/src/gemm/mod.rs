@@ -216,14 +216,14 @@ pub fn matmul(cpu: &Cpu, x: &[f32], rows: usize, products: &mut [Product<'_>]) {
 /// rows that are computed and not stored.
 fn tiles(class: Class, kind: Kind, rows: usize) -> &'static [usize] {
     // 32 registers of 16 lanes: 2 x 12 sums and the operands; block sums need two of each.
-    // 16 registers of 8 lanes: 2 x 3 sums of two registers, or half of that.
+    // 16 registers of 8 lanes: 6 sums of two registers, and the operands; of codes a third of that.
     match (class, kind) {
         (_, Kind::PairTiles) => &[TILE_ROWS],
         (Class::Amx, Kind::Codes { .. }) if rows > amx::VECTOR_ROWS => &[TILE_ROWS],
         (Class::Avx512 | Class::Amx, Kind::Codes { .. }) => &[1, 2, 6],
         (Class::Avx512 | Class::Amx, _) => &[1, 4, 12],
         (Class::Avx2 | Class::Portable, Kind::Codes { .. }) => &[1, 2],
-        (Class::Avx2 | Class::Portable, _) => &[1, 3],
+        (Class::Avx2 | Class::Portable, _) => &[1, 3, 6],
     }
 }
 
@@ -419,6 +419,7 @@ unsafe fn dense_groups<L: Entry, const W: u8>(
                 1 => L::dense::<W, 2, 1>(out, w, x, steps),
                 3 => L::dense::<W, 2, 3>(out, w, x, steps),
                 4 => L::dense::<W, 2, 4>(out, w, x, steps),
+                6 => L::dense::<W, 2, 6>(out, w, x, steps),
                 _ => L::dense::<W, 2, 12>(out, w, x, steps),
             }
         }

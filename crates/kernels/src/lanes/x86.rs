@@ -13,6 +13,7 @@ impl Lanes for Avx512 {
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
+    const NARROW: bool = false;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -323,6 +324,7 @@ impl Lanes for Avx2 {
     type F = [__m256; 2];
     type I = [__m256i; 2];
     type B = [__m256i; 2];
+    const NARROW: bool = true;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> [__m256; 2] {
@@ -568,6 +570,19 @@ impl Lanes for Avx2 {
         unsafe {
             let x = _mm256_set1_epi32(x);
             both!(|acc, w| _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)), acc, w)
+        }
+    }
+    #[inline(always)]
+    unsafe fn first_bf16(x: [__m256i; 2]) -> [__m256; 2] {
+        // SAFETY: the trait's contract.
+        unsafe { both!(|x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x)), x) }
+    }
+    #[inline(always)]
+    unsafe fn second_bf16(x: [__m256i; 2]) -> [__m256; 2] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            both!(|x| _mm256_castsi256_ps(_mm256_and_si256(x, upper)), x)
         }
     }
     #[inline(always)]

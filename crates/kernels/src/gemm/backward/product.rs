@@ -247,9 +247,9 @@ unsafe fn vectors<L: Compiled>(part: &Part<'_>) {
             }
             match (place.kind, place.rows) {
                 (Kind::Floats, 12) => L::dense::<W_F32, 2, 12>(to, w, x, n),
-                (Kind::Floats, _) => L::dense::<W_F32, 2, 3>(to, w, x, n),
+                (Kind::Floats, _) => L::dense::<W_F32, 2, 6>(to, w, x, n),
                 (_, 12) => L::dense::<W_BF16, 2, 12>(to, w, x, n),
-                (_, _) => L::dense::<W_BF16, 2, 3>(to, w, x, n),
+                (_, _) => L::dense::<W_BF16, 2, 6>(to, w, x, n),
             }
             if blocks {
                 L::add_tile(out, &sums);
