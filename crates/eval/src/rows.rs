@@ -7,7 +7,7 @@ use herd_data::read::{InputFile, objects};
 use serde_json::Value;
 
 use crate::error::EvalError;
-use crate::task::{Row, Task};
+use crate::task::{Each, Gather, Row, Task};
 use crate::template::value;
 
 impl Task {
@@ -19,6 +19,9 @@ impl Task {
         let mut rows = self.read(data, &self.files)?;
         if let Some(join) = &self.join {
             self.join(&mut rows, self.read(data, &join.files)?, &join.by)?;
+        }
+        if let Some(gather) = &self.gather {
+            rows = self.gather(rows, gather)?;
         }
         let rows = rows.into_iter();
         let Some(only) = &self.only else { return Ok(rows.collect()) };
@@ -57,6 +60,27 @@ impl Task {
         Ok(())
     }
 
+    /// The rows with those that are one made one, where the first of them stands.
+    fn gather(&self, rows: Vec<Row>, Gather { by, list }: &Gather) -> Result<Vec<Row>, EvalError> {
+        let mut known: BTreeMap<String, usize> = BTreeMap::new();
+        let mut all: Vec<Row> = Vec::new();
+        for mut row in rows {
+            let field = |name: &str| row.fields.get(name).cloned();
+            let (Some(key), Some(own)) = (field(by), field(list)) else {
+                return Err(self.row_error(&row, format!("it has no {by} or no {list}")));
+            };
+            let at = *known.entry(key.to_string()).or_insert(all.len());
+            match all.get_mut(at).and_then(|first| first.fields[list].as_array_mut()) {
+                Some(others) => others.push(own),
+                None => {
+                    row.fields[list] = Value::Array(vec![own]);
+                    all.push(row);
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// The rows that examples come from; `None` where these are the task's own.
     pub fn shot_rows(&self, data: &Path) -> Result<Option<Vec<Row>>, EvalError> {
         if !self.shots.row.is_empty() {
@@ -79,16 +103,68 @@ impl Task {
         };
         let mut rows = Vec::new();
         for path in found {
+            let mut number = 0;
             for record in objects(&InputFile::new(&path)?)? {
-                let (number, mut fields) = record?;
-                if let Some(fields) = fields.as_object_mut() {
-                    fields.entry("file").or_insert_with(|| stem(&path).into());
+                let (record, fields) = record?;
+                let within = match &self.each {
+                    None => Ok(vec![fields]),
+                    Some(each) => within(fields, each),
+                };
+                let wrong = |what| {
+                    let fields = Value::Null;
+                    self.row_error(&Row { path: path.clone(), number: record, fields }, what)
+                };
+                for mut fields in within.map_err(wrong)? {
+                    number = if self.each.is_some() { number + 1 } else { record };
+                    if let Some(fields) = fields.as_object_mut() {
+                        fields.entry("file").or_insert_with(|| stem(&path).into());
+                    }
+                    rows.push(Row { path: path.clone(), number, fields });
                 }
-                rows.push(Row { path: path.clone(), number, fields });
             }
         }
         Ok(rows)
     }
+}
+
+/// The rows that lie in a record.
+fn within(record: Value, each: &Each) -> Result<Vec<Value>, String> {
+    let mut all = vec![record];
+    for (name, level) in each.lists.iter().zip(1..) {
+        let before = each.before.as_ref().filter(|_| level == each.lists.len());
+        let mut inner = Vec::new();
+        for mut outer in all {
+            let list = outer.as_object_mut().and_then(|fields| fields.remove(name));
+            match list {
+                None => inner.push(outer),
+                Some(Value::Array(list)) => elements(&outer, &list, name, before, &mut inner)?,
+                Some(other) => return Err(format!("{name} is {other}, no list")),
+            }
+        }
+        all = inner;
+    }
+    Ok(all)
+}
+
+/// The elements of a list as rows, with the fields of what holds it.
+fn elements(
+    outer: &Value,
+    list: &[Value],
+    name: &str,
+    before: Option<&String>,
+    rows: &mut Vec<Value>,
+) -> Result<(), String> {
+    for (at, element) in list.iter().enumerate() {
+        let (Value::Object(mut fields), Value::Object(own)) = (outer.clone(), element) else {
+            return Err(format!("{name} has {element}, no object"));
+        };
+        fields.extend(own.clone());
+        if let Some(before) = before {
+            fields.insert(before.clone(), Value::Array(list[..at].to_vec()));
+        }
+        rows.push(Value::Object(fields));
+    }
+    Ok(())
 }
 
 /// A file's name before its first dot.
@@ -138,6 +214,47 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    fn task(more: &str) -> Task {
+        let page = format!(
+            "name = \"t\"\nversion = 1\nabout = \"\"\ncitation = \"\"\nfiles = [\"t*\"]\nscorer = \"f1\"\nmetric = \"f1\"\nwrite = {{ until = [], max_tokens = 1 }}\n{more}\n[[form]]\nhas = [\"q\"]\nreference = \"a\"\n"
+        );
+        Task::parse(&page, "t").unwrap()
+    }
+
+    fn rows(more: &str, text: &str) -> Result<Vec<Row>, EvalError> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("t.json"), text).unwrap();
+        task(more).rows(folder.path())
+    }
+
+    #[test]
+    fn rows_that_lie_in_lists_have_the_fields_around_them_and_what_stands_before() {
+        let each = "each = { lists = [\"data\", \"turns\"], before = \"past\" }";
+        let text = r#"{"data": [{"id": 1, "turns": [{"q": "a"}, {"q": "b", "id": 2}]}], "v": 3}"#;
+        let lines = format!("{text}\n{{\"q\": \"c\"}}\n");
+        let made = rows(each, &lines).unwrap();
+        let of = |i: usize| (made[i].number, made[i].fields.clone());
+        assert_eq!(of(0), (1, json!({ "v": 3, "id": 1, "q": "a", "past": [], "file": "t" })));
+        let past = json!([{ "q": "a" }]);
+        assert_eq!(of(1), (2, json!({ "v": 3, "id": 2, "q": "b", "past": past, "file": "t" })));
+        assert_eq!(of(2), (3, json!({ "q": "c", "file": "t" })));
+        let error = rows(each, r#"{"data": 1}"#).unwrap_err().to_string();
+        assert!(error.contains("row 1") && error.contains("no list"), "{error}");
+        assert!(rows(each, r#"{"data": [[]]}"#).unwrap_err().to_string().contains("no object"));
+    }
+
+    #[test]
+    fn rows_of_one_question_are_one() {
+        let gather = "gather = { by = \"id\", list = \"a\" }";
+        let text = r#"[{"id": 1, "a": "x", "q": 1}, {"id": 2, "a": "y"}, {"id": 1, "a": "z"}]"#;
+        let made = rows(gather, text).unwrap();
+        assert_eq!(made.len(), 2);
+        assert_eq!(made[0].fields, json!({ "id": 1, "a": ["x", "z"], "q": 1, "file": "t" }));
+        assert_eq!(made[1].fields["a"], json!(["y"]));
+        assert!(rows(gather, r#"[{"id": 1}]"#).unwrap_err().to_string().contains("no a"));
+    }
 
     #[test]
     fn names_match_patterns() {

@@ -27,9 +27,15 @@ pub struct Task {
     /// Which rows are asked, as an expression; all where nothing is said.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub only: Option<String>,
+    /// Lists in its records, whose elements are the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub each: Option<Each>,
     /// Rows of other files that go with these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<Join>,
+    /// Rows that are one question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gather: Option<Gather>,
     /// What is done with the answers.
     pub scorer: Scorer,
     /// The score that stands for the task.
@@ -72,6 +78,29 @@ pub struct Join {
     pub by: String,
 }
 
+/// Rows that lie in lists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Each {
+    /// The fields that hold the lists, the outermost first. Fields of what holds a list go to its elements, which may
+    /// have their own of the same name; a record without such a list is the row itself.
+    pub lists: Vec<String>,
+    /// The field for the elements that stand before a row in its list, as the turns of a dialogue. Quadratic in the
+    /// length of a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+}
+
+/// Rows that are one: the first stands for all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gather {
+    /// The field in which they agree.
+    pub by: String,
+    /// The field that becomes the list of what each has in it.
+    pub list: String,
+}
+
 /// Where examples come from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,6 +120,9 @@ pub struct Shots {
     /// Whether of the row's own group alone.
     #[serde(default)]
     pub of_group: bool,
+    /// Whether of other clusters than the row's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apart: bool,
 }
 
 /// An answer that is written.
@@ -191,6 +223,9 @@ impl Task {
         }
         if self.by_group && self.group.is_none() {
             return Err("macro = true needs a group".to_owned());
+        }
+        if self.shots.apart && self.cluster.is_none() {
+            return Err("shots that stand apart need a cluster".to_owned());
         }
         let written = self.scorer.written();
         if written != self.write.is_some() {
