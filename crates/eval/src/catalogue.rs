@@ -11,13 +11,14 @@ macro_rules! pages {
 }
 
 /// Names and pages.
-const PAGES: [(&str, &str); 72] = pages![
+const PAGES: [(&str, &str); 81] = pages![
     "adversarial_squad",
     "agieval_lsat_ar",
     "agieval_lsat_lr",
     "agieval_lsat_rc",
     "agieval_sat_en",
     "agieval_sat_math",
+    "api_bank",
     "aqua",
     "arc_challenge",
     "arc_easy",
@@ -47,6 +48,8 @@ const PAGES: [(&str, &str); 72] = pages![
     "humaneval_plus",
     "humaneval_plus_instruct",
     "ifeval",
+    "infinitebench_en_mc",
+    "infinitebench_en_qa",
     "lambada",
     "math",
     "mbpp",
@@ -68,11 +71,14 @@ const PAGES: [(&str, &str); 72] = pages![
     "multipl_e_sh",
     "multipl_e_ts",
     "needle",
+    "nexus",
     "openbookqa",
     "paws",
     "piqa",
     "pubmedqa",
     "qqp",
+    "quac",
+    "quality",
     "race",
     "siqa",
     "squad",
@@ -84,6 +90,9 @@ const PAGES: [(&str, &str); 72] = pages![
     "xcopa_it",
     "xcopa_th",
     "xquad",
+    "zeroscrolls_qasper",
+    "zeroscrolls_quality",
+    "zeroscrolls_squality",
 ];
 
 /// All of them, by their names.

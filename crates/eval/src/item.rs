@@ -168,14 +168,17 @@ fn choose<'a>(
     if drawn.number == 0 {
         return Ok(Vec::new());
     }
-    let group = |row: &Row| task.group.as_ref().and_then(|name| row.fields.get(name)).cloned();
-    let own = group(row);
+    let field = |name: &Option<String>, row: &Row| {
+        name.as_ref().and_then(|name| row.fields.get(name)).cloned()
+    };
+    let (own, cluster) = (field(&task.group, row), field(&task.cluster, row));
     let other = |shot: &&Row| (&shot.path, shot.number) != (&row.path, row.number);
     let mut open: Vec<&Row> = shots
         .unwrap_or(rows)
         .iter()
         .filter(other)
-        .filter(|shot| !task.shots.of_group || group(shot) == own)
+        .filter(|shot| !task.shots.of_group || field(&task.group, shot) == own)
+        .filter(|shot| !task.shots.apart || field(&task.cluster, shot) != cluster)
         .collect();
     if open.len() < drawn.number {
         let what = format!("{} examples are wanted, {} are there", drawn.number, open.len());
@@ -235,6 +238,20 @@ mod tests {
         assert!(
             items(&task, &rows, None, many, None).unwrap_err().to_string().contains("4 are there")
         );
+    }
+
+    #[test]
+    fn examples_that_stand_apart_are_of_no_row_of_the_same_cluster() {
+        let task = task("cluster = \"p\"\nshots = { number = 1, apart = true }");
+        let rows: Vec<Row> = (1..5)
+            .map(|n| row(n, json!({ "q": n, "p": n % 2, "c": ["a", "b"], "g": 0 })))
+            .collect();
+        let made = items(&task, &rows, None, Drawn { number: 2, seed: 1 }, None).unwrap();
+        let even = ["Q: 2\nA:", "Q: 4\nA:"];
+        assert!(made[0].shots.iter().all(|(question, _)| even.contains(&question.as_str())));
+        let many = Drawn { number: 3, seed: 1 };
+        let error = items(&task, &rows, None, many, None).unwrap_err().to_string();
+        assert!(error.contains("2 are there"), "{error}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | module | duty |
 //! |---|---|
 //! | [`task`] | what a benchmark asks, as a page of settings and templates |
+//! | `rows` | where its rows lie, and what becomes of them before they are asked |
 //! | [`catalogue`] | the pages that come with Herd |
 //! | [`robust`] | a task in other words, to see what its score hangs on |
 //! | [`yaml`] | plain pages of lm-evaluation-harness |
@@ -37,6 +38,7 @@ pub mod remote;
 pub mod results;
 pub mod right;
 pub mod robust;
+mod rows;
 pub mod score;
 pub mod stats;
 pub mod suite;

@@ -91,7 +91,8 @@ fn means(task: &Task, receipts: &[&Receipt]) -> BTreeMap<String, Mean> {
 ///
 /// Where items have parts, the score is the mean of all parts. An item's number is then that mean,
 /// and by how much its parts move it, as the interval of a ratio counts it; `mean` is the mean of the
-/// other scores. Panics if an item has no such score.
+/// other scores. `geometric_mean` is that of the other scores' means, an item's number what it adds to it to first
+/// order. Panics if an item has no such score.
 pub fn numbers(receipts: &[&Receipt], name: &str) -> Vec<f64> {
     let Some(first) = receipts.first() else { return Vec::new() };
     if first.parts.contains_key(name) {
@@ -103,7 +104,25 @@ pub fn numbers(receipts: &[&Receipt], name: &str) -> Vec<f64> {
         let mean = |i: usize| all.iter().map(|of| of[i]).sum::<f64>() / all.len() as f64;
         return (0..receipts.len()).map(mean).collect();
     }
+    if name == "geometric_mean" {
+        let others = first.scores.keys().filter(|other| *other != name);
+        let all: Vec<Vec<f64>> = others.map(|other| numbers(receipts, other)).collect();
+        return of_geometric_mean(&all, receipts.len());
+    }
     receipts.iter().map(|receipt| receipt.scores[name]).collect()
+}
+
+/// Of `n` items numbers whose mean is the geometric mean g of the means of `all`: g times one and the mean of
+/// x / m - 1, as the interval of a product counts them.
+fn of_geometric_mean(all: &[Vec<f64>], n: usize) -> Vec<f64> {
+    let (k, n_items) = (all.len().max(1) as f64, n as f64);
+    let means: Vec<f64> = all.iter().map(|of| of.iter().sum::<f64>() / n_items).collect();
+    let g = means.iter().product::<f64>().powf(1.0 / k);
+    if g == 0.0 {
+        return vec![0.0; n];
+    }
+    let moved = |i: usize| all.iter().zip(&means).map(|(of, m)| of[i] / m - 1.0).sum::<f64>() / k;
+    (0..n).map(|i| g * (1.0 + moved(i))).collect()
 }
 
 fn of_parts(receipts: &[&Receipt], name: &str) -> Vec<f64> {
@@ -120,6 +139,17 @@ fn of_parts(receipts: &[&Receipt], name: &str) -> Vec<f64> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_geometric_mean_is_that_of_means_and_as_sure_as_its_logarithm() {
+        let (a, b) = (vec![0.1, 0.3], vec![0.9, 0.1]);
+        let score = mean(&of_geometric_mean(&[a.clone(), b.clone()], 2), None);
+        assert!((score.value - (0.2f64 * 0.5).sqrt()).abs() < 1e-12);
+        // d ln g = (d ln a + d ln b) / 2, where errors of the two items are opposite.
+        let moved = (0.1 / 0.2 - 0.4 / 0.5) / 2.0 * score.value;
+        assert!((score.stderr - (2.0 * moved * moved).sqrt() / 2.0).abs() < 1e-12);
+        assert_eq!(of_geometric_mean(&[a, vec![0.0, 0.0]], 2), [0.0, 0.0]);
+    }
 
     #[test]
     fn parts_count_alike_whatever_item_they_are_of() {

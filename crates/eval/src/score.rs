@@ -1,10 +1,13 @@
 //! Answers to numbers.
 
+mod answers;
 mod calls;
 mod ifeval;
 mod language;
 mod maths;
+mod porter;
 mod programs;
+mod rouge;
 mod sentences;
 mod text;
 
@@ -19,6 +22,7 @@ use crate::error::EvalError;
 use crate::item::{Ask, Item};
 use crate::query::Said;
 
+pub use answers::agreement;
 pub use programs::Judge;
 
 /// What is done with the answers to an item.
@@ -51,6 +55,21 @@ pub enum Scorer {
     AnswerIs,
     /// Whether functions are called as they should be, as BFCL's syntax trees decide (`accuracy`).
     Calls,
+    /// The words shared with the best of the references (`f1`), as SQuAD 1.1, ZeroSCROLLS and InfiniteBench
+    /// count them.
+    F1,
+    /// The same with the references left out one by one, and whether it is at least a person's (`heq`), as QuAC
+    /// is scored.
+    Quac,
+    /// Whether the letter or the text of the right option is said (`acc`), as InfiniteBench finds it.
+    Option,
+    /// What a summary shares with others (`rouge1`, `rouge2`, `rougeL` and their `geometric_mean`), as
+    /// `rouge_score` counts it.
+    Rouge,
+    /// Whether calls give functions what the right ones do (`accuracy`), as NexusRaven's benchmark runs them.
+    Nexus,
+    /// Whether an API is called with the right arguments (`accuracy`; with what free ones share, `shared`).
+    ApiBank,
 }
 
 /// Counts up with each change that can move a score.
@@ -87,7 +106,12 @@ impl Scorer {
             Scorer::Found => &["recall"],
             Scorer::Ifeval => &ifeval::METRICS,
             Scorer::Programs => &programs::METRICS,
-            Scorer::Calls => &["accuracy"],
+            Scorer::Calls | Scorer::Nexus => &["accuracy"],
+            Scorer::F1 => &["f1"],
+            Scorer::Quac => &answers::QUAC,
+            Scorer::Option => &["acc"],
+            Scorer::Rouge => &rouge::METRICS,
+            Scorer::ApiBank => &calls::api_bank::METRICS,
         }
     }
 
@@ -102,6 +126,10 @@ impl Scorer {
             Scorer::Ifeval => ifeval::Instructions::read(reference).map(|_| ()),
             Scorer::Programs => programs::Test::read(reference).map(|_| ()),
             Scorer::Calls => calls::Wanted::read(reference).map(|_| ()),
+            Scorer::Nexus => calls::nexus::Wanted::read(reference).map(|_| ()),
+            Scorer::ApiBank => calls::api_bank::Wanted::read(reference).map(|_| ()),
+            Scorer::Rouge => rouge::Summaries::read(reference).map(|_| ()),
+            Scorer::F1 | Scorer::Quac | Scorer::Option => answers::check(reference),
             Scorer::Choice | Scorer::Follow => Ok(()),
             Scorer::Number | Scorer::Match | Scorer::Words | Scorer::Found => {
                 let plain = |v: &Value| v.is_string() || v.is_number() || v.is_boolean();
@@ -166,6 +194,12 @@ impl Scorer {
             (Scorer::Programs, answers) => programs::score(reference, answers, judge, row),
             (Scorer::Ifeval, [text]) => ifeval::score(reference, text).map_err(wrong),
             (Scorer::Calls, [text]) => calls::score(reference, text).map_err(wrong),
+            (Scorer::Nexus, [text]) => calls::nexus::score(reference, text).map_err(wrong),
+            (Scorer::ApiBank, [text]) => calls::api_bank::score(reference, text).map_err(wrong),
+            (Scorer::Rouge, [text]) => rouge::score(reference, text).map_err(wrong),
+            (Scorer::F1, [text]) => Ok(answers::f1(text, &texts(reference))),
+            (Scorer::Quac, [text]) => Ok(answers::quac(text, &texts(reference))),
+            (Scorer::Option, [text]) => Ok(answers::option(text, &texts(reference))),
             (Scorer::Maths, [text]) => Ok(maths::score(reference, text)),
             (Scorer::AnswerIs, [text]) => Ok(answer_is(reference, text)),
             (Scorer::Number, [text]) => Ok(number(text, &texts(reference))),
@@ -266,11 +300,12 @@ fn answer_is(reference: &Value, text: &str) -> Worth {
     Worth::of([("exact_match", share(reference.as_str() == Some(taken)))], taken)
 }
 
+static ARTICLES: LazyLock<Regex> = LazyLock::new(|| text::pattern(r"\b(a|an|the)\b"));
+
 /// A text's words as SQuAD counts them: lower case, without punctuation and articles.
 fn plain_words(text: &str) -> Vec<String> {
     let bare: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
-    let words = bare.split_whitespace().filter(|word| !["a", "an", "the"].contains(word));
-    words.map(str::to_owned).collect()
+    text::split(&ARTICLES.replace_all(&bare, " ")).map(str::to_owned).collect()
 }
 
 fn words(text: &str, references: &[String]) -> Worth {
@@ -279,25 +314,34 @@ fn words(text: &str, references: &[String]) -> Worth {
     for reference in references {
         let wanted = plain_words(reference);
         best.0 = best.0.max(share(said == wanted));
-        best.1 = best.1.max(f1(&said, &wanted));
+        // Of SQuAD 2.0: that nothing is said can be right.
+        let none = said.is_empty() && wanted.is_empty();
+        best.1 = best.1.max(if none { 1.0 } else { shared(&said, &wanted) });
     }
     Worth::of([("em", best.0), ("f1", best.1)], said.join(" "))
 }
 
-fn f1(said: &[String], wanted: &[String]) -> f64 {
-    if said.is_empty() || wanted.is_empty() {
-        return share(said == wanted);
-    }
+/// F1 of the words that two texts have in common, each as often as both have it.
+fn shared(said: &[String], wanted: &[String]) -> f64 {
     let mut left: BTreeMap<&str, usize> = BTreeMap::new();
     wanted.iter().for_each(|word| *left.entry(word).or_default() += 1);
-    let mut shared = 0;
+    let mut common = 0;
     for word in said {
         if let Some(n) = left.get_mut(word.as_str()).filter(|n| **n > 0) {
             *n -= 1;
-            shared += 1;
+            common += 1;
         }
     }
-    2.0 * f64::from(shared) / (said.len() + wanted.len()) as f64
+    harmonic(common, said.len(), wanted.len())
+}
+
+/// 2 p r / (p + r) of what two have in common, rounded as the official scorers round it; 0 of nothing.
+fn harmonic(common: usize, of_said: usize, of_wanted: usize) -> f64 {
+    if common == 0 {
+        return 0.0;
+    }
+    let (p, r) = (common as f64 / of_said as f64, common as f64 / of_wanted as f64);
+    2.0 * p * r / (p + r)
 }
 
 #[cfg(test)]

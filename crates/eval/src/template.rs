@@ -16,7 +16,8 @@ const FUEL: u64 = 1_000_000;
 /// places; `fields(names)` are fields by names that are no variables'; `x | sub(pattern, by)` replaces
 /// all matches of a regular expression; `x | json` is JSON in lines, as Python's `json.dumps` with an indent of four
 /// writes it. `place(choices, target)`, `digits(text)` and
-/// `rendered(template)` are what pages of lm-evaluation-harness become.
+/// `rendered(template)` are what pages of lm-evaluation-harness become. `agreement(texts)` is how well people agree
+/// on an answer, as QuAC counts it.
 pub fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -26,6 +27,7 @@ pub fn environment() -> Environment<'static> {
     environment.add_function("index", index);
     environment.add_function("letter", letter);
     environment.add_function("turned", turned);
+    environment.add_function("agreement", |all: Vec<String>| crate::score::agreement(&all));
     environment.add_function("place", place);
     environment.add_function("digits", digits);
     environment.add_filter("int", int);

@@ -99,7 +99,9 @@ impl Page {
             citation: "lm-evaluation-harness".to_owned(),
             files,
             only: None,
+            each: None,
             join: None,
+            gather: None,
             scorer: if written { Scorer::Match } else { Scorer::Choice },
             metric: self.metric(written)?,
             description: self.text("description")?.unwrap_or_default(),
@@ -168,6 +170,7 @@ impl Page {
             row: Vec::new(),
             first,
             of_group: false,
+            apart: false,
         };
         Ok((of(&own)?, shots))
     }

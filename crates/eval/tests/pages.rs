@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 type Case = (&'static str, Value, &'static [(&'static str, &'static str)]);
 
 fn cases() -> Vec<Case> {
-    [first_cases(), more_cases(), last_cases()].concat()
+    [first_cases(), more_cases(), last_cases(), long_cases(), call_cases()].concat()
 }
 
 fn first_cases() -> Vec<Case> {
@@ -140,13 +140,145 @@ fn last_cases() -> Vec<Case> {
     ]
 }
 
+fn long_cases() -> Vec<Case> {
+    let turn = |question: &str, answer: &str| json!({ "question": question, "orig_answer": { "text": answer } });
+    let asked = json!({ "title": "T", "section_title": "S", "context": "P CANNOTANSWER", "turns": [turn("one?", "1")],
+                        "question": "two? ", "answers": [{ "text": "2" }, { "text": "CANNOTANSWER" }] });
+    let scrolls =
+        |output: Value| json!({ "id": "i", "pid": "i_0", "input": "Do.\n\nS", "output": output });
+    let novel = json!({ "id": 0, "context": "N", "input": "who?", "answer": ["Tom", "Thomas"] });
+    let options = json!({ "context": "N", "input": "who?", "options": ["Ann", "Tom", "Al", "Ed"], "answer": ["Tom"] });
+    let named = json!({ "context": "N", "input": "who?", "options": ["Ann", "Tom", "Al", "Ed"], "answer": "Ed" });
+    vec![
+        (
+            "quac",
+            json!([asked]),
+            &[(
+                "Title: T - S\nPassage: P CANNOTANSWER\n\nQuestion: one?\nAnswer: 1\nQuestion: two?\nAnswer:",
+                "[\"2\",\"CANNOTANSWER\"]",
+            )],
+        ),
+        (
+            "quality",
+            json!([{ "article": "s ", "question": "q", "options": ["w", "x", "y", "z"], "gold_label": 2 }]),
+            &[(
+                "Story:\ns\n\nQuestion and Possible Answers:\nq\n (A) w\n (B) x\n (C) y\n (D) z\n\nAnswer:",
+                "\"B\"",
+            )],
+        ),
+        ("zeroscrolls_quality", json!([scrolls("(C)".into())]), &[("Do.\n\nS", "\"C\"")]),
+        ("zeroscrolls_qasper", json!([scrolls(json!(["a", "b"]))]), &[("S", "[\"a\",\"b\"]")]),
+        (
+            "zeroscrolls_squality",
+            json!([scrolls(json!(["a"]))]),
+            &[("S", "{\"texts\":[\"a\"],\"stemmer\":false}")],
+        ),
+        (
+            "infinitebench_en_qa",
+            json!([novel]),
+            &[("question.\n\nN\n\nQuestion: who?\n\nBe very", "[\"Tom\",\"Thomas\"]")],
+        ),
+        (
+            "infinitebench_en_mc",
+            json!([options, named]),
+            &[
+                ("else.\nA. Ann\nB. Tom\nC. Al\nD. Ed", "[\"Tom\",\"B\"]"),
+                ("\n\nN\n\nQuestion: who?\n\nOnly one", "[\"Ed\",\"D\"]"),
+            ],
+        ),
+    ]
+}
+
+fn call_cases() -> Vec<Case> {
+    let tools = json!([{ "function_calls": "f(a: str, b=None)", "descriptions": "Does." }]);
+    let one = json!({ "Input": "q", "Output": "r = nvdlib.f('x')", "tools": tools, "file": "NVDLibrary" });
+    let several =
+        json!({ "generated_question": "q", "fncall": ["f(1)", "f(f(2))"], "tools": tools });
+    let api = json!({ "file": "d", "id": 0, "instruction": "\nDo.", "input": "User: u\n", "expected_output": "API-Request: [F(a='b')]" });
+    vec![
+        (
+            "nexus",
+            json!([one, several]),
+            &[
+                (
+                    "\n\nFunction:\ndef f(a: str, b=None):\n\"\"\"\nDoes.\n\"\"\"\n\n\nQuestion: q\n",
+                    "{\"calls\":\"f('x')\",\"functions\":[\"f(a: str, b=None)\"],\"skip_empty\":false}",
+                ),
+                (
+                    "from my end. Do not use variables.\n\nFunction:",
+                    "{\"calls\":\"f(1); f(f(2))\",\"functions\":[\"f(a: str, b=None)\"],\"skip_empty\":true}",
+                ),
+            ],
+        ),
+        (
+            "api_bank",
+            json!([api]),
+            &[(
+                "\nDo.\nUser: u\n",
+                "{\"call\":\"API-Request: [F(a='b')]\",\"free\":[\"content\",\"keyword\",\"keywords\",\"meeting_topic\",\"subject\",\"symptom\"],\"least\":0.5}",
+            )],
+        ),
+    ]
+}
+
 fn rows(rows: &Value) -> Vec<Row> {
     let row = |(i, fields): (usize, &Value)| Row {
         path: PathBuf::from("rows"),
         number: i as u64 + 1,
-        fields: fields.clone(),
+        fields: with_file(fields),
     };
     rows.as_array().expect("rows").iter().enumerate().map(row).collect()
+}
+
+/// A row as it is read, with the name of its file.
+fn with_file(fields: &Value) -> Value {
+    let mut fields = fields.clone();
+    let object = fields.as_object_mut().expect("a row");
+    object.entry("file").or_insert_with(|| "rows".into());
+    fields
+}
+
+#[test]
+fn rows_of_publishers_become_questions() {
+    let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let write = |name: &str, rows: Value| {
+        let path = folder.path().join(name);
+        let made = std::fs::create_dir_all(path.parent().expect("a folder"));
+        made.and_then(|()| std::fs::write(path, rows.to_string()))
+            .unwrap_or_else(|e| panic!("{e}"));
+    };
+    let answers = |all: &[&str]| all.iter().map(|text| json!({ "text": text })).collect::<Vec<_>>();
+    let turn = |question: &str, all: &[&str]| json!({ "question": question, "orig_answer": { "text": all[0] }, "answers": answers(all) });
+    let dialogue = |context: &str, turns: Value| json!({ "title": "T", "section_title": "S", "paragraphs": [{ "context": context, "qas": turns }] });
+    let first = json!([turn("a?", &["x"]), turn("b?", &["x", "y"]), turn("c?", &["z", "z"])]);
+    let second = json!([turn("d?", &["CANNOTANSWER"])]);
+    write("quac/val_v0.2.json", json!({ "data": [dialogue("P", first), dialogue("Q", second)] }));
+    write(
+        "zero_scrolls/qasper/validation.json",
+        json!([{ "id": "i", "input": "I", "output": "a" }, { "id": "i", "input": "I", "output": "b" }]),
+    );
+    let read = |name: &str, number: usize| {
+        let task = catalogue::find(name).unwrap_or_else(|e| panic!("{e}"));
+        let rows = task.rows(folder.path()).unwrap_or_else(|e| panic!("{e}"));
+        let made = items(&task, &rows, None, Drawn { number, seed: 0 }, None);
+        made.unwrap_or_else(|e| panic!("{e}"))
+    };
+    // Of b? people do not agree.
+    let quac = read("quac", 1);
+    let asked = |i: usize| match &quac[i].ask {
+        Ask::Write { text, .. } => text.clone(),
+        Ask::Choose { .. } => panic!("quac writes"),
+    };
+    assert_eq!(quac.len(), 3);
+    assert!(
+        asked(1)
+            .ends_with("Question: a?\nAnswer: x\nQuestion: b?\nAnswer: x\nQuestion: c?\nAnswer:")
+    );
+    assert_eq!(quac[0].shots[0].1, "CANNOTANSWER", "examples are of other passages");
+    assert!(quac[2].shots[0].0.contains("Passage: P\n"));
+    let qasper = read("zeroscrolls_qasper", 0);
+    let Ask::Write { reference, .. } = &qasper[0].ask else { panic!("qasper writes") };
+    assert_eq!((qasper.len(), reference), (1, &json!(["a", "b"])));
 }
 
 #[test]
@@ -203,6 +335,9 @@ fn a_whole_answer_is_kept_and_a_part_of_it_counts() {
         ("gpqa_cot", "Answer is B", Some("B")),
         ("aqua", "x\nThe answer is 36 minutes.", Some("36 minutes")),
         ("mgsm_cot", "2 + 1\nAnswer: 3", Some("3")),
+        ("quality", "(B) or C", Some("B")),
+        ("zeroscrolls_quality", "Because of that,\nD. Or A.", Some("D")),
+        ("zeroscrolls_quality", "ABCD", None),
     ] {
         let task = catalogue::find(name).unwrap_or_else(|e| panic!("{e}"));
         let write = task.write.unwrap_or_else(|| panic!("{name} writes"));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use herd_eval::score::{Scorer, Worth};
@@ -47,4 +48,41 @@ fn what_the_answer_is_is_taken_as_bbh_does() {
 #[test]
 fn calls_are_right_where_bfcls_checker_says_so() {
     agrees("calls.jsonl.zst", Scorer::Calls, 300, |worth| (worth.scores["accuracy"] == 1.0).into());
+}
+
+/// Scores to ten places, which is how they are recorded.
+fn figures(worth: &Worth) -> Value {
+    let figure = |(name, score): (&&str, &f64)| ((*name).to_owned(), format!("{score:.10}"));
+    json!(worth.scores.iter().map(figure).collect::<BTreeMap<String, String>>())
+}
+
+#[test]
+fn summaries_share_what_rouge_score_says() {
+    agrees("rouge.jsonl.zst", Scorer::Rouge, 300, |worth| {
+        let mut all = figures(worth);
+        all.as_object_mut().unwrap().remove("geometric_mean");
+        all
+    });
+}
+
+#[test]
+fn spans_share_the_words_that_squad_and_quac_count() {
+    agrees("f1.jsonl.zst", Scorer::F1, 300, figures);
+    agrees("words.jsonl.zst", Scorer::Words, 200, figures);
+    agrees("quac.jsonl.zst", Scorer::Quac, 300, figures);
+}
+
+#[test]
+fn options_are_found_where_infinitebench_finds_them() {
+    agrees("option.jsonl.zst", Scorer::Option, 300, figures);
+}
+
+#[test]
+fn functions_are_given_what_python_gives_them() {
+    agrees("nexus.jsonl.zst", Scorer::Nexus, 300, |worth| (worth.scores["accuracy"] == 1.0).into());
+}
+
+#[test]
+fn apis_are_called_as_api_bank_reads_calls() {
+    agrees("api_bank.jsonl.zst", Scorer::ApiBank, 300, figures);
 }

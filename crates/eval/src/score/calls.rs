@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use super::{Worth, share};
 
+pub mod api_bank;
 mod literal;
+pub mod nexus;
 
 use literal::Literal;
 

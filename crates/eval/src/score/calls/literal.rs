@@ -114,7 +114,7 @@ impl Literal {
 /// among it.
 pub fn read(text: &str) -> Option<Literal> {
     let chars: Vec<char> = text.trim_start_matches([' ', '\t']).chars().collect();
-    let mut reader = Reader { chars, at: 0, depth: 0 };
+    let mut reader = Reader { chars, at: 0, depth: 0, steps: None };
     let first = reader.value()?;
     reader.space();
     // What stands between commas is a tuple, without brackets as well.
@@ -123,10 +123,83 @@ pub fn read(text: &str) -> Option<Literal> {
     (reader.at == reader.chars.len()).then_some(value)
 }
 
+/// What Python does when it comes to a call, or to the name of a variable.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Looks up what is called so.
+    Name(String),
+    /// Calls a function with what it is given: by names, or by their places.
+    Call(String, Vec<(Option<String>, Literal)>),
+}
+
+/// The steps of statements that are values, in the order in which they are done: what a call is given
+/// comes before it. A call is worth `None`. Nothing of any other text, sums and assignments among it.
+pub fn steps(text: &str) -> Option<Vec<Step>> {
+    let mut reader = Reader { chars: text.chars().collect(), at: 0, depth: 0, steps: Some(vec![]) };
+    loop {
+        reader.space();
+        while reader.peek() == Some('#') {
+            let rest = reader.chars[reader.at..].iter();
+            reader.at += rest.take_while(|c| **c != '\n').count();
+            reader.space();
+        }
+        if reader.at == reader.chars.len() {
+            return reader.steps;
+        }
+        reader.value()?;
+        while reader.peek().is_some_and(|c| c == ' ' || c == '\t') {
+            reader.at += 1;
+        }
+        let ended = reader.peek().is_none_or(|c| ";#\n\r".contains(c));
+        if !ended {
+            return None;
+        }
+        reader.at += usize::from(reader.peek() == Some(';'));
+    }
+}
+
+/// A parameter of a function: its name, and what it is where nothing is given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    pub name: String,
+    pub default: Option<Literal>,
+}
+
+/// A function's name and parameters, of the first line of its definition, with types or without. Nothing of other texts,
+/// and of defaults that are no literals.
+pub fn signature(text: &str) -> Option<(String, Vec<Parameter>)> {
+    let text = text.trim();
+    let chars = text.strip_prefix("def ").unwrap_or(text).chars().collect();
+    let mut reader = Reader { chars, at: 0, depth: 0, steps: None };
+    reader.space();
+    let name = reader.name();
+    let mut parameters = Vec::new();
+    if name.is_empty() || !reader.take('(') {
+        return None;
+    }
+    let mut open = true;
+    while !reader.take(')') {
+        let name = reader.name();
+        if name.is_empty() || !open {
+            return None;
+        }
+        if reader.take(':') {
+            reader.pass_type();
+        }
+        let default = if reader.take('=') { Some(reader.value()?) } else { None };
+        parameters.push(Parameter { name, default });
+        open = reader.take(',');
+        reader.space();
+    }
+    Some((name, parameters))
+}
+
 struct Reader {
     chars: Vec<char>,
     at: usize,
     depth: usize,
+    /// What is done, where calls are read; else there are none.
+    steps: Option<Vec<Step>>,
 }
 
 impl Reader {
@@ -176,7 +249,7 @@ impl Reader {
             }
             '"' | '\'' => self.texts(),
             '-' | '+' | '.' | '0'..='9' => self.number(),
-            c if c.is_alphabetic() => self.word(),
+            c if c.is_alphabetic() || c == '_' => self.word(),
             _ => None,
         };
         self.depth -= 1;
@@ -234,17 +307,77 @@ impl Reader {
         Some(Literal::Dict(all))
     }
 
-    fn word(&mut self) -> Option<Literal> {
-        let word: String = self.chars[self.at..]
-            .iter()
-            .take_while(|c| c.is_alphanumeric() || **c == '_')
-            .collect();
+    /// Letters, digits and underscores from here on; nothing where there are none.
+    fn name(&mut self) -> String {
+        let rest = self.chars[self.at..].iter();
+        let word: String = rest.take_while(|c| c.is_alphanumeric() || **c == '_').collect();
         self.at += word.chars().count();
-        match word.as_str() {
+        word
+    }
+
+    fn word(&mut self) -> Option<Literal> {
+        match self.name().as_str() {
             "True" => Some(Literal::Bool(true)),
             "False" => Some(Literal::Bool(false)),
             "None" => Some(Literal::None),
-            _ => None,
+            "" => None,
+            name => self.step(name.to_owned()),
+        }
+    }
+
+    /// A call or a variable, where they are read. The name is looked up before what is given is made.
+    fn step(&mut self, name: String) -> Option<Literal> {
+        self.steps.as_mut()?.push(Step::Name(name.clone()));
+        if !self.take('(') {
+            return Some(Literal::None);
+        }
+        let mut given: Vec<(Option<String>, Literal)> = Vec::new();
+        while !self.take(')') {
+            let name = self.keyword();
+            // Python takes neither a name twice nor a place behind names.
+            let wrong = |other: &Option<String>| *other == name || name.is_none();
+            if given.iter().filter(|(other, _)| other.is_some()).any(|(other, _)| wrong(other)) {
+                return None;
+            }
+            given.push((name, self.value()?));
+            if !self.take(',') && !self.stands(')') {
+                return None;
+            }
+        }
+        self.steps.as_mut()?.push(Step::Call(name, given));
+        Some(Literal::None)
+    }
+
+    /// Whether this stands here, which is left standing.
+    fn stands(&mut self, wanted: char) -> bool {
+        self.space();
+        self.peek() == Some(wanted)
+    }
+
+    /// The name in front of `=`, if that is what stands here.
+    fn keyword(&mut self) -> Option<String> {
+        self.space();
+        let from = self.at;
+        let name = self.name();
+        if !name.is_empty() && self.take('=') && self.peek() != Some('=') {
+            return Some(name);
+        }
+        self.at = from;
+        None
+    }
+
+    /// A type, up to the comma, bracket or sign of equality behind it.
+    fn pass_type(&mut self) {
+        let mut open = 0usize;
+        while let Some(c) = self.peek() {
+            match c {
+                '[' | '(' => open += 1,
+                ']' if open > 0 => open -= 1,
+                ')' if open > 0 => open -= 1,
+                ',' | '=' | ')' if open == 0 => return,
+                _ => {}
+            }
+            self.at += 1;
         }
     }
 
