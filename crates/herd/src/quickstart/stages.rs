@@ -51,7 +51,7 @@ impl Size {
                 widths: &[64, 96, 128],
                 layers: 4,
                 width: 128,
-                steps: 400,
+                steps: 1100,
                 budgets: &[32.0, 16.0, 8.0],
                 context_steps: 60,
                 anneal_steps: 120,
@@ -67,7 +67,7 @@ impl Size {
                 widths: &[128, 192, 256],
                 layers: 8,
                 width: 384,
-                steps: 6000,
+                steps: 12_000,
                 budgets: &[64.0, 32.0, 16.0],
                 context_steps: 300,
                 anneal_steps: 600,
@@ -111,7 +111,7 @@ pub(super) struct Numbers {
 pub(super) const CONTEXT: usize = 256;
 pub(super) const LONGER: usize = 512;
 /// Tokens a step of pretraining.
-const TOKENS: usize = 4096;
+const TOKENS: usize = 2048;
 
 /// A part of the way.
 pub(super) struct Stage {
@@ -274,7 +274,7 @@ impl Way<'_> {
     fn pretraining(&self, what: &str, model: &ModelConfig, steps: u64, width: usize) -> String {
         let every = (steps / 8).max(1);
         format!(
-            "{}{}[data]\nshards = \"../shards\"\n[optim]\nsteps = {steps}\nlr = {:.6}\nwarmup_steps = {}\n\
+            "{}{}[batch]\ntokens = {TOKENS}\n[data]\nshards = \"../shards\"\n[optim]\nsteps = {steps}\nlr = {:.6}\nwarmup_steps = {}\n\
              [checkpoint]\nevery = {every}\n[validation]\nevery = {every}\ntokens = 16384\n[samples]\nevery = 0\n",
             head(what),
             shape(model),
