@@ -249,6 +249,8 @@ fn a_card_has_the_figures_of_its_run() {
     assert!(find("training FLOPs")["value"].as_f64() > Some(1e6));
     let page = fs::read_to_string(home.join("CARD.md")).unwrap();
     assert!(page.contains("| stage | pretrain |") && page.contains("docs.jsonl"), "{page}");
+    assert!(page.contains("| figure | value | from |") && page.contains("| learning rate | "));
+    assert!(page.contains("| seed | ") && page.contains("| batch (tokens a step) | "), "{page}");
     let (code, out, _) = common::told(herd(home, &["card", "run"]).output().unwrap());
     assert!(
         code == 0 && out.contains("| energy | not known |") && out.contains("--watts"),
@@ -260,4 +262,24 @@ fn a_card_has_the_figures_of_its_run() {
         let (code, _, err) = common::told(herd(home, &args).output().unwrap());
         assert!(code == 2 && err.contains(words), "{err}");
     }
+}
+
+#[test]
+fn the_card_of_an_adapter_has_the_shape_of_its_parent() {
+    let settings = training::chat_settings(training::BASE) + training::LORA;
+    let folder = training::begin_from_base("sft", &settings);
+    let home = folder.path();
+    training::done(&mut training::stage(home, "sft", "sft.toml", "run"));
+    let card = |run: &str| json_of(herd(home, &["card", run]));
+    let value = |card: &Value, name: &str| {
+        let of = card["entries"].as_array().unwrap();
+        of.iter().find(|entry| entry["name"] == name).unwrap().clone()
+    };
+    let (base, adapter) = (card("base"), card("run"));
+    let [own, parent] = [&base, &adapter].map(|card| value(card, "parameters"));
+    assert_eq!(own["value"], parent["value"]);
+    assert!(parent["from"].as_str().unwrap().contains("made from"), "{parent}");
+    let flops = value(&adapter, "training FLOPs");
+    assert!(flops["value"].as_f64() > Some(1e6), "{flops}");
+    assert!(flops["from"].as_str().unwrap().contains("an adapter takes about two thirds"));
 }
