@@ -117,6 +117,9 @@ struct ServeFlags {
     /// The address to listen on; 0.0.0.0 lets other machines in
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     host: IpAddr,
+    /// A name of this machine that judges' browsers may call it by; may be given more than once
+    #[arg(long, value_name = "HOST")]
+    name: Vec<String>,
     #[command(flatten)]
     machine: MachineFlags,
 }
@@ -256,7 +259,10 @@ fn serve(flags: &ServeFlags, console: &Console) -> Result<Verdict, Error> {
         console.note(over);
         return Ok(Verdict::Done);
     }
-    let settings = Settings::new(SocketAddr::new(flags.host, flags.port), log_line);
+    let settings = Settings {
+        names: flags.name.clone(),
+        ..Settings::new(SocketAddr::new(flags.host, flags.port), log_line)
+    };
     let arena = Arena::open(settings, Arc::clone(&ballots), rules)?;
     console.note(format!(
         "{} prompts; listening on http://{}, Ctrl-C ends",
