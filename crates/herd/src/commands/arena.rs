@@ -18,6 +18,7 @@ use herd_train::writer::{AskConfig, WriterConfig};
 use serde_json::json;
 
 use crate::arena::answers::{Manner, Named, answer};
+use crate::arena::judge::Asked;
 use crate::arena::prompts::{Fields, read};
 use crate::arena::report::{Bootstrap, Report};
 use crate::arena::{export, judge, open};
@@ -353,12 +354,11 @@ fn judge(flags: &JudgeFlags, console: &Console, offline: bool) -> Result<Verdict
         Source::Local(_) => format!("{} {}", flags.model, &source.hash()[..12]),
         Source::Endpoint(_) => writer.name(),
     };
-    let pairs = ballots.unjudged(&name, flags.voted)?;
-    console
-        .note(format!("{} pairs are judged, each in both orders", count(pairs.len() as u64 / 2)));
+    let left = ballots.unjudged_count(&name, flags.voted)?;
+    console.note(format!("{} verdicts are asked for, one for each order", count(left as u64)));
     let stop = stop_on_interrupt(console);
-    let limits = (flags.max_tokens, &*stop);
-    let (read, unread) = judge::ask(&ballots, &name, &pairs, &mut source, limits)?;
+    let asked = Asked { name: &name, voted: flags.voted, max_tokens: flags.max_tokens };
+    let (read, unread) = judge::ask(&ballots, &asked, &mut source, &stop)?;
     if stop.load(Ordering::Relaxed) {
         console.note("stopped; the same command goes on");
         return Ok(Verdict::Done);
@@ -371,6 +371,9 @@ fn judge(flags: &JudgeFlags, console: &Console, offline: bool) -> Result<Verdict
         )?;
     } else {
         console.print(format!("{} verdicts, {unread} unreadable", read + unread))?;
+        if unread > 0 {
+            console.note("the same command asks for these again; a larger -c or -n may help");
+        }
         report.print_machines(console)?;
     }
     Ok(Verdict::Done)

@@ -324,16 +324,34 @@ fn a_judge_that_is_a_model_is_asked_both_ways_round_once() {
     let ballots = arena(&["a", "b"], 3);
     let told = ballots.next("ann", &RULES).unwrap();
     ballots.vote(&vote("ann", &told, 3)).unwrap();
-    assert_eq!(
-        (ballots.unjudged("m", false).unwrap().len(), ballots.unjudged("m", true).unwrap().len()),
-        (6, 2)
-    );
-    for pair in ballots.unjudged("m", true).unwrap() {
+    let count = |judge, voted| ballots.unjudged_count(judge, voted).unwrap();
+    let all = |judge, voted| ballots.unjudged(judge, voted, (0, 0, 0), 99).unwrap();
+    assert_eq!((count("m", false), count("m", true)), (6, 2));
+    assert_eq!((all("m", false).len(), all("m", true).len()), (6, 2));
+    for pair in all("m", true) {
         ballots.say("m", &pair, Some(1), "A is slightly better").unwrap();
     }
-    assert_eq!(
-        (ballots.unjudged("m", true).unwrap().len(), ballots.verdicts().unwrap().len()),
-        (0, 2)
-    );
-    assert_eq!(ballots.unjudged("other", true).unwrap().len(), 2);
+    assert_eq!((count("m", true), ballots.verdicts().unwrap().len()), (0, 2));
+    assert_eq!(count("other", true), 2);
+}
+
+#[test]
+fn words_without_a_verdict_are_asked_for_again_but_once_in_a_round() {
+    let ballots = arena(&["a", "b", "c"], 5);
+    let round = |grade: Option<i8>| {
+        let (mut after, mut asked) = ((0, 0, 0), Vec::new());
+        loop {
+            let piece = ballots.unjudged("m", false, after, 4).unwrap();
+            let Some(last) = piece.last() else { return asked };
+            after = last.place();
+            for pair in piece {
+                asked.push(pair.place());
+                ballots.say("m", &pair, grade, "words").unwrap();
+            }
+        }
+    };
+    let first = round(None);
+    assert!(first.len() == 30 && first.is_sorted_by(|a, b| a < b), "{first:?}");
+    assert_eq!(round(Some(2)), first);
+    assert_eq!((round(None), ballots.verdicts().unwrap().len()), (Vec::new(), 30));
 }
