@@ -137,6 +137,9 @@ struct ReportFlags {
     /// What they depend on
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
+    /// Judges whose votes do not count
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    without: Vec<String>,
 }
 
 /// Flags of `herd arena export`.
@@ -148,6 +151,9 @@ struct ExportFlags {
     /// The rows
     #[arg(short, long, value_name = "ROWS.jsonl")]
     out: PathBuf,
+    /// Judges whose votes become no rows
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    without: Vec<String>,
 }
 
 /// Flags of `herd arena judge`.
@@ -309,7 +315,7 @@ fn check_names(models: &[Named]) -> Result<&[Named], Error> {
 
 fn report(flags: &ReportFlags, console: &Console) -> Result<Verdict, Error> {
     let bootstrap = Bootstrap { draws: flags.bootstrap, seed: flags.seed };
-    let report = Report::of(&open(&flags.db)?, bootstrap)?;
+    let report = Report::of(&open(&flags.db)?, bootstrap, &flags.without)?;
     if console.json {
         console.print_json(&report)?;
     } else {
@@ -319,7 +325,7 @@ fn report(flags: &ReportFlags, console: &Console) -> Result<Verdict, Error> {
 }
 
 fn export(flags: &ExportFlags, console: &Console) -> Result<Verdict, Error> {
-    let summary = export::write(&open(&flags.db)?.votes()?, &flags.out)?;
+    let summary = export::write(&open(&flags.db)?.votes()?, &flags.without, &flags.out)?;
     if console.json {
         console.print_json(&summary)?;
         return Ok(Verdict::Done);
@@ -363,7 +369,7 @@ fn judge(flags: &JudgeFlags, console: &Console, offline: bool) -> Result<Verdict
         console.note("stopped; the same command goes on");
         return Ok(Verdict::Done);
     }
-    let report = Report::of(&ballots, Bootstrap { draws: 20, seed: 1 })?;
+    let report = Report::of(&ballots, Bootstrap { draws: 20, seed: 1 }, &[])?;
     let told = report.models_that_judge.get(&name);
     if console.json {
         console.print_json(
