@@ -98,11 +98,41 @@ await check("a vote that is not kept stays on the page until it is", await launc
   await page.route("**/arena/vote", (route) => route.abort());
   await page.keyboard.press("2");
   await page.keyboard.press("Enter");
-  await page.getByText("Not kept").waitFor();
+  await page.getByText("Not kept yet: the server does not answer. Keep it again when it does.").waitFor();
   must(await page.getByRole("radio", { name: "A is better" }).isChecked(), "the vote stands");
   await page.unroute("**/arena/vote");
   await page.keyboard.press("Enter");
   await votes(page, 1);
+}, options);
+
+await check("a key that is held votes once, and a pair that was voted on elsewhere is passed", await launch(words("held")), async (page) => {
+  await begin(page, "ann");
+  await page.keyboard.press("4");
+  await page.keyboard.down("Enter");
+  await votes(page, 1);
+  await page.waitForSelector(".sides");
+  await page.keyboard.down("2"); // Enter is still down
+  await page.keyboard.up("2");
+  await page.keyboard.down("Enter"); // the system's repeat
+  await page.waitForTimeout(300);
+  must((await state(page)).startsWith("1 vote "), "one vote");
+  await page.keyboard.up("Enter");
+  const body = await page.evaluate(async () => (await fetch("/arena/next", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ judge: "ann" }) })).json());
+  await page.evaluate((show) => fetch("/arena/vote", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ judge: "ann", show, grade: -3, seconds: 1 }) }), body.pair.show);
+  await page.keyboard.press("Enter");
+  await votes(page, 2);
+  must(!(await page.getByText("Not kept").count()), "it goes on");
+  must(!(await page.locator("input:checked").count()), "a fresh scale");
+}, options);
+
+await check("who changes the name is left alone while answers are made", await launch(words("named")), async (page) => {
+  await page.route("**/arena/next", (route) => route.fulfill({ json: { votes: 0, left: 0, unmade: 3, pair: null } }));
+  await page.getByRole("textbox", { name: "A short name" }).fill("ann");
+  await page.getByRole("button", { name: "Begin" }).click();
+  await page.getByRole("heading", { name: "Answers are being made" }).waitFor();
+  await page.getByRole("button", { name: "You are ann" }).click();
+  await page.waitForTimeout(2000);
+  must(await page.getByRole("heading", { name: "Who judges?" }).isVisible(), "the question stays");
 }, options);
 
 const mortal = await launch(words("mortal"));

@@ -21,6 +21,11 @@ pub struct Mean {
 }
 
 impl Mean {
+    /// The ends of its interval; `None` where nothing is known of the spread, as of items that are all alike.
+    pub fn interval(&self) -> Option<(f64, f64)> {
+        (self.stderr > 0.0).then_some(self.ci95)
+    }
+
     fn of(value: f64, stderr: f64, n: usize) -> Mean {
         Mean { value, stderr, ci95: (value - Z * stderr, value + Z * stderr), n }
     }
@@ -28,22 +33,27 @@ impl Mean {
 
 /// The mean of numbers, with the standard error of their spread: of shares the binomial one,
 /// `sqrt(s (1 - s) / n)` (arXiv 2407.21783, section 5.1.1). With `clusters`, numbers of one cluster
-/// count as one draw (arXiv 2411.00640, equation 4).
+/// count as one draw (arXiv 2411.00640, equation 4). Of a single cluster the terms add up to 0, which says nothing
+/// of the spread: then each number counts for itself.
 ///
 /// Panics if the lengths differ or there are none.
 pub fn mean(numbers: &[f64], clusters: Option<&[String]>) -> Mean {
     assert!(!numbers.is_empty(), "mean: of nothing");
     let n = numbers.len() as f64;
     let value = numbers.iter().sum::<f64>() / n;
-    let squares: f64 = match clusters {
-        None => numbers.iter().map(|x| (x - value) * (x - value)).sum(),
+    let alone = || numbers.iter().map(|x| (x - value) * (x - value)).sum::<f64>();
+    let squares = match clusters {
+        None => alone(),
         Some(clusters) => {
             assert_eq!(clusters.len(), numbers.len(), "mean: a cluster for each");
             let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
             for (x, cluster) in numbers.iter().zip(clusters) {
                 *sums.entry(cluster).or_default() += x - value;
             }
-            sums.values().map(|sum| sum * sum).sum()
+            match sums.len() {
+                1 => alone(),
+                _ => sums.values().map(|sum| sum * sum).sum(),
+            }
         }
     };
     Mean::of(value, squares.sqrt() / n, numbers.len())
@@ -69,7 +79,7 @@ pub struct Difference {
     pub stderr: f64,
     /// The ends of its 95 % interval.
     pub ci95: (f64, f64),
-    /// How often models that do not differ would differ by so much.
+    /// How often models that do not differ would differ by so much; where no item differs from another, the sign test's.
     pub p: f64,
     /// The difference that so many items would show four times of five.
     pub detectable: f64,
@@ -86,15 +96,15 @@ pub fn difference(first: &[f64], second: &[f64], clusters: Option<&[String]>) ->
     let differences: Vec<f64> = first.iter().zip(second).map(|(a, b)| b - a).collect();
     let Mean { value, stderr, n, .. } = mean(&differences, clusters);
     let of = |of: &[String]| of.iter().collect::<BTreeSet<_>>().len();
-    let draws = clusters.map_or(n, of) as f64;
+    let draws = clusters.map_or(n, of);
     let alike = differences.iter().all(|d| *d == differences[0]);
-    if draws < 2.0 || alike {
-        // One draw says nothing of the spread; draws that all go one way do so by chance 2^(1 - draws) of the time.
-        let p = if value == 0.0 { 1.0 } else { 2f64.powf(1.0 - draws) };
+    if draws < 2 || alike {
+        // One draw says nothing of the spread; draws that are all alike are so many coins that fall the same way.
+        let p = if value == 0.0 { 1.0 } else { all_one_way(draws) };
         return Difference { p, ..of_difference(Mean::of(value, stderr, n)) };
     }
     // Student's t of so few draws, as a normal deviate and back (Wallace 1959).
-    let free = draws - 1.0;
+    let (draws, free) = (draws as f64, draws as f64 - 1.0);
     let part = (8.0 * free + 1.0) / (8.0 * free + 3.0);
     let stderr = stderr * (draws / free).sqrt();
     let half = (free * ((Z / part).powi(2) / free).exp_m1()).sqrt() * stderr;
@@ -104,13 +114,23 @@ pub fn difference(first: &[f64], second: &[f64], clusters: Option<&[String]>) ->
     Difference { p, stderr, ci95, ..of_difference(Mean::of(value, stderr, n)) }
 }
 
+/// Whether numbers of this mean differ from one another by more than rounding.
+fn spread(value: f64, stderr: f64) -> bool {
+    stderr > 1e-12 * value.abs()
+}
+
+/// How often `draws` fair coins all fall the same way: the sign test of differences without any spread.
+fn all_one_way(draws: usize) -> f64 {
+    0.5f64.powi(draws.saturating_sub(1).min(2000) as i32)
+}
+
 fn of_difference(Mean { value, stderr, ci95, n }: Mean) -> Difference {
-    let p = if stderr > 0.0 {
+    let p = if spread(value, stderr) {
         2.0 * normal_tail((value / stderr).abs())
     } else if value == 0.0 {
         1.0
     } else {
-        0.0
+        all_one_way(n)
     };
     Difference { difference: value, stderr, ci95, p, detectable: (Z + 0.841_621) * stderr, n }
 }
@@ -172,6 +192,28 @@ mod tests {
         assert!((together.stderr / alone.stderr - 2.0f64.sqrt()).abs() < 1e-12);
         let own: Vec<String> = (0..4).map(|i| i.to_string()).collect();
         assert_eq!(mean(&numbers, Some(&own)), alone);
+    }
+
+    #[test]
+    fn one_cluster_alone_has_the_interval_of_its_items() {
+        let numbers = [1.0, 0.0, 1.0, 0.0, 1.0];
+        let one = vec!["a".to_owned(); 5];
+        assert_eq!(mean(&numbers, Some(&one)), mean(&numbers, None));
+        assert!(mean(&numbers, Some(&one)).stderr > 0.2);
+    }
+
+    #[test]
+    fn a_few_items_that_all_say_one_thing_prove_little() {
+        let p = |n: usize, clusters: Option<&[String]>| {
+            difference(&vec![0.0; n], &vec![1.0; n], clusters).p
+        };
+        assert_eq!((p(1, None), p(2, None), p(6, None)), (1.0, 0.5, 1.0 / 32.0));
+        assert!(p(5000, None) < 1e-300);
+        // Six items of two dialogues are two draws.
+        let two: Vec<String> = (0..6).map(|i| (i % 2).to_string()).collect();
+        assert_eq!(p(6, Some(&two)), 0.5);
+        assert_eq!(difference(&[1.0], &[1.0], None).p, 1.0);
+        assert_eq!(difference(&[0.0; 3], &[0.1; 3], None).p, 0.25); // whose mean is not 0.1 to the last bit
     }
 
     #[test]

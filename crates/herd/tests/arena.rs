@@ -16,6 +16,7 @@ mod training;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use script::{Writer, rows, says};
 use serde_json::{Value, json};
@@ -35,7 +36,8 @@ fn fill(home: &Path, prompts: usize) {
     let row = |i: usize| match i + 1 == prompts {
         true => json!({ "id": "turns", "turns": ["say a", "say b"], "skill": "coding" }),
         false => {
-            json!({ "prompt": format!("question {i}"), "skill": skills[i % 2] })
+            let difficulty = ["easy", "hard"][i % 2];
+            json!({ "prompt": format!("question {i}"), "skill": skills[i % 2], "difficulty": difficulty })
         }
     };
     let lines: Vec<String> = (0..prompts).map(|i| row(i).to_string()).collect();
@@ -51,11 +53,15 @@ fn herd(home: &Path, args: &[&str]) -> Command {
 
 /// `herd arena serve` of the two models.
 fn serve(home: &Path, db: &str, more: &[&str]) -> Command {
+    serve_models(home, "secret=tiny.gguf,llama3.gguf", db, more)
+}
+
+fn serve_models(home: &Path, models: &str, db: &str, more: &[&str]) -> Command {
     let fixed = [
         "arena",
         "serve",
         "--models",
-        "secret=tiny.gguf,llama3.gguf",
+        models,
         "--prompts",
         "prompts.jsonl",
         "--db",
@@ -225,10 +231,19 @@ fn votes_are_counted_by_pair_skill_and_judge() {
     );
     let ratings = report["ratings"].as_array().unwrap();
     assert!(ratings.iter().all(|rating| rating["points"].as_f64().unwrap().abs() < 1e-6));
+    assert_eq!(report["difficulties"]["hard"][0]["win"]["n"], 6);
+    // Judges may be left out, and nobody else.
+    let without = ["arena", "report", "votes.sqlite", "--without", "bob,eve"];
+    let one = json_of(herd(home, &without));
+    assert_eq!((&one["votes"], &one["passed"]), (&json!(8), &json!(0)));
+    assert!(one["without"]["bob"].as_u64() >= Some(8) && one["without"]["eve"] == 1, "{one}");
+    assert!(one["judges"]["bob"].is_null());
+    let err = fails(herd(home, &["arena", "report", "votes.sqlite", "--without", "bop"]));
+    assert!(err.contains("--without") && err.contains("ann, bob, eve"), "{err}");
     let (code, out, err) =
         common::told(herd(home, &["arena", "report", "votes.sqlite"]).output().unwrap());
     assert!(
-        code == 0 && out.contains("50.0 +- ") && out.contains("position: left wins 100.0 %"),
+        code == 0 && out.contains("  50.0 %") && out.contains("position: left wins 100.0 %"),
         "{out}{err}"
     );
 }
@@ -351,6 +366,7 @@ fn a_model_judges_both_ways_round_and_is_held_against_people() {
     assert_eq!(judge(&first.url)["asked"], 0);
     assert!(first.requests().is_empty());
     // One who reads what people read; its words of one pair have no verdict.
+    static KNOWS: AtomicBool = AtomicBool::new(false);
     let wise = Writer::new(|asked: &str, _| {
         let answer = |name: &str| {
             let (_, rest) = asked.split_once(&format!("<answer {name}>\n")).unwrap();
@@ -358,7 +374,7 @@ fn a_model_judges_both_ways_round_and_is_held_against_people() {
                 rest.split_once(&format!("</answer {name}>")).unwrap().0.trim_end_matches('\n');
             json!(text.rsplit("[assistant]\n").next().unwrap()).to_string()
         };
-        if asked.contains("question 0") {
+        if asked.contains("question 0") && !KNOWS.load(Ordering::Relaxed) {
             return says("who knows");
         }
         says(if answer("A") < answer("B") { "A is much better" } else { "**B is much better**" })
@@ -371,12 +387,45 @@ fn a_model_judges_both_ways_round_and_is_held_against_people() {
         (&calibration["accuracy"]["3"]["value"], &calibration["people"]["same"]),
         (&json!(1.0), &json!(1.0))
     );
+    // What had no verdict is asked again, and nothing else.
+    assert_eq!(judge(&wise.url)["unread"], 2);
+    KNOWS.store(true, Ordering::Relaxed);
+    let told = judge(&wise.url);
+    assert_eq!((&told["asked"], &told["unread"]), (&json!(2), &json!(0)));
+    assert_eq!(told["told"]["calibration"]["pairs"], 5);
     assert_eq!(report(home, "votes.sqlite")["models_that_judge"].as_object().unwrap().len(), 2);
     // A model of this machine: what it babbles has no verdict, and is counted.
     let args =
         ["arena", "judge", "votes.sqlite", "-m", "tiny.gguf", "-n", "4", "-t", "1", "--voted"];
     let told = json_of(herd(home, &args));
     assert_eq!((&told["asked"], &told["unread"]), (&json!(10), &json!(10)));
+}
+
+#[test]
+fn a_model_that_nobody_graded_takes_no_rating_from_the_others() {
+    let home = home(4);
+    let home = home.path();
+    let serve = |models: &str| {
+        Server::begin(serve_models(home, models, "votes.sqlite", &["--repeats", "0"]))
+    };
+    let server = serve("a=tiny.gguf,b=llama3.gguf");
+    let told = answered(&server, "ann");
+    vote(&server, "ann", &told, 3);
+    drop(server);
+    // A third model comes; of it there is a judge who cannot say.
+    let server = serve("a=tiny.gguf,c=llama3.gguf");
+    let told = answered(&server, "eve");
+    let body = json!({ "judge": "eve", "show": told["pair"]["show"], "grade": null, "seconds": 1 });
+    post(&server, "/arena/vote", &body);
+    drop(server);
+    let report = report(home, "votes.sqlite");
+    assert_eq!(report["models"], json!(["a", "b", "c"]));
+    let ratings = report["ratings"].as_array().unwrap();
+    assert!(ratings[0]["points"].is_f64() && ratings[1]["points"].is_f64() && ratings[2].is_null());
+    let (_, out, _) =
+        common::told(herd(home, &["arena", "report", "votes.sqlite"]).output().unwrap());
+    assert!(out.contains("not rated, for want of votes: c"), "{out}");
+    assert!(out.contains("100.0 %") && !out.contains("+- 0.0"), "{out}"); // one vote has no interval
 }
 
 #[test]

@@ -52,6 +52,17 @@ fn compare(home: &Path, text: &str) -> Command {
     herd(home, &["compare", "models.toml", "-o", "out", "-t", "1"])
 }
 
+/// The costs of a machine by the hour, where two tokens are read for one written.
+fn costs_follow_from_speed(model: &Value, an_hour: f64) {
+    let loads = model["known"]["loads"].as_array().unwrap();
+    let most = loads.iter().map(|l| l["tok_s"].as_f64().unwrap()).fold(0.0, f64::max);
+    let written = model["cost_written"]["value"].as_f64().unwrap();
+    assert!((written * 3600.0 * most / 1e6 / an_hour - 1.0).abs() < 1e-9);
+    let all = model["cost_all"]["value"].as_f64().unwrap();
+    assert!((all * 3.0 / written - 1.0).abs() < 1e-9 && model["blended"].is_null());
+    assert_eq!(model["throughput"]["value"].as_f64(), Some(most));
+}
+
 #[test]
 fn models_stand_side_by_side_with_where_each_figure_is_from() {
     let (home, _) = tiny::home();
@@ -83,7 +94,10 @@ fn models_stand_side_by_side_with_where_each_figure_is_from() {
         (&elsewhere["speed"]["value"], &elsewhere["ttft_ms"]["value"]),
         (&json!(60.0), &json!(30.0))
     );
-    assert_eq!((&elsewhere["price"]["value"], &elsewhere["energy"]), (&json!(1.5), &Value::Null));
+    assert_eq!((&elsewhere["blended"]["value"], &elsewhere["energy"]), (&json!(1.5), &Value::Null));
+    assert_eq!(elsewhere["cost_written"], Value::Null);
+    assert_eq!(here["known"]["quality_from"]["arc"]["metric"], "acc");
+    assert!(elsewhere["throughput"]["from"].as_str().unwrap().ends_with("4 at once"));
     for (measured, words) in [(here, "in process, class "), (served, "herd bench serve of http")] {
         assert!(measured["speed"]["value"].as_f64() > Some(0.0), "{measured}");
         assert!(measured["speed"]["from"].as_str().unwrap().starts_with(words), "{measured}");
@@ -93,14 +107,8 @@ fn models_stand_side_by_side_with_where_each_figure_is_from() {
             [1, 2]
         );
     }
-    let most = here["known"]["loads"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|l| l["tok_s"].as_f64().unwrap())
-        .fold(0.0, f64::max);
-    let price = here["price"]["value"].as_f64().unwrap();
-    assert!((price * 3600.0 * most / 1e6 - 1.0).abs() < 1e-9);
+    costs_follow_from_speed(here, 1.0);
+    assert!(served["known"]["loads"][0]["total_tok_s"].as_f64() > Some(0.0));
     let energy = here["energy"]["from"].as_str().unwrap();
     assert!(energy.contains("RAPL") || energy.contains("50 W given"), "{energy}");
     let read = |name: &str| fs::read_to_string(home.join("out").join(name)).unwrap();
@@ -124,6 +132,11 @@ fn a_comparison_that_is_wrong_is_named_before_anything_is_measured() {
     let (home, _) = tiny::home();
     let home = home.path();
     results(home, "a", &[("arc", 0.4)]);
+    results(home, "b", &[("arc", 0.5)]);
+    let path = home.join("b/results.json");
+    let other =
+        fs::read_to_string(&path).unwrap().replace("\"num_fewshot\":0", "\"num_fewshot\":5");
+    fs::write(&path, other).unwrap();
     fs::write(
         home.join("failed.json"),
         json!([{ "concurrency": 1, "tok_s": 1.0, "failed": 1 }]).to_string(),
@@ -146,7 +159,14 @@ fn a_comparison_that_is_wrong_is_named_before_anything_is_measured() {
         ("[measure]\nconcurrency = []\n[models.a]\n", "concurrency is []"),
         (
             "[measure]\nprompt_tokens = 1000000\n[models.x]\nmodel = 'tiny.gguf'\nspeed = true\n",
-            "--ctx-size",
+            "measure.prompt_tokens and max_tokens together is \"1000064\"",
+        ),
+        ("[models.a]\nquality = { arc = 40 }\n", "a.quality.arc is 40"),
+        ("[models.a]\neval = ['a']\nquality = { arc = 0.4 }\n", "arc of a"),
+        ("[models.a]\nstrict = true\n", "without a url"),
+        (
+            "[models.a]\neval = ['a']\n[models.b]\neval = ['b']\n",
+            "arc of a is acc, 0 examples, 100 items",
         ),
     ] {
         let output =
@@ -158,10 +178,48 @@ fn a_comparison_that_is_wrong_is_named_before_anything_is_measured() {
         assert!(err.contains(words) && !err.contains("a fault in herd"), "{text}: {err}");
         assert!(!home.join("out").exists());
     }
-    let command = herd(home, &["--offline", "compare", "models.toml", "-o", "out"]);
-    fs::write(home.join("models.toml"), "[models.a]\nurl = 'http://127.0.0.1:9'\n").unwrap();
-    let (code, _, err) = common::told({ command }.output().unwrap());
-    assert!(code == 2 && err.contains("--offline"), "{err}");
+    // A model that could be measured stands before what is wrong: it is not.
+    for (text, args, words) in [
+        ("url = 'http://127.0.0.1:9'\n", vec!["--offline"], "--offline"),
+        ("url = 'http://127.0.0.1:9'\n", vec![], "127.0.0.1:9"),
+        ("url = 'http://127.0.0.1:9'\nkey_env = 'NO_SUCH_KEY'\n", vec![], "NO_SUCH_KEY"),
+        ("", vec!["-o", "models.toml/out"], "models.toml"),
+    ] {
+        fs::write(home.join("models.toml"), format!("{slow}[models.z]\n{text}")).unwrap();
+        let out = if args.len() == 2 { vec![] } else { vec!["-o", "out"] };
+        let all = [vec!["compare", "models.toml", "-t", "1"], args, out].concat();
+        let (code, _, err) = common::told(herd(home, &all).output().unwrap());
+        assert!(code == 2 && err.contains(words) && !err.contains("is measured"), "{err}");
+        assert!(!home.join("out").exists());
+    }
+}
+
+#[test]
+fn a_hosted_model_stands_beside_with_what_its_makers_say() {
+    let (home, _) = tiny::home();
+    let home = home.path();
+    results(home, "a", &[("arc", 0.4)]);
+    let server = Server::start(home, &home.join("tiny.gguf"), &["--api-key", "open"]);
+    let text = format!(
+        "[measure]\nprompt_tokens = 8\nmax_tokens = 4\nconcurrency = [1]\n[models.here]\neval = ['a']\n[models.bare]\n\
+         [models.there]\nurl = 'http://{}'\nurl_model = 'tiny'\nkey_env = 'THEIR_KEY'\nstrict = true\n[models.there.quality]\narc = 0.75\n",
+        server.address
+    );
+    let mut command = compare(home, &text);
+    command.env("THEIR_KEY", "open");
+    let told = json_of(command);
+    let [bare, here, there] = [0, 1, 2].map(|i| &told["models"][i]);
+    // A model without results takes the mean from nobody.
+    assert_eq!((&told["tasks"], &bare["quality"]), (&json!(["arc"]), &Value::Null));
+    assert_eq!(
+        (&here["quality"]["value"], &there["quality"]["value"]),
+        (&json!(0.4), &json!(0.75))
+    );
+    assert_eq!(there["known"]["quality_from"]["arc"]["how"], "given");
+    assert!(there["speed"]["value"].as_f64() > Some(0.0), "{there}");
+    let page = fs::read_to_string(home.join("out/report.md")).unwrap();
+    assert!(page.contains("| - | 40.0 ± 2.0 | 75.0 |"), "{page}");
+    assert!(page.contains("- arc: given, without an interval"), "{page}");
 }
 
 #[test]
@@ -191,6 +249,8 @@ fn a_card_has_the_figures_of_its_run() {
     assert!(find("training FLOPs")["value"].as_f64() > Some(1e6));
     let page = fs::read_to_string(home.join("CARD.md")).unwrap();
     assert!(page.contains("| stage | pretrain |") && page.contains("docs.jsonl"), "{page}");
+    assert!(page.contains("| figure | value | from |") && page.contains("| learning rate | "));
+    assert!(page.contains("| seed | ") && page.contains("| batch (tokens a step) | "), "{page}");
     let (code, out, _) = common::told(herd(home, &["card", "run"]).output().unwrap());
     assert!(
         code == 0 && out.contains("| energy | not known |") && out.contains("--watts"),
@@ -202,4 +262,24 @@ fn a_card_has_the_figures_of_its_run() {
         let (code, _, err) = common::told(herd(home, &args).output().unwrap());
         assert!(code == 2 && err.contains(words), "{err}");
     }
+}
+
+#[test]
+fn the_card_of_an_adapter_has_the_shape_of_its_parent() {
+    let settings = training::chat_settings(training::BASE) + training::LORA;
+    let folder = training::begin_from_base("sft", &settings);
+    let home = folder.path();
+    training::done(&mut training::stage(home, "sft", "sft.toml", "run"));
+    let card = |run: &str| json_of(herd(home, &["card", run]));
+    let value = |card: &Value, name: &str| {
+        let of = card["entries"].as_array().unwrap();
+        of.iter().find(|entry| entry["name"] == name).unwrap().clone()
+    };
+    let (base, adapter) = (card("base"), card("run"));
+    let [own, parent] = [&base, &adapter].map(|card| value(card, "parameters"));
+    assert_eq!(own["value"], parent["value"]);
+    assert!(parent["from"].as_str().unwrap().contains("made from"), "{parent}");
+    let flops = value(&adapter, "training FLOPs");
+    assert!(flops["value"].as_f64() > Some(1e6), "{flops}");
+    assert!(flops["from"].as_str().unwrap().contains("an adapter takes about two thirds"));
 }

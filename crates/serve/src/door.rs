@@ -46,6 +46,8 @@ pub struct Settings {
     pub keys: Keys,
     /// Origins whose pages may ask from a browser; `*` for all.
     pub origins: Vec<String>,
+    /// Names of this machine that callers may use, beside its addresses and `localhost`.
+    pub names: Vec<String>,
     /// Connections at once.
     pub connections: usize,
     /// Answers that may wait beside those that run.
@@ -153,6 +155,7 @@ impl Settings {
             address,
             keys: Keys::default(),
             origins: Vec::new(),
+            names: Vec::new(),
             connections: 4096,
             waiting: 512,
             body_bytes: 16 << 20,
@@ -216,10 +219,12 @@ impl Settings {
         }
     }
 
-    /// On loopback the caller must have meant loopback: a page whose name was made to point here
-    /// says its own name.
+    /// The caller must have meant this machine: a page whose name was made to point here says its own name. So a name must
+    /// be `localhost` or one that was given; an address cannot be made to point elsewhere. Where a key is needed, such a
+    /// page has none, and on other addresses than loopback any name will do.
     fn check_host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        if !self.address.ip().is_loopback() {
+        let loopback = self.address.ip().is_loopback();
+        if !loopback && !self.keys.is_empty() {
             return Ok(());
         }
         let Some(host) = headers.get(header::HOST).and_then(|v| v.to_str().ok()) else {
@@ -228,14 +233,17 @@ impl Settings {
         let name = host.rsplit_once(':').map_or(host, |(name, port)| {
             if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host }
         });
-        let local = name.eq_ignore_ascii_case("localhost")
-            || name
-                .trim_matches(['[', ']'])
-                .parse()
-                .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-        match local {
+        let address: Option<std::net::IpAddr> = name.trim_matches(['[', ']']).parse().ok();
+        let meant = address.is_some_and(|ip| !loopback || ip.is_loopback())
+            || name.eq_ignore_ascii_case("localhost")
+            || self.names.iter().any(|known| name.eq_ignore_ascii_case(known));
+        match meant {
             true => Ok(()),
-            false => Err(Refusal::new(403, "this server answers to localhost alone")),
+            false if loopback => Err(Refusal::new(403, "this server answers to localhost alone")),
+            false => {
+                let message = format!("this server does not go by the name {name:?} (--name)");
+                Err(Refusal::new(403, message))
+            }
         }
     }
 
@@ -545,6 +553,17 @@ mod tests {
         settings.origins = vec!["http://good.example".into()];
         assert_eq!(admits(&settings, &page("127.0.0.1:80", "http://good.example")), 200);
         settings.address = SocketAddr::from(([0, 0, 0, 0], 0));
-        assert_eq!(admits(&settings, &[("host", "my.example:80")]), 200);
+        for host in ["192.168.0.7:80", "[2001:db8::7]:80", "localhost", "127.0.0.1"] {
+            assert_eq!(admits(&settings, &[("host", host)]), 200, "{host}");
+        }
+        assert_eq!(admits(&settings, &[("host", "my.example:80")]), 403);
+        let rebound = page("evil.example:80", "http://evil.example:80");
+        assert_eq!(admits(&settings, &rebound), 403);
+        settings.names = vec!["My.example".into()];
+        assert_eq!(admits(&settings, &page("my.example:80", "http://my.example:80")), 200);
+        assert_eq!(admits(&settings, &rebound), 403);
+        // With a key there is nothing that such a page could ask.
+        settings.keys.add("1".into(), "one").unwrap();
+        assert_eq!(admits(&settings, &rebound), 401);
     }
 }

@@ -11,7 +11,7 @@ mod rank;
 mod skills;
 
 pub use agree::{Agreement, Calibration, Judge, Position, among, calibration, judges, position};
-pub use rank::{Rating, ratings};
+pub use rank::{Rating, rated, ratings};
 pub use skills::Taxonomy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +34,8 @@ pub struct Vote {
     pub cluster: String,
     /// The prompt's place in the taxonomy.
     pub skill: String,
+    /// How hard the prompt is, where that is said.
+    pub difficulty: Option<String>,
     /// The model whose answer stood left.
     pub left: usize,
     /// The other model.
@@ -112,6 +114,14 @@ pub fn by_skill(votes: &[Vote]) -> BTreeMap<String, Vec<Tally>> {
     skills.into_iter().map(|skill| (skill.to_owned(), of(skill))).collect()
 }
 
+/// How hard prompts are that votes are of, where that is said, each with its tallies.
+pub fn by_difficulty(votes: &[Vote]) -> BTreeMap<String, Vec<Tally>> {
+    let told: BTreeSet<&str> = votes.iter().filter_map(|vote| vote.difficulty.as_deref()).collect();
+    let of =
+        |hard: &str| tallies(votes.iter().filter(|vote| vote.difficulty.as_deref() == Some(hard)));
+    told.into_iter().map(|hard| (hard.to_owned(), of(hard))).collect()
+}
+
 #[cfg(test)]
 pub(crate) fn vote(judge: &str, prompt: usize, left: usize, right: usize, grade: i8) -> Vote {
     Vote {
@@ -119,6 +129,7 @@ pub(crate) fn vote(judge: &str, prompt: usize, left: usize, right: usize, grade:
         prompt: prompt.to_string(),
         cluster: prompt.to_string(),
         skill: "coding".to_owned(),
+        difficulty: None,
         left,
         right,
         grade,
@@ -154,5 +165,12 @@ mod tests {
         let found = by_skill(&[vote("ann", 0, 0, 1, -3), other]);
         assert_eq!(found["coding"][0].loss.value, 1.0);
         assert_eq!(found["reasoning"][0].win.value, 1.0);
+    }
+
+    #[test]
+    fn difficulties_are_counted_apart_where_they_are_said() {
+        let hard = Vote { difficulty: Some("hard".to_owned()), ..vote("ann", 1, 0, 1, 3) };
+        let found = by_difficulty(&[vote("ann", 0, 0, 1, -3), hard]);
+        assert_eq!((found.len(), found["hard"][0].win.value, found["hard"][0].win.n), (1, 1.0, 1));
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Each pair that met is given one tie more than it had: a model that won every vote would else be infinitely strong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use herd_engine::rng::uniform;
 use serde::Serialize;
@@ -68,6 +68,26 @@ pub fn ratings(votes: &[Vote], models: usize, draws: usize, seed: u64) -> Option
         Rating { points: points[i], ci95: (at(0.025), at(0.975)) }
     };
     Some((0..models).map(rating).collect())
+}
+
+/// Ratings of the models that graded votes, repeats left out, are of; the others have none.
+/// `None` if these did not all meet, over others at least.
+pub fn rated(
+    votes: &[Vote],
+    models: usize,
+    draws: usize,
+    seed: u64,
+) -> Option<Vec<Option<Rating>>> {
+    let counted = votes.iter().filter(|vote| !vote.again);
+    let met: BTreeSet<usize> = counted.flat_map(|vote| [vote.left, vote.right]).collect();
+    let places: BTreeMap<usize, usize> = met.into_iter().zip(0..).collect();
+    let place = |model: &usize| places.get(model).copied();
+    let of_met = |vote: &Vote| {
+        Some(Vote { left: place(&vote.left)?, right: place(&vote.right)?, ..vote.clone() })
+    };
+    let votes: Vec<Vote> = votes.iter().filter_map(of_met).collect();
+    let found = ratings(&votes, places.len(), draws, seed)?;
+    Some((0..models).map(|model| place(&model).map(|place| found[place])).collect())
 }
 
 /// Whether every model met every other, over others at least.
@@ -159,5 +179,18 @@ mod tests {
         let votes = [vote("ann", 0, 0, 1, 3), vote("ann", 1, 2, 3, 3)];
         assert_eq!(ratings(&votes, 4, 10, 1), None);
         assert_eq!(ratings(&[], 2, 10, 1), None);
+    }
+
+    #[test]
+    fn a_model_without_a_vote_takes_no_rating_from_others() {
+        // Model 1 has only a repeat; 0, 2 and 3 met.
+        let again = Vote { again: true, ..vote("ann", 3, 1, 0, 3) };
+        let votes = [vote("ann", 0, 0, 2, 3), vote("ann", 1, 3, 2, 3), again];
+        let found = rated(&votes, 4, 20, 1).unwrap();
+        let alone = [vote("ann", 0, 0, 1, 3), vote("ann", 1, 2, 1, 3)];
+        let alone = ratings(&alone, 3, 20, 1).unwrap();
+        assert_eq!(found, [Some(alone[0]), None, Some(alone[1]), Some(alone[2])]);
+        assert_eq!(rated(&[vote("ann", 0, 0, 1, 3), vote("ann", 1, 2, 3, 3)], 4, 20, 1), None);
+        assert_eq!(rated(&[], 4, 20, 1), None);
     }
 }

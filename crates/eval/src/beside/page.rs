@@ -20,7 +20,7 @@ fn rows(tasks: &[String], columns: &[Column]) -> Vec<Row> {
             .map(|column| cell(column).unwrap_or_else(|| "-".to_owned()))
             .collect(),
     };
-    let whole = |figure: &Option<Figure>| figure.as_ref().map(|f| format!("{:.0}", f.value));
+    let whole = |figure: &Option<Figure>| figure.as_ref().map(|f| count(f.value));
     let short = |figure: &Option<Figure>| figure.as_ref().map(|f| digits(f.value));
     let mut rows = vec![
         row("context (tokens)", &|c| whole(&c.known.context)),
@@ -41,45 +41,77 @@ fn rows(tasks: &[String], columns: &[Column]) -> Vec<Row> {
     }
     rows.push(row("output speed behind the first token (tokens/s)", &|c| short(&c.speed)));
     rows.push(row("time to the first token (ms)", &|c| short(&c.ttft_ms)));
-    rows.push(row("highest throughput (tokens/s)", &|c| {
-        let most = c.known.loads.iter().map(|load| load.tok_s).reduce(f64::max);
-        most.map(digits)
-    }));
-    rows.push(row("price of a million tokens", &|c| short(&c.price)));
-    rows.push(row("energy of a token (J)", &|c| short(&c.energy)));
+    rows.push(row("highest throughput (tokens written/s)", &|c| short(&c.throughput)));
+    rows.push(row("price of a million tokens read", &|c| short(&c.known.price_input)));
+    rows.push(row("price of a million tokens written", &|c| short(&c.known.price_output)));
+    rows.push(row("blended price of a million tokens (3 read, 1 written)", &|c| short(&c.blended)));
+    rows.push(row("machine's cost of a million tokens written", &|c| short(&c.cost_written)));
+    rows.push(row("machine's cost of a million tokens read or written", &|c| short(&c.cost_all)));
+    rows.push(row("energy of a token written (J)", &|c| short(&c.energy)));
     rows
+}
+
+/// A whole number with its thousands apart.
+fn count(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = if value < 0.0 { "-".to_owned() } else { String::new() };
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Three digits that count.
 fn digits(value: f64) -> String {
     match value.abs() {
-        v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),
+        v if v >= 100.0 || v == 0.0 => count(value),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 1.0 => format!("{value:.2}"),
-        v if v >= 0.001 => format!("{value:.4}"),
+        v if v >= 0.001 => format!("{value:.0$}", (2.0 - v.log10().floor()) as usize),
         _ => format!("{value:.2e}"),
     }
 }
 
 fn percent(mean: Mean) -> String {
-    let half = (mean.ci95.1 - mean.ci95.0) / 2.0;
-    format!("{:.1} ± {:.1}", 100.0 * mean.value, 100.0 * half)
+    match mean.interval() {
+        Some((low, high)) => format!("{:.1} ± {:.1}", 100.0 * mean.value, 50.0 * (high - low)),
+        None => format!("{:.1}", 100.0 * mean.value),
+    }
 }
 
 /// Where the figures of a model are from.
-fn sources(column: &Column) -> Vec<(&'static str, &str)> {
+fn sources(column: &Column) -> Vec<(&str, String)> {
     let known = &column.known;
-    let figures = [
+    let before = [
         ("context", &known.context),
         ("output limit", &known.output_limit),
         ("parameters", &known.parameters),
+    ];
+    let behind = [
         ("output speed", &column.speed),
         ("first token", &column.ttft_ms),
-        ("price", &column.price),
+        ("highest throughput", &column.throughput),
+        ("price of tokens read", &known.price_input),
+        ("price of tokens written", &known.price_output),
+        ("blended price", &column.blended),
+        ("cost of tokens written", &column.cost_written),
+        ("cost of tokens read or written", &column.cost_all),
         ("energy", &column.energy),
     ];
-    figures.into_iter().filter_map(|(name, f)| Some((name, f.as_ref()?.from.as_str()))).collect()
+    let told = |(name, figure): (&'static str, &Option<Figure>)| {
+        figure.as_ref().map(|figure| (name, figure.from.clone()))
+    };
+    let quality = known.quality_from.iter().map(|(task, way)| (task.as_str(), way.to_string()));
+    let before = before.into_iter().filter_map(told).collect::<Vec<_>>();
+    before.into_iter().chain(quality).chain(behind.into_iter().filter_map(told)).collect()
 }
+
+/// What is said below the table.
+const NOTE: &str = "Intervals are of 95 %; a score without one was given, or all its items were alike. Prices and costs are in \
+                    the money in which they were given.";
 
 /// The report as Markdown; `figures` are the pictures beside it, by file name.
 pub fn markdown(tasks: &[String], columns: &[Column], figures: &[&str]) -> String {
@@ -93,7 +125,7 @@ pub fn markdown(tasks: &[String], columns: &[Column], figures: &[&str]) -> Strin
         let _ = write!(page, "\n| {} |", cell(&row.name));
         row.cells.iter().for_each(|text| page += &format!(" {} |", cell(text)));
     }
-    page += "\n\nIntervals are of 95 %. `-`: not given and not measured.\n";
+    let _ = write!(page, "\n\n{NOTE} `-`: not given and not measured.\n");
     for name in figures {
         let _ =
             write!(page, "\n![{}]({name})\n", name.trim_end_matches(".svg").replace('-', " by "));
@@ -102,11 +134,24 @@ pub fn markdown(tasks: &[String], columns: &[Column], figures: &[&str]) -> Strin
     for column in columns {
         let _ = write!(page, "\n**{}**\n\n", cell(&column.name));
         for (name, from) in sources(column) {
-            let _ = writeln!(page, "- {name}: {}", cell(from));
+            let _ = writeln!(page, "- {}: {}", cell(name), cell(&from));
         }
     }
     page
 }
+
+/// The last columns of the CSV.
+const MEASURED: [&str; 9] = [
+    "output_tok_s",
+    "ttft_ms",
+    "throughput_tok_s",
+    "price_per_million_read",
+    "price_per_million_written",
+    "price_per_million_blended",
+    "cost_per_million_written",
+    "cost_per_million_read_or_written",
+    "joules_per_token_written",
+];
 
 /// The table as CSV: a row for each model.
 pub fn csv(tasks: &[String], columns: &[Column]) -> String {
@@ -130,9 +175,7 @@ pub fn csv(tasks: &[String], columns: &[Column]) -> String {
     for task in &all {
         head.extend(["", "_low", "_high"].map(|end| format!("{task}{end}")));
     }
-    head.extend(
-        ["output_tok_s", "ttft_ms", "price_per_million", "joules_per_token"].map(str::to_owned),
-    );
+    head.extend(MEASURED.map(str::to_owned));
     let mut text = head.iter().map(|name| field(name)).collect::<Vec<_>>().join(",") + "\n";
     let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
     let of = |figure: &Option<Figure>| number(figure.as_ref().map(|figure| figure.value));
@@ -143,9 +186,13 @@ pub fn csv(tasks: &[String], columns: &[Column]) -> String {
         let means = [tasks.first().and(column.quality)].into_iter();
         for mean in means.chain(all.iter().map(|task| known.quality.get(*task).copied())) {
             cells.push(number(mean.map(|mean| mean.value)));
-            cells.extend([mean.map(|mean| mean.ci95.0), mean.map(|mean| mean.ci95.1)].map(number));
+            let interval = mean.and_then(|mean| mean.interval());
+            cells.extend([interval.map(|ends| ends.0), interval.map(|ends| ends.1)].map(number));
         }
-        cells.extend([&column.speed, &column.ttft_ms, &column.price, &column.energy].map(of));
+        let speeds = [&column.speed, &column.ttft_ms, &column.throughput];
+        let prices = [&known.price_input, &known.price_output, &column.blended];
+        let costs = [&column.cost_written, &column.cost_all, &column.energy];
+        cells.extend([speeds, prices, costs].into_iter().flatten().map(of));
         text += &(cells.iter().map(|cell| field(cell)).collect::<Vec<_>>().join(",") + "\n");
     }
     text
@@ -180,7 +227,8 @@ pub fn html(tasks: &[String], columns: &[Column], figures: &[(&str, String)]) ->
         row.cells.iter().for_each(|cell| page += &format!("<td>{}</td>", escape(cell)));
         page += "</tr>\n";
     }
-    page += "</tbody>\n</table>\n</div>\n<p>Intervals are of 95 %. A dash: not given and not measured.</p>\n";
+    page += "</tbody>\n</table>\n</div>\n";
+    let _ = writeln!(page, "<p>{NOTE} A dash: not given and not measured.</p>");
     for (_, svg) in figures {
         page += svg;
         page.push('\n');
@@ -189,7 +237,7 @@ pub fn html(tasks: &[String], columns: &[Column], figures: &[(&str, String)]) ->
     for column in columns {
         let _ = write!(page, "<h3>{}</h3>\n<ul>\n", escape(&column.name));
         for (name, from) in sources(column) {
-            let _ = writeln!(page, "<li>{name}: {}</li>", escape(from));
+            let _ = writeln!(page, "<li>{}: {}</li>", escape(name), escape(&from));
         }
         page += "</ul>\n";
     }
@@ -206,7 +254,14 @@ mod tests {
         let (tasks, columns) = beside(example());
         let page = markdown(&tasks, &columns, &["quality-speed.svg"]);
         for words in [
-            "| context (tokens) | 8192 | - |",
+            "| context (tokens) | 8,192 | - |",
+            "| parameters | 134,515,008 | - |",
+            "| price of a million tokens written | - | 5.00 |",
+            "| blended price of a million tokens (3 read, 1 written) | - | 2.00 |",
+            "| machine's cost of a million tokens written | 0.250 | - |",
+            "| machine's cost of a million tokens read or written | 0.0833 | - |",
+            "- arc: acc, 5 examples, 100 items, version 1 of the task",
+            "- highest throughput: herd bench serve, 8 at once",
             "40.0 ± 4.0",
             "| 60.0 ± 4.0 |",
             "![quality by speed](quality-speed.svg)",
@@ -222,7 +277,23 @@ mod tests {
         let table = csv(&tasks, &columns);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines.iter().all(|line| line.split(',').count() == 17), "{table}");
+        assert!(lines.iter().all(|line| line.split(',').count() == 22), "{table}");
+    }
+
+    #[test]
+    fn three_digits_count_and_thousands_are_apart() {
+        for (value, text) in [
+            (0.0, "0"),
+            (1234.5, "1,234"),
+            (99.94, "99.9"),
+            (1.005, "1.00"),
+            (0.25, "0.250"),
+            (0.001_26, "0.00126"),
+            (0.000_026, "2.60e-5"),
+        ] {
+            assert_eq!(digits(value), text);
+        }
+        assert_eq!([count(7.0), count(1e6), count(123.0)], ["7", "1,000,000", "123"]);
     }
 
     #[test]

@@ -74,18 +74,27 @@ impl Span {
 pub struct Point {
     /// Its name.
     pub name: String,
-    /// Where it stands from left to right.
-    pub x: f64,
-    /// Where it stands from below.
-    pub y: f64,
+    /// Where it stands from left to right, if that is known.
+    pub x: Option<f64>,
+    /// Where it stands from below, if that is known.
+    pub y: Option<f64>,
     /// The ends of y's interval.
     pub interval: Option<(f64, f64)>,
 }
 
+/// A model that both axes can show.
+struct Shown<'a> {
+    name: &'a str,
+    x: f64,
+    y: f64,
+    ends: Option<(f64, f64)>,
+}
+
 impl Point {
-    /// The ends of its interval, if the axis can show them.
-    fn ends(&self, y: Axis<'_>) -> Option<(f64, f64)> {
-        self.interval.filter(|(low, high)| y.shows(*low) && y.shows(*high))
+    fn shown(&self, x: Axis<'_>, y: Axis<'_>) -> Option<Shown<'_>> {
+        let place = (self.x.filter(|at| x.shows(*at))?, self.y.filter(|at| y.shows(*at))?);
+        let ends = self.interval.filter(|(low, high)| y.shows(*low) && y.shows(*high));
+        Some(Shown { name: &self.name, x: place.0, y: place.1, ends })
     }
 }
 
@@ -117,17 +126,16 @@ const STYLE: &str = "<style>.beside { font: 12px system-ui, sans-serif; fill: #2
 @media (prefers-color-scheme: dark) { .beside { fill: #ddd; } .beside circle { fill: #74d3b8; }
 .beside .bar { stroke: #74d3b8; } }</style>";
 
-/// A picture of models; `None` if there is none that both axes can show: numbers that are finite, and above zero where an
-/// axis is logarithmic.
+/// A picture of models; `None` if there is none that both axes can show: numbers that are known, finite, and above zero where
+/// an axis is logarithmic. It says how many models have no such place.
 pub fn plot(title: &str, x: Axis<'_>, y: Axis<'_>, points: &[Point]) -> Option<String> {
-    let shown = |point: &&Point| x.shows(point.x) && y.shows(point.y);
-    let points: Vec<&Point> = points.iter().filter(shown).collect();
-    if points.is_empty() {
+    let shown: Vec<Shown<'_>> = points.iter().filter_map(|point| point.shown(x, y)).collect();
+    if shown.is_empty() {
         return None;
     }
-    let xs: Vec<f64> = points.iter().map(|point| point.x).collect();
-    let ends = points.iter().filter_map(|point| point.ends(y)).flat_map(|(a, b)| [a, b]);
-    let ys: Vec<f64> = points.iter().map(|point| point.y).chain(ends).collect();
+    let xs: Vec<f64> = shown.iter().map(|point| point.x).collect();
+    let ends = shown.iter().filter_map(|point| point.ends).flat_map(|(a, b)| [a, b]);
+    let ys: Vec<f64> = shown.iter().map(|point| point.y).chain(ends).collect();
     let plane = Plane { across: Span::of(&xs, x.log), up: Span::of(&ys, y.log) };
     let title = escape(title);
     let mut out = format!(
@@ -136,8 +144,14 @@ pub fn plot(title: &str, x: Axis<'_>, y: Axis<'_>, points: &[Point]) -> Option<S
          {STYLE}\n<g class=\"beside\">\n\
          <text x=\"{LEFT}\" y=\"22\" font-size=\"15\" font-weight=\"600\">{title}</text>\n"
     );
+    let absent = points.len() - shown.len();
+    if absent > 0 {
+        let models = if absent == 1 { "model has" } else { "models have" };
+        text(&mut out, (WIDTH - RIGHT, 22.0), "end", &format!("{absent} {models} no place here"));
+    }
     axes(&mut out, &plane, x, y);
-    points.into_iter().for_each(|point| draw(&mut out, &plane, point, point.ends(y)));
+    shown.iter().for_each(|point| draw(&mut out, &plane, point));
+    names(&mut out, &plane, &shown);
     out += "</g>\n</svg>\n";
     Some(out)
 }
@@ -172,14 +186,60 @@ fn axes(out: &mut String, plane: &Plane, x: Axis<'_>, y: Axis<'_>) {
     let _ = writeln!(out, "<text {turned} text-anchor=\"middle\">{name}</text>");
 }
 
-fn draw(out: &mut String, plane: &Plane, point: &Point, ends: Option<(f64, f64)>) {
+fn draw(out: &mut String, plane: &Plane, point: &Shown<'_>) {
     let (x, y) = (plane.x(point.x), plane.y(point.y));
-    if let Some((low, high)) = ends {
+    if let Some((low, high)) = point.ends {
         line(out, " class=\"bar\"", (x, plane.y(low)), (x, plane.y(high)));
     }
     let _ = writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>");
-    let (anchor, beside) = if x > WIDTH * 0.7 { ("end", -9.0) } else { ("start", 9.0) };
-    text(out, (x + beside, y - 8.0), anchor, &point.name);
+}
+
+/// What a name or a dot covers.
+#[derive(Clone, Copy)]
+struct Cover {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+}
+
+impl Cover {
+    fn meets(&self, other: &Cover) -> bool {
+        self.left < other.right
+            && other.left < self.right
+            && self.top < other.bottom
+            && other.top < self.bottom
+    }
+}
+
+/// Writes the names beside their dots, each shifted up or down until it lies on no other name and no other dot.
+fn names(out: &mut String, plane: &Plane, points: &[Shown<'_>]) {
+    // A sans-serif letter of 12 pixels is some 6.5 wide; a line of them is 13 high.
+    const LETTER: f64 = 6.5;
+    const LINE: f64 = 13.0;
+    let dot = |point: &Shown<'_>| {
+        let (x, y) = (plane.x(point.x), plane.y(point.y));
+        Cover { left: x - 5.0, right: x + 5.0, top: y - 5.0, bottom: y + 5.0 }
+    };
+    let mut taken: Vec<Cover> = points.iter().map(dot).collect();
+    for point in points {
+        let (x, y) = (plane.x(point.x), plane.y(point.y));
+        let wide = point.name.chars().count() as f64 * LETTER;
+        let (anchor, at) = if x > WIDTH * 0.7 { ("end", x - 9.0) } else { ("start", x + 9.0) };
+        let left = if anchor == "end" { at - wide } else { at };
+        let over =
+            |base: f64| Cover { left, right: left + wide, top: base - 10.0, bottom: base + 3.0 };
+        let first = y - 8.0;
+        let ways = (0..=2 * points.len()).map(|k| {
+            let far = k.div_ceil(2) as f64 * LINE;
+            if k % 2 == 1 { first + far } else { first - far }
+        });
+        let inside = |base: &f64| (TOP - 4.0..HEIGHT - BOTTOM + 12.0).contains(base);
+        let free = |base: &f64| !taken.iter().any(|other| other.meets(&over(*base)));
+        let base = ways.filter(inside).find(free).unwrap_or(first);
+        taken.push(over(base));
+        text(out, (at, base), anchor, point.name);
+    }
 }
 
 /// A tick without needless digits.
@@ -209,7 +269,7 @@ mod tests {
         let points: Vec<_> = [("a", 0.01, 30.0), ("b", 1.0, 50.0), ("c <&>", 250.0, 70.0)]
             .map(|(name, x, y)| {
                 let interval = Some((y - 5.0, y + 5.0));
-                Point { name: name.to_owned(), x, y, interval }
+                Point { name: name.to_owned(), x: Some(x), y: Some(y), interval }
             })
             .into();
         let svg = plot("quality by price", X, Y, &points).unwrap();
@@ -229,7 +289,7 @@ mod tests {
 
     #[test]
     fn numbers_that_have_no_place_are_left_out() {
-        let point = |x, y| Point { name: "a".to_owned(), x, y, interval: None };
+        let point = |x, y| Point { name: "a".to_owned(), x: Some(x), y: Some(y), interval: None };
         assert_eq!(
             plot("", X, Y, &[point(0.0, 1.0), point(f64::NAN, 1.0), point(1.0, f64::INFINITY)]),
             None
@@ -237,5 +297,27 @@ mod tests {
         for lone in [1e-9, 1.0, 7e12] {
             assert!(plot("", X, Y, &[point(lone, lone)]).unwrap().contains("<circle"));
         }
+    }
+
+    #[test]
+    fn names_of_models_that_lie_together_do_not_and_those_left_out_are_counted() {
+        let point = |i: usize, x, y| Point { name: format!("model-{i}"), x, y, interval: None };
+        let mut points: Vec<Point> = (0..6).map(|i| point(i, Some(1.0), Some(50.0))).collect();
+        points.push(point(6, Some(100.0), Some(70.0)));
+        points.push(point(7, None, Some(50.0)));
+        points.push(point(8, Some(0.0), Some(50.0)));
+        let svg = plot("quality by price", X, Y, &points).unwrap();
+        assert!(svg.contains(">2 models have no place here<"), "{svg}");
+        let mut bases: Vec<f64> = (0..6)
+            .map(|i| {
+                let (before, _) = svg.split_once(&format!(">model-{i}<")).unwrap();
+                let (_, y) = before.rsplit_once(" y=\"").unwrap();
+                y.split('"').next().unwrap().parse().unwrap()
+            })
+            .collect();
+        bases.sort_by(f64::total_cmp);
+        assert!(bases.windows(2).all(|pair| pair[1] - pair[0] >= 12.9), "{bases:?}");
+        let alone = plot("", X, Y, &points[6..7]).unwrap();
+        assert!(!alone.contains("no place"));
     }
 }

@@ -8,6 +8,7 @@ use herd_data::disk::{RealDisk, replace};
 use herd_serve::arena::{Counted, Turn};
 use serde_json::{Value, json};
 
+use crate::arena::report::left_out;
 use crate::error::Error;
 
 /// What became of the votes.
@@ -21,14 +22,19 @@ pub struct Summary {
     pub dropped: BTreeMap<&'static str, usize>,
 }
 
-/// Writes a row for each vote that prefers an answer.
+/// Writes a row for each vote that prefers an answer, but for those of the judges `without`.
 ///
-/// Errors: a path without a name; the disk.
-pub fn write(votes: &[Counted], out: &Path) -> Result<Summary, Error> {
+/// Errors: nobody of such a name voted; a path without a name; the disk.
+pub fn write(votes: &[Counted], without: &[String], out: &Path) -> Result<Summary, Error> {
+    let without = left_out(votes.iter().map(|vote| &vote.judge), without)?;
     let mut summary = Summary::default();
     let mut text = String::new();
     for vote in votes {
-        match row(vote) {
+        let row = match without.contains_key(&vote.judge) {
+            true => Err("judge_left_out"),
+            false => row(vote),
+        };
+        match row {
             Ok(row) => {
                 summary.rows += 1;
                 summary.edited += usize::from(row.get("edited").is_some());
@@ -91,6 +97,9 @@ fn row(vote: &Counted) -> Result<Value, &'static str> {
         "chosen_model": better.0,
         "rejected_model": worse.0,
     });
+    if let Some(difficulty) = &vote.prompt.difficulty {
+        row["difficulty"] = difficulty.clone().into();
+    }
     if let Some(edited) = &vote.edited {
         row["edited"] = edited.clone().into();
     }
@@ -143,6 +152,21 @@ mod tests {
             let answers: Vec<String> = read.answers.iter().map(|answer| answer.text()).collect();
             assert_eq!(answers[..2], ["edited", chosen]);
         }
+    }
+
+    #[test]
+    fn judges_may_be_left_out_and_rows_say_how_hard_they_were() {
+        let mut hard = vote(Some(2));
+        hard.prompt.difficulty = Some("hard".to_owned());
+        let votes = [hard, Counted { judge: "bob".to_owned(), ..vote(Some(3)) }];
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("rows.jsonl");
+        let summary = write(&votes, &["bob".to_owned()], &out).unwrap();
+        assert_eq!((summary.rows, summary.dropped["judge_left_out"]), (1, 1));
+        let text = std::fs::read_to_string(&out).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["difficulty"], "hard");
+        let error = write(&votes, &["bop".to_owned()], &out).unwrap_err().line();
+        assert!(error.contains("--without") && error.contains("ann, bob"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A model that judges the answers of an arena, each pair in both orders.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use herd_codec::chat::{Message, Role};
 use herd_serve::arena::{Ballots, Pair, Turn};
@@ -21,28 +21,46 @@ const WORDS: [(&str, i8); 7] = [
     ("B is better", -2),
 ];
 
-/// Asks a judge about pairs; how many of its answers had a verdict, and how many had none.
+/// Pairs that are in memory at once.
+const PIECE: usize = 4096;
+
+/// What a judge is asked about, and how.
+pub struct Asked<'a> {
+    /// Names the judge and its weights.
+    pub name: &'a str,
+    /// Whether it is asked only about what people voted on.
+    pub voted: bool,
+    /// Tokens of a verdict at most.
+    pub max_tokens: usize,
+}
+
+/// Asks a judge about all pairs that it has no verdict on, each once; how many of its answers had one, and how many had none.
 ///
 /// Errors: the judge cannot be asked; the file.
 pub fn ask(
     ballots: &Ballots,
-    name: &str,
-    pairs: &[Pair],
+    asked: &Asked<'_>,
     source: &mut Source,
-    (max_tokens, stop): (usize, &AtomicBool),
+    stop: &AtomicBool,
 ) -> Result<(usize, usize), Error> {
-    let questions: Vec<Question> = pairs.iter().map(|pair| question(pair, max_tokens)).collect();
-    let (mut read, mut unread) = (0, 0);
-    source.answer(&questions, stop, &mut |i, said: Vec<Said>| {
-        let Said { text, end } = &said[0];
-        let grade = match end {
-            SaidEnd::Stop | SaidEnd::Length => grade(text),
-            SaidEnd::TooLong | SaidEnd::Failed => None,
-        };
-        *(if grade.is_some() { &mut read } else { &mut unread }) += 1;
-        let kept = ballots.say(name, &pairs[i], grade, text);
-        kept.map_err(|error| TrainError::Writer { source: Box::new(error) })
-    })?;
+    let (mut read, mut unread, mut after) = (0, 0, (0, 0, 0));
+    while !stop.load(Ordering::Relaxed) {
+        let pairs = ballots.unjudged(asked.name, asked.voted, after, PIECE)?;
+        let Some(last) = pairs.last() else { break };
+        after = last.place(); // what had no verdict again is not asked a third time
+        let questions: Vec<Question> =
+            pairs.iter().map(|pair| question(pair, asked.max_tokens)).collect();
+        source.answer(&questions, stop, &mut |i, said: Vec<Said>| {
+            let Said { text, end } = &said[0];
+            let grade = match end {
+                SaidEnd::Stop | SaidEnd::Length => grade(text),
+                SaidEnd::TooLong | SaidEnd::Failed => None,
+            };
+            *(if grade.is_some() { &mut read } else { &mut unread }) += 1;
+            let kept = ballots.say(asked.name, &pairs[i], grade, text);
+            kept.map_err(|error| TrainError::Writer { source: Box::new(error) })
+        })?;
+    }
     Ok((read, unread))
 }
 

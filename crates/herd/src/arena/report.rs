@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use herd_eval::arena::{
-    Agreement, Calibration, Judge, Position, Rating, Tally, Vote, among, by_skill, calibration,
-    judges, position, ratings, tallies,
+    Agreement, Calibration, Judge, Position, Rating, Tally, Vote, among, by_difficulty, by_skill,
+    calibration, judges, position, rated, tallies,
 };
 use herd_eval::stats::Mean;
 use herd_serve::arena::{Ballots, Counted, Verdict};
@@ -28,8 +28,10 @@ pub struct Report {
     pub tallies: Vec<Tally>,
     /// The same by skill.
     pub skills: BTreeMap<String, Vec<Tally>>,
-    /// Bradley and Terry's; none where models never met.
-    pub ratings: Option<Vec<Rating>>,
+    /// The same by how hard prompts are, where that is said.
+    pub difficulties: BTreeMap<String, Vec<Tally>>,
+    /// Bradley and Terry's, of each model that votes are of; none at all where some of these never met.
+    pub ratings: Option<Vec<Option<Rating>>>,
     /// How the ratings' intervals were drawn.
     pub bootstrap: Bootstrap,
     /// Each judge.
@@ -38,6 +40,8 @@ pub struct Report {
     pub agreement: Option<Agreement>,
     /// Whether left is preferred for standing left.
     pub position: Option<Position>,
+    /// Judges who were left out of all this, with how many votes or verdicts each gave.
+    pub without: BTreeMap<String, usize>,
     /// Models that judge, held against people.
     pub models_that_judge: BTreeMap<String, Machine>,
 }
@@ -65,11 +69,20 @@ pub struct Machine {
 }
 
 impl Report {
-    /// Counts the votes of a file.
+    /// Counts the votes of a file, but for those of the judges `without`.
     ///
-    /// Errors: it cannot be read.
-    pub fn of(ballots: &Ballots, bootstrap: Bootstrap) -> Result<Report, Error> {
-        let (counted, verdicts) = (ballots.votes()?, ballots.verdicts()?);
+    /// Errors: it cannot be read; nobody of such a name judged.
+    pub fn of(
+        ballots: &Ballots,
+        bootstrap: Bootstrap,
+        without: &[String],
+    ) -> Result<Report, Error> {
+        let (mut counted, mut verdicts) = (ballots.votes()?, ballots.verdicts()?);
+        let judges_of_all = counted.iter().map(|vote| &vote.judge);
+        let without =
+            left_out(judges_of_all.chain(verdicts.iter().map(|verdict| &verdict.judge)), without)?;
+        counted.retain(|vote| !without.contains_key(&vote.judge));
+        verdicts.retain(|verdict| !without.contains_key(&verdict.judge));
         let names = counted.iter().flat_map(|vote| [&vote.left, &vote.right]);
         let names =
             names.chain(verdicts.iter().flat_map(|verdict| [&verdict.left, &verdict.right]));
@@ -97,11 +110,13 @@ impl Report {
             passed: counted.len() - votes.len(),
             tallies: tallies(&votes),
             skills: by_skill(&votes),
-            ratings: ratings(&votes, models.len(), bootstrap.draws, bootstrap.seed),
+            difficulties: by_difficulty(&votes),
+            ratings: rated(&votes, models.len(), bootstrap.draws, bootstrap.seed),
             bootstrap,
             judges: judges(&votes),
             agreement: among(&votes),
             position: position(&votes),
+            without,
             models_that_judge: machines.into_iter().map(machine).collect(),
             models,
         })
@@ -113,12 +128,19 @@ impl Report {
     pub fn print(&self, console: &Console) -> Result<(), Error> {
         let Report { votes, repeats, passed, .. } = self;
         console.print(format!("{votes} votes, {repeats} repeats, {passed} without a verdict"))?;
+        for (name, votes) in &self.without {
+            console.print(format!("left out: {votes} of {}", visible(name)))?;
+        }
         if *votes > 0 {
             let mut table =
-                vec![head(&["skill", "model", "against", "votes", "win", "tie", "loss"])];
+                vec![head(&["prompts", "model", "against", "votes", "win", "tie", "loss"])];
             table.extend(self.tallies.iter().map(|tally| self.row("all", tally)));
             for (skill, tallies) in self.skills.iter().filter(|_| self.skills.len() > 1) {
                 table.extend(tallies.iter().map(|tally| self.row(skill, tally)));
+            }
+            for (hard, tallies) in &self.difficulties {
+                let of = format!("difficulty {hard}");
+                table.extend(tallies.iter().map(|tally| self.row(&of, tally)));
             }
             console.print_table(&table)?;
             self.print_ratings(console)?;
@@ -127,9 +149,9 @@ impl Report {
         self.print_machines(console)
     }
 
-    fn row(&self, skill: &str, tally: &Tally) -> Vec<String> {
+    fn row(&self, prompts: &str, tally: &Tally) -> Vec<String> {
         vec![
-            skill.to_owned(),
+            prompts.to_owned(),
             self.models[tally.first].clone(),
             self.models[tally.second].clone(),
             tally.win.n.to_string(),
@@ -143,14 +165,25 @@ impl Report {
         let Some(ratings) = &self.ratings else {
             return console.print("no ratings: not all models met, over others at least");
         };
-        let mut rows: Vec<(&String, &Rating)> = self.models.iter().zip(ratings).collect();
-        rows.sort_by(|a, b| b.1.points.total_cmp(&a.1.points));
+        let all = self.models.iter().zip(ratings);
+        let (mut rows, mut none) = (Vec::new(), Vec::new());
+        for (name, rating) in all {
+            match rating {
+                Some(rating) => rows.push((name, rating)),
+                None => none.push(visible(name)),
+            }
+        }
+        rows.sort_by(|a: &(&String, &Rating), b| b.1.points.total_cmp(&a.1.points));
         let mut table = vec![head(&["model", "rating", "95 % from", "to"])];
         table.extend(rows.into_iter().map(|(name, rating)| {
             let points = [rating.points, rating.ci95.0, rating.ci95.1];
             [vec![name.clone()], points.map(|x| format!("{x:+.0}")).to_vec()].concat()
         }));
-        console.print_table(&table)
+        console.print_table(&table)?;
+        match none.is_empty() {
+            true => Ok(()),
+            false => console.print(format!("not rated, for want of votes: {}", none.join(", "))),
+        }
     }
 
     fn print_judges(&self, console: &Console) -> Result<(), Error> {
@@ -220,8 +253,29 @@ fn head(names: &[&str]) -> Vec<String> {
 }
 
 fn share(mean: Mean) -> String {
-    let half = (mean.ci95.1 - mean.ci95.0) / 2.0;
-    format!("{:.1} +- {:.1} %", 100.0 * mean.value, 100.0 * half)
+    let share = format!("{:.1}", 100.0 * mean.value);
+    match mean.interval() {
+        Some((low, high)) => format!("{share} +- {:.1} %", 50.0 * (high - low)),
+        None => format!("{share} %"),
+    }
+}
+
+/// The judges whose votes do not count, each with how many there are. Errors: a name that nobody judged under.
+pub fn left_out<'a>(
+    judges: impl Iterator<Item = &'a String>,
+    without: &[String],
+) -> Result<BTreeMap<String, usize>, Error> {
+    let mut known: BTreeMap<&String, usize> = BTreeMap::new();
+    judges.for_each(|judge| *known.entry(judge).or_default() += 1);
+    let find = |name: &String| match known.get(name) {
+        Some(votes) => Ok((name.clone(), *votes)),
+        None => {
+            let names: Vec<&str> = known.keys().map(|judge| judge.as_str()).collect();
+            let expected = format!("judges of this file: {}", names.join(", "));
+            Err(Error::Value { what: "--without", got: name.clone(), expected })
+        }
+    };
+    without.iter().map(find).collect()
 }
 
 fn agreed(agreement: Option<Agreement>) -> [String; 2] {
@@ -242,6 +296,7 @@ pub fn of_person(vote: &Counted, models: &[String]) -> Option<Vote> {
         prompt: vote.prompt_id.to_string(),
         cluster: vote.root.to_string(),
         skill: vote.prompt.skill.clone(),
+        difficulty: vote.prompt.difficulty.clone(),
         left: place(models, &vote.left),
         right: place(models, &vote.right),
         grade: vote.grade?,
@@ -256,6 +311,7 @@ fn of_model(verdict: &Verdict, models: &[String]) -> Option<Vote> {
         prompt: verdict.prompt_id.to_string(),
         cluster: verdict.root.to_string(),
         skill: verdict.skill.clone(),
+        difficulty: None,
         left: place(models, &verdict.left),
         right: place(models, &verdict.right),
         grade: verdict.grade?,

@@ -18,6 +18,7 @@ use herd_train::writer::{AskConfig, WriterConfig};
 use serde_json::json;
 
 use crate::arena::answers::{Manner, Named, answer};
+use crate::arena::judge::Asked;
 use crate::arena::prompts::{Fields, read};
 use crate::arena::report::{Bootstrap, Report};
 use crate::arena::{export, judge, open};
@@ -117,6 +118,9 @@ struct ServeFlags {
     /// The address to listen on; 0.0.0.0 lets other machines in
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     host: IpAddr,
+    /// A name of this machine that judges' browsers may call it by; may be given more than once
+    #[arg(long, value_name = "HOST")]
+    name: Vec<String>,
     #[command(flatten)]
     machine: MachineFlags,
 }
@@ -133,6 +137,9 @@ struct ReportFlags {
     /// What they depend on
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
+    /// Judges whose votes do not count
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    without: Vec<String>,
 }
 
 /// Flags of `herd arena export`.
@@ -144,6 +151,9 @@ struct ExportFlags {
     /// The rows
     #[arg(short, long, value_name = "ROWS.jsonl")]
     out: PathBuf,
+    /// Judges whose votes become no rows
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    without: Vec<String>,
 }
 
 /// Flags of `herd arena judge`.
@@ -256,7 +266,10 @@ fn serve(flags: &ServeFlags, console: &Console) -> Result<Verdict, Error> {
         console.note(over);
         return Ok(Verdict::Done);
     }
-    let settings = Settings::new(SocketAddr::new(flags.host, flags.port), log_line);
+    let settings = Settings {
+        names: flags.name.clone(),
+        ..Settings::new(SocketAddr::new(flags.host, flags.port), log_line)
+    };
     let arena = Arena::open(settings, Arc::clone(&ballots), rules)?;
     console.note(format!(
         "{} prompts; listening on http://{}, Ctrl-C ends",
@@ -302,7 +315,7 @@ fn check_names(models: &[Named]) -> Result<&[Named], Error> {
 
 fn report(flags: &ReportFlags, console: &Console) -> Result<Verdict, Error> {
     let bootstrap = Bootstrap { draws: flags.bootstrap, seed: flags.seed };
-    let report = Report::of(&open(&flags.db)?, bootstrap)?;
+    let report = Report::of(&open(&flags.db)?, bootstrap, &flags.without)?;
     if console.json {
         console.print_json(&report)?;
     } else {
@@ -312,7 +325,7 @@ fn report(flags: &ReportFlags, console: &Console) -> Result<Verdict, Error> {
 }
 
 fn export(flags: &ExportFlags, console: &Console) -> Result<Verdict, Error> {
-    let summary = export::write(&open(&flags.db)?.votes()?, &flags.out)?;
+    let summary = export::write(&open(&flags.db)?.votes()?, &flags.without, &flags.out)?;
     if console.json {
         console.print_json(&summary)?;
         return Ok(Verdict::Done);
@@ -347,17 +360,16 @@ fn judge(flags: &JudgeFlags, console: &Console, offline: bool) -> Result<Verdict
         Source::Local(_) => format!("{} {}", flags.model, &source.hash()[..12]),
         Source::Endpoint(_) => writer.name(),
     };
-    let pairs = ballots.unjudged(&name, flags.voted)?;
-    console
-        .note(format!("{} pairs are judged, each in both orders", count(pairs.len() as u64 / 2)));
+    let left = ballots.unjudged_count(&name, flags.voted)?;
+    console.note(format!("{} verdicts are asked for, one for each order", count(left as u64)));
     let stop = stop_on_interrupt(console);
-    let limits = (flags.max_tokens, &*stop);
-    let (read, unread) = judge::ask(&ballots, &name, &pairs, &mut source, limits)?;
+    let asked = Asked { name: &name, voted: flags.voted, max_tokens: flags.max_tokens };
+    let (read, unread) = judge::ask(&ballots, &asked, &mut source, &stop)?;
     if stop.load(Ordering::Relaxed) {
         console.note("stopped; the same command goes on");
         return Ok(Verdict::Done);
     }
-    let report = Report::of(&ballots, Bootstrap { draws: 20, seed: 1 })?;
+    let report = Report::of(&ballots, Bootstrap { draws: 20, seed: 1 }, &[])?;
     let told = report.models_that_judge.get(&name);
     if console.json {
         console.print_json(
@@ -365,6 +377,9 @@ fn judge(flags: &JudgeFlags, console: &Console, offline: bool) -> Result<Verdict
         )?;
     } else {
         console.print(format!("{} verdicts, {unread} unreadable", read + unread))?;
+        if unread > 0 {
+            console.note("the same command asks for these again; a larger -c or -n may help");
+        }
         report.print_machines(console)?;
     }
     Ok(Verdict::Done)

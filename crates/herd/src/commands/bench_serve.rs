@@ -47,19 +47,38 @@ pub struct Flags {
     strict: bool,
 }
 
-impl Flags {
-    /// A server that lists its model first, without a key.
-    pub fn of(url: &str, concurrency: &[usize], prompt_words: usize, max_tokens: usize) -> Flags {
+/// A server that others than this command measure, and how it is asked.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    /// Where it is.
+    pub url: &'a str,
+    /// The name of its model; the first that it lists where nothing is said.
+    pub model: Option<&'a str>,
+    /// Its key.
+    pub key: Option<String>,
+    /// Whether OpenAI's fields alone are sent.
+    pub strict: bool,
+    /// Requests at once.
+    pub concurrency: &'a [usize],
+    /// Words of a prompt.
+    pub prompt_words: usize,
+    /// Tokens of an answer.
+    pub max_tokens: usize,
+}
+
+impl Asked<'_> {
+    /// The flags that say the same.
+    pub fn flags(&self) -> Flags {
         Flags {
-            url: url.to_owned(),
-            concurrency: concurrency.to_vec(),
+            url: self.url.to_owned(),
+            concurrency: self.concurrency.to_vec(),
             requests: None,
-            prompt_words,
+            prompt_words: self.prompt_words,
             shared_words: 0,
-            max_tokens,
-            model: None,
-            api_key: None,
-            strict: false,
+            max_tokens: self.max_tokens,
+            model: self.model.map(str::to_owned),
+            api_key: self.key.clone(),
+            strict: self.strict,
         }
     }
 }
@@ -100,6 +119,31 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
 ///
 /// Errors: the server cannot be reached, or answers nothing.
 pub fn rows(flags: &Flags, console: &Console) -> Result<Vec<Value>, Error> {
+    let load = reach(flags)?;
+    load.ask(1 << 40)?;
+    let mut rows = Vec::new();
+    let mut seed = 0;
+    for &at_once in &flags.concurrency {
+        let requests = flags.requests.unwrap_or(4 * at_once).max(at_once);
+        console.note(format!("{requests} requests, {at_once} at once"));
+        rows.push(load.measure(at_once, requests, seed));
+        seed += requests;
+    }
+    Ok(rows)
+}
+
+/// Finds out whether a server answers and has a model, without measuring it.
+///
+/// Errors: the server cannot be reached, or lists none.
+pub fn check(flags: &Flags) -> Result<(), Error> {
+    let load = reach(flags)?;
+    match (&flags.model, load.first_model()) {
+        (Some(_), Err(Error::Answer { .. })) => Ok(()), // it need not list what was named
+        (_, listed) => listed.map(drop),
+    }
+}
+
+fn reach(flags: &Flags) -> Result<Load<'_>, Error> {
     let agent = Agent::config_builder()
         .http_status_as_error(false)
         .timeout_connect(Some(Duration::from_secs(10)))
@@ -113,16 +157,7 @@ pub fn rows(flags: &Flags, console: &Console) -> Result<Vec<Value>, Error> {
         Some(name) => name.clone(),
         None => load.first_model()?,
     };
-    load.ask(1 << 40)?;
-    let mut rows = Vec::new();
-    let mut seed = 0;
-    for &at_once in &flags.concurrency {
-        let requests = flags.requests.unwrap_or(4 * at_once).max(at_once);
-        console.note(format!("{requests} requests, {at_once} at once"));
-        rows.push(load.measure(at_once, requests, seed));
-        seed += requests;
-    }
-    Ok(rows)
+    Ok(load)
 }
 
 impl Load<'_> {
@@ -247,9 +282,14 @@ impl Sample {
 }
 
 /// The middle of some numbers, by the nearest rank.
-pub fn median(mut numbers: Vec<f64>) -> Option<f64> {
+pub fn median(numbers: Vec<f64>) -> Option<f64> {
+    percentile(numbers, 0.5)
+}
+
+/// The number below or at which this share of some numbers lies, by the nearest rank.
+pub fn percentile(mut numbers: Vec<f64>, share: f64) -> Option<f64> {
     numbers.sort_by(f64::total_cmp);
-    let rank = numbers.len().div_ceil(2);
+    let rank = (share * numbers.len() as f64).ceil() as usize;
     numbers.get(rank.max(1) - 1).copied()
 }
 
@@ -275,12 +315,9 @@ fn prompt(number: u64, flags: &Flags) -> String {
 }
 
 /// Milliseconds below which half, 95 and 99 in a hundred lie, by the nearest rank.
-fn percentiles(mut times: Vec<Duration>) -> Value {
-    times.sort_unstable();
-    let at = |share: f64| {
-        let rank = (share * times.len() as f64).ceil() as usize;
-        times.get(rank.max(1) - 1).map(|time| time.as_secs_f64() * 1e3)
-    };
+fn percentiles(times: Vec<Duration>) -> Value {
+    let times: Vec<f64> = times.into_iter().map(|time| time.as_secs_f64() * 1e3).collect();
+    let at = |share: f64| percentile(times.clone(), share);
     json!({ "p50": at(0.5), "p95": at(0.95), "p99": at(0.99) })
 }
 
@@ -313,5 +350,8 @@ mod tests {
         assert_eq!(percentiles(times), json!({ "p50": 50.0, "p95": 95.0, "p99": 99.0 }));
         assert_eq!(percentiles(vec![Duration::from_millis(7)])["p99"], 7.0);
         assert_eq!(percentiles(Vec::new())["p50"], Value::Null);
+        let many = (1..=40).map(f64::from).collect();
+        assert_eq!(percentile(many, 0.95), Some(38.0)); // not the greatest
+        assert_eq!(median(vec![3.0, 1.0, 2.0, 4.0]), Some(2.0));
     }
 }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use herd_data::disk::{RealDisk, replace};
 use herd_model::checkpoint::Checkpoint;
-use herd_train::card::{Given, Shape, card};
+use herd_train::card::{Given, Shape, ShapeOf, card};
 use herd_train::runs::Run;
 use serde_json::Value;
 
 use crate::console::{Console, Verdict};
 use crate::error::Error;
+use crate::writer::find;
 
 /// Flags of `herd card`.
 #[derive(Debug, clap::Args)]
@@ -52,7 +53,8 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let run = Run::open(&flags.run)?;
     let last = run.checkpoints.last().map(|saved| saved.path.clone());
     let made = last.as_deref().map(made).transpose()?.unwrap_or(Value::Null);
-    let card = card(&run, &made, last.as_deref().and_then(shape), &given);
+    let own = last.as_deref().and_then(|folder| shape(folder, ShapeOf::Checkpoint));
+    let card = card(&run, &made, own.or_else(|| of_parent(&run, &made)), &given);
     if let Some(out) = &flags.out {
         write(out, &card.markdown)?;
     }
@@ -72,7 +74,7 @@ fn made(folder: &Path) -> Result<Value, Error> {
 }
 
 /// What a checkpoint is; nothing of an adapter, which has no weights of its own.
-fn shape(folder: &Path) -> Option<Shape> {
+fn shape(folder: &Path, of: ShapeOf) -> Option<Shape> {
     let config = Checkpoint::open_any(folder).ok()?.config;
     Some(Shape {
         params: config.params(),
@@ -80,7 +82,14 @@ fn shape(folder: &Path) -> Option<Shape> {
         width: config.width,
         context: config.context,
         vocab: config.vocab,
+        of,
     })
+}
+
+/// What the model is that an adapter stands beside, where it still lies there: settings name it by its way from the run.
+fn of_parent(run: &Run, made: &Value) -> Option<Shape> {
+    let parent = find(Path::new(made["parent"].as_str()?), &run.path).ok()?;
+    shape(&parent, ShapeOf::Parent)
 }
 
 fn write(out: &Path, text: &str) -> Result<(), Error> {

@@ -1,29 +1,26 @@
 //! `herd compare`: models side by side, from what was measured, what is measured now and what is given.
 
+mod speed;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use herd_data::disk::{RealDisk, replace};
-use herd_engine::sample::Sampling;
-use herd_engine::{Engine, Limits, Request, What};
 use herd_eval::beside::{
-    Axis, Column, Figure, Known, Load, Point, beside, csv, html, markdown, plot,
+    Axis, Column, Figure, Known, Load, Point, Way, beside, csv, html, markdown, plot, unlike,
 };
+use herd_eval::results::Scores;
+use herd_eval::stats::Mean;
 use herd_model::checkpoint::Checkpoint;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::commands::bench_serve::{self, median};
-use crate::commands::eval;
+use crate::commands::{bench_serve, eval};
 use crate::console::{Console, Verdict};
-use crate::energy::Rapl;
 use crate::error::Error;
-use crate::flags::{KvFlag, ModelFlags};
-use crate::run::{self, Ready};
 use crate::writer::find;
+use speed::Here;
 
 /// Flags of `herd compare`.
 #[derive(Debug, clap::Args)]
@@ -78,10 +75,18 @@ struct Model {
     speed: bool,
     /// A server whose speed is measured.
     url: Option<String>,
+    /// The name of its model there; the first that it lists where nothing is said.
+    url_model: Option<String>,
+    /// The variable of the environment that holds its key.
+    key_env: Option<String>,
+    /// Whether it is sent OpenAI's fields alone.
+    strict: bool,
     /// What `herd bench serve --json` said of it.
     bench: Option<PathBuf>,
     /// Folders of `herd eval run`.
     eval: Vec<PathBuf>,
+    /// Scores that its makers state, as shares.
+    quality: BTreeMap<String, f64>,
     context: Option<u64>,
     output_limit: Option<u64>,
     parameters: Option<u64>,
@@ -96,24 +101,31 @@ pub fn run(flags: &Flags, console: &Console, offline: bool) -> Result<Verdict, E
     let File { measure, models } = read(&flags.file)?;
     check(&flags.file, &measure, &models)?;
     let base = flags.file.parent().unwrap_or(Path::new("."));
-    // What is cheap and may be wrong is read before anything is measured.
+    // All that may be wrong is found before anything is measured.
     let mut known: Vec<(String, Known)> = Vec::new();
     for (name, model) in &models {
-        known.push((name.clone(), given(model, base)?));
+        known.push((name.clone(), given(name, model, base)?));
     }
-    for ((_, known), (name, model)) in known.iter_mut().zip(&models) {
-        if let Some(url) = &model.url {
-            if offline {
-                return Err(Error::Offline { what: format!("the server at {url}") });
+    if let Some(told) = unlike(&known) {
+        let what = format!("wrong: scores that were got in two ways: {told}");
+        return Err(Error::Json { path: flags.file.clone(), what });
+    }
+    let mut jobs = Vec::new();
+    for (name, model) in &models {
+        jobs.push(job(flags, name, model, &measure, offline)?);
+    }
+    fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
+    for ((name, known), job) in known.iter_mut().zip(&jobs) {
+        match job {
+            Job::Nothing => {}
+            Job::Server { url, asked } => {
+                known.loads = loads(&bench_serve::rows(asked, console)?, url)?;
+                known.loads_from = format!("herd bench serve of {url}");
             }
-            let Measure { prompt_tokens, max_tokens, concurrency } = &measure;
-            let asked = bench_serve::Flags::of(url, concurrency, *prompt_tokens, *max_tokens);
-            known.loads = loads(&bench_serve::rows(&asked, console)?, url)?;
-            known.loads_from = format!("herd bench serve of {url}");
-        }
-        if let Some(path) = model.model.as_ref().filter(|_| model.speed) {
-            console.note(format!("{name} is measured"));
-            in_process(flags, &find(Path::new(path), base)?, &measure, known)?;
+            Job::Here(here) => {
+                console.note(format!("{name} is measured"));
+                here.measure(&measure, known)?;
+            }
         }
     }
     let (tasks, columns) = beside(known);
@@ -123,6 +135,54 @@ pub fn run(flags: &Flags, console: &Console, offline: bool) -> Result<Verdict, E
         false => console.print(page)?,
     }
     Ok(Verdict::Done)
+}
+
+/// What is measured of a model.
+enum Job {
+    Nothing,
+    Server { url: String, asked: Box<bench_serve::Flags> },
+    Here(Here),
+}
+
+/// Errors: a server that may not or cannot be reached, a key that is not there, a model that cannot be measured.
+fn job(
+    flags: &Flags,
+    name: &str,
+    model: &Model,
+    measure: &Measure,
+    offline: bool,
+) -> Result<Job, Error> {
+    let base = flags.file.parent().unwrap_or(Path::new("."));
+    if let Some(url) = &model.url {
+        if offline {
+            return Err(Error::Offline { what: format!("the server at {url}") });
+        }
+        let key = |name: &String| match std::env::var(name) {
+            Ok(key) if !key.is_empty() => Ok(key),
+            Ok(_) | Err(_) => {
+                let expected = "a variable of the environment that holds a key".to_owned();
+                Err(Error::Value { what: "key_env", got: name.clone(), expected })
+            }
+        };
+        let asked = bench_serve::Asked {
+            url,
+            model: model.url_model.as_deref(),
+            key: model.key_env.as_ref().map(key).transpose()?,
+            strict: model.strict,
+            concurrency: &measure.concurrency,
+            prompt_words: measure.prompt_tokens,
+            max_tokens: measure.max_tokens,
+        };
+        let asked = Box::new(asked.flags());
+        bench_serve::check(&asked)?;
+        return Ok(Job::Server { url: url.clone(), asked });
+    }
+    match model.model.as_ref().filter(|_| model.speed) {
+        Some(path) => {
+            Ok(Job::Here(Here::check(flags, name, &find(Path::new(path), base)?, measure)?))
+        }
+        None => Ok(Job::Nothing),
+    }
 }
 
 fn read(path: &Path) -> Result<File, Error> {
@@ -171,6 +231,15 @@ fn check(path: &Path, measure: &Measure, models: &BTreeMap<String, Model>) -> Re
         if model.speed && model.model.is_none() {
             return wrong(format!("{name}.speed needs {name}.model"));
         }
+        if let Some((task, share)) =
+            model.quality.iter().find(|(_, share)| !(0.0..=1.0).contains(*share))
+        {
+            return wrong(format!("{name}.quality.{task} is {share}, not a share from 0 to 1"));
+        }
+        let of_server = [model.url_model.is_some(), model.key_env.is_some(), model.strict];
+        if model.url.is_none() && of_server.contains(&true) {
+            return wrong(format!("{name} has url_model, key_env or strict without a url"));
+        }
         if model.price_input.is_some() != model.price_output.is_some() {
             return wrong(format!("{name} has one price of price_input and price_output"));
         }
@@ -179,7 +248,7 @@ fn check(path: &Path, measure: &Measure, models: &BTreeMap<String, Model>) -> Re
 }
 
 /// What files say, and what is given.
-fn given(model: &Model, base: &Path) -> Result<Known, Error> {
+fn given(name: &str, model: &Model, base: &Path) -> Result<Known, Error> {
     let mut known =
         Known { cost_per_hour: model.cost_per_hour, watts: model.watts, ..Known::default() };
     if let Some(path) = &model.model {
@@ -194,15 +263,7 @@ fn given(model: &Model, base: &Path) -> Result<Known, Error> {
     known.output_limit = said(model.output_limit);
     known.price_input = model.price_input.map(|price| Figure::new(price, "given"));
     known.price_output = model.price_output.map(|price| Figure::new(price, "given"));
-    for folder in &model.eval {
-        let folder = base.join(folder);
-        for (task, scores) in eval::scores(&folder)? {
-            if known.quality.insert(task.clone(), scores.main()).is_some() {
-                let what = format!("a second folder with results of {task}");
-                return Err(Error::Json { path: folder, what });
-            }
-        }
-    }
+    quality(name, model, base, &mut known)?;
     if let Some(path) = &model.bench {
         let path = base.join(path);
         let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -221,6 +282,40 @@ fn given(model: &Model, base: &Path) -> Result<Known, Error> {
     Ok(known)
 }
 
+/// Scores of folders, and scores that are given. Errors: two of one task.
+fn quality(name: &str, model: &Model, base: &Path, known: &mut Known) -> Result<(), Error> {
+    for folder in &model.eval {
+        let folder = base.join(folder);
+        for (task, scores) in eval::scores(&folder)? {
+            if known.quality.insert(task.clone(), scores.main()).is_some() {
+                let what = format!("a second folder with results of {task}");
+                return Err(Error::Json { path: folder, what });
+            }
+            known.quality_from.insert(task, way(&scores));
+        }
+    }
+    for (task, share) in &model.quality {
+        let mean = Mean { value: *share, stderr: 0.0, ci95: (*share, *share), n: 0 };
+        if known.quality.insert(task.clone(), mean).is_some() {
+            let expected = "what no folder has results of".to_owned();
+            let got = format!("{task} of {name}");
+            return Err(Error::Value { what: "quality", got, expected });
+        }
+        known.quality_from.insert(task.clone(), Way::Given);
+    }
+    Ok(())
+}
+
+fn way(scores: &Scores) -> Way {
+    Way::Measured {
+        metric: scores.metric.clone(),
+        shots: scores.num_fewshot,
+        version: scores.version,
+        scorer_version: scores.scorer_version,
+        items: scores.main().n,
+    }
+}
+
 /// Rows of `herd bench serve`. Where an older one has no speed behind the first token, the median gap stands for it.
 fn loads(rows: &[Value], url: &str) -> Result<Vec<Load>, Error> {
     let load = |row: &Value| {
@@ -228,8 +323,10 @@ fn loads(rows: &[Value], url: &str) -> Result<Vec<Load>, Error> {
         Some(Load {
             concurrency: row["concurrency"].as_u64()? as usize,
             tok_s: row["tok_s"].as_f64()?,
+            total_tok_s: row["total_tok_s"].as_f64(),
             output_tok_s: row["output_tok_s"].as_f64().or(gap.map(|gap| 1000.0 / gap)),
             ttft_ms: (row["ttft_ms"]["p50"].as_f64(), row["ttft_ms"]["p95"].as_f64()),
+            joules_per_token: None,
         })
     };
     let failed: u64 = rows.iter().filter_map(|row| row["failed"].as_u64()).sum();
@@ -240,111 +337,8 @@ fn loads(rows: &[Value], url: &str) -> Result<Vec<Load>, Error> {
     })
 }
 
-/// One request's times.
-#[derive(Default)]
-struct Times {
-    first: Option<Duration>,
-    last: Duration,
-    tokens: usize,
-}
-
-/// Answers prompts in this process, and counts energy where that may be read.
-fn in_process(
-    flags: &Flags,
-    path: &Path,
-    measure: &Measure,
-    known: &mut Known,
-) -> Result<(), Error> {
-    let Measure { prompt_tokens, max_tokens, concurrency } = measure;
-    let parallel = concurrency.iter().copied().max().unwrap_or(1);
-    let model = ModelFlags {
-        model: path.display().to_string(),
-        threads: flags.threads,
-        ctx_size: Some(prompt_tokens + max_tokens),
-        class: flags.class.clone(),
-        lora: None,
-    };
-    let (checkpoint, limits) = run::open(&model, &KvFlag::default(), None)?;
-    let limits = Limits { parallel, ..limits };
-    let Ready { model, limits, .. } = run::ready(&checkpoint, limits, &model)?;
-    let (class, threads) = (model.device().class().name(), model.device().threads());
-    let vocab = model.config().vocab;
-    let mut engine = Engine::new(Arc::clone(&model), None, limits);
-    let rapl = Rapl::open();
-    let mut number = 0;
-    measured(&mut engine, vocab, measure, 1, &mut number)?; // does not count
-    for &at_once in concurrency {
-        let mark = rapl.as_ref().and_then(Rapl::mark);
-        let begun = Instant::now();
-        let mut times = Vec::new();
-        let rounds = if at_once == 1 { 5 } else { 2 };
-        for _ in 0..rounds {
-            times.extend(measured(&mut engine, vocab, measure, at_once, &mut number)?);
-        }
-        let seconds = begun.elapsed().as_secs_f64();
-        let tokens: usize = times.iter().map(|t| t.tokens).sum();
-        let joules = mark.and_then(|mark| rapl.as_ref()?.joules_since(&mark));
-        if let Some(joules) = joules {
-            let from = format!("counted by RAPL, the whole processor, {at_once} at once");
-            known.joules_per_token = Some(Figure::new(joules / tokens as f64, from));
-        }
-        let first: Vec<f64> =
-            times.iter().filter_map(|t| Some(t.first?.as_secs_f64() * 1e3)).collect();
-        let speed = |t: &Times| {
-            let seconds = (t.last - t.first?).as_secs_f64();
-            (t.tokens > 1 && seconds > 0.0).then(|| (t.tokens - 1) as f64 / seconds)
-        };
-        known.loads.push(Load {
-            concurrency: at_once,
-            tok_s: tokens as f64 / seconds,
-            output_tok_s: median(times.iter().filter_map(speed).collect()),
-            ttft_ms: (median(first.clone()), first.into_iter().reduce(f64::max)),
-        });
-    }
-    known.loads_from = format!(
-        "in process, class {class}, {threads} threads, {prompt_tokens} tokens read, {max_tokens} written"
-    );
-    Ok(())
-}
-
-/// Answers so many prompts at once, none of which was there before.
-fn measured(
-    engine: &mut Engine,
-    vocab: usize,
-    measure: &Measure,
-    at_once: usize,
-    number: &mut usize,
-) -> Result<Vec<Times>, Error> {
-    let begun = Instant::now();
-    let mut times: BTreeMap<_, Times> = BTreeMap::new();
-    for _ in 0..at_once {
-        *number += 1;
-        let token = |i: usize| ((*number * 104_729 + i * 7919 + 13) % vocab) as u32;
-        let prompt = (0..measure.prompt_tokens).map(token).collect();
-        let request = Request {
-            max_tokens: Some(measure.max_tokens),
-            ..Request::new(prompt, Sampling::GREEDY)
-        };
-        times.insert(engine.submit(request)?, Times::default());
-    }
-    let mut events = Vec::new();
-    while !engine.is_idle() {
-        engine.step(&mut events);
-        let now = begun.elapsed();
-        for event in events.drain(..) {
-            if let (What::Token(_), Some(times)) = (event.what, times.get_mut(&event.id)) {
-                times.first.get_or_insert(now);
-                times.last = now;
-                times.tokens += 1;
-            }
-        }
-    }
-    Ok(times.into_values().collect())
-}
-
 /// Writes all files of the report; its Markdown.
 fn write(out: &Path, tasks: &[String], columns: &[Column]) -> Result<String, Error> {
-    fs::create_dir_all(out).map_err(Error::io("make", out))?;
     let figures = figures(columns);
     let names: Vec<&str> = figures.iter().map(|(name, _)| *name).collect();
     let page = markdown(tasks, columns, &names);
@@ -364,35 +358,24 @@ fn write(out: &Path, tasks: &[String], columns: &[Column]) -> Result<String, Err
 /// Each pair of quality, speed and price that some model has.
 fn figures(columns: &[Column]) -> Vec<(&'static str, String)> {
     let speed = Axis { name: "output speed (tokens/s)", log: true };
-    let price = Axis { name: "price of a million tokens", log: true };
+    let price = Axis { name: "price or cost of a million tokens, read or written", log: true };
     let quality = Axis { name: "quality (%)", log: false };
-    let of = |figure: &Option<Figure>| figure.as_ref().map(|figure| figure.value);
-    let good = |c: &Column| {
-        let mean = c.quality?;
-        Some((100.0 * mean.value, Some((100.0 * mean.ci95.0, 100.0 * mean.ci95.1))))
-    };
-    let fast = |c: &Column| Some((of(&c.speed)?, None));
-    type Place = (f64, Option<(f64, f64)>);
-    let points = |x: &dyn Fn(&Column) -> Option<f64>, y: &dyn Fn(&Column) -> Option<Place>| {
+    type Known = fn(&Column) -> Option<f64>;
+    let fast: Known = |c| c.speed.as_ref().map(|speed| speed.value);
+    let dear: Known = |c| c.price().map(|price| price.value);
+    let good: Known = |c| c.quality.map(|mean| 100.0 * mean.value);
+    let points = |x: Known, y: Known, sure: bool| -> Vec<Point> {
         let point = |c: &Column| {
-            let (y, interval) = y(c)?;
-            Some(Point { name: c.name.clone(), x: x(c)?, y, interval })
+            let interval = c.quality.filter(|_| sure).and_then(|mean| mean.interval());
+            let interval = interval.map(|(low, high)| (100.0 * low, 100.0 * high));
+            Point { name: c.name.clone(), x: x(c), y: y(c), interval }
         };
-        columns.iter().filter_map(point).collect::<Vec<_>>()
+        columns.iter().map(point).collect()
     };
     let all = [
-        (
-            "quality-speed.svg",
-            plot("Quality by speed", speed, quality, &points(&|c| of(&c.speed), &good)),
-        ),
-        (
-            "quality-price.svg",
-            plot("Quality by price", price, quality, &points(&|c| of(&c.price), &good)),
-        ),
-        (
-            "speed-price.svg",
-            plot("Speed by price", price, speed, &points(&|c| of(&c.price), &fast)),
-        ),
+        ("quality-speed.svg", plot("Quality by speed", speed, quality, &points(fast, good, true))),
+        ("quality-price.svg", plot("Quality by price", price, quality, &points(dear, good, true))),
+        ("speed-price.svg", plot("Speed by price", price, speed, &points(dear, fast, false))),
     ];
     all.into_iter().filter_map(|(name, svg)| Some((name, svg?))).collect()
 }

@@ -63,6 +63,9 @@ pub struct Flags {
     /// The address to listen on; 0.0.0.0 lets other machines in
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     host: IpAddr,
+    /// A name of this machine that callers without a key may use; may be given more than once
+    #[arg(long, value_name = "HOST")]
+    name: Vec<String>,
     /// A key that callers must have; may be given more than once
     #[arg(long, value_name = "KEY")]
     api_key: Vec<String>,
@@ -182,6 +185,7 @@ fn settings(flags: &Flags, console: &Console) -> Result<Settings, Error> {
         stall_time: patience.unwrap_or(base.stall_time),
         keys: keys(flags)?,
         origins: flags.cors.clone(),
+        names: flags.name.clone(),
         waiting: flags.queue,
         body_bytes: flags.body_mb << 20,
         tls,

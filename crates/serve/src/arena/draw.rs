@@ -1,8 +1,11 @@
 //! What a judge is shown next: which answers, and which of them stands left.
 //!
 //! Of answers that the judge has not seen the least seen come first, in an order by the seed. Now and then there is a pair that the
-//! judge voted on before, its sides swapped. Which model stands left is drawn in blocks of two prompts, one each way; a
-//! further judge of the same answers sees them the other way round.
+//! judge voted on before, its sides swapped. Which model stands left is drawn for blocks of two prompts of this judge and these
+//! two models, one each way, so that a judge's sides differ by one at most; a further judge of the same answers sees them the
+//! other way round where that keeps the balance, and such answers come first.
+
+use std::collections::BTreeMap;
 
 use herd_engine::rng::uniform;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -27,6 +30,10 @@ pub struct Rules {
 /// Streams of what is drawn.
 const REPEATS: u64 = 1 << 62;
 const ORDER: u64 = 1 << 61;
+const SIDES: u64 = 1 << 63;
+
+/// For so many milliseconds a pair that was shown counts as one that will be judged: who leaves it open longer has left.
+const LATELY: i64 = 60 * 60 * 1000;
 
 /// Letters of a judge's name at most.
 const NAME_MAX: usize = 40;
@@ -97,8 +104,17 @@ struct Candidate {
     second: i64,
     /// Whether the dialogue grew out of this judge's own vote.
     own: bool,
-    /// Judges who were shown them.
+    /// Judges who graded them, or were shown them of late.
     judges: usize,
+    /// Which model the last of these saw left.
+    last: Option<i64>,
+}
+
+/// How often one of two models stood left before a judge, less how often the other did, and their shows.
+#[derive(Clone, Copy, Default)]
+struct Sides {
+    more: i64,
+    shows: u64,
 }
 
 /// Checks the name of a judge.
@@ -155,19 +171,41 @@ fn choose(db: &Connection, judge: &str, rules: &Rules) -> Result<Option<i64>, Ha
     {
         return Ok(Some(id));
     }
-    let mut all = candidates(db, judge)?;
-    all.retain(|c| c.own || rules.judges_max == 0 || c.judges < rules.judges_max);
-    let order =
-        |c: &Candidate| uniform(rules.seed, ORDER ^ pair(c.first, c.second), c.prompt as u64);
-    let best = all.into_iter().min_by(|a, b| {
-        (!a.own, a.judges).cmp(&(!b.own, b.judges)).then(order(a).total_cmp(&order(b)))
+    let sides = sides(db, judge)?;
+    let best = candidates(db, judge, rules)?.into_iter().map(|c| {
+        let sides = sides.get(&(c.first, c.second)).copied().unwrap_or_default();
+        let stands = c.first_stands_left(sides, rules.seed, judge);
+        // Answers that cannot be swapped without tipping the balance wait for their turn.
+        let swapped = c.last.is_none_or(|left| stands == (left != c.first));
+        let order = uniform(rules.seed, ORDER ^ pair(c.first, c.second), c.prompt as u64);
+        (c, stands, swapped, order)
     });
-    let Some(Candidate { prompt, first, second, .. }) = best else { return Ok(None) };
-    let (left, right) = match first_stands_left(db, rules.seed, prompt, first, second)? {
-        true => (first, second),
-        false => (second, first),
+    let best = best.min_by(|(a, _, a_swapped, a_order), (b, _, b_swapped, b_order)| {
+        (!a.own, a.judges, !a_swapped)
+            .cmp(&(!b.own, b.judges, !b_swapped))
+            .then(a_order.total_cmp(b_order))
+    });
+    let Some((Candidate { prompt, first, second, .. }, first_left, _, _)) = best else {
+        return Ok(None);
     };
+    let (left, right) = if first_left { (first, second) } else { (second, first) };
     Ok(Some(show(db, judge, prompt, (left, right), None)?))
+}
+
+impl Candidate {
+    /// Whether the first model stands left: the other way round than the last judge saw them, unless the judge's own
+    /// sides would differ by two; where nobody saw them, as the draw for their block of two says.
+    fn first_stands_left(&self, sides: Sides, seed: u64, judge: &str) -> bool {
+        match (sides.more, self.last) {
+            (1.., _) => false,
+            (..0, _) => true,
+            (0, Some(left)) => left != self.first,
+            (0, None) => {
+                let stream = SIDES ^ key(judge) ^ pair(self.first, self.second);
+                uniform(seed, stream, sides.shows / 2) < 0.5
+            }
+        }
+    }
 }
 
 fn show(
@@ -203,12 +241,16 @@ fn repeat(db: &Connection, judge: &str) -> Result<Option<i64>, Halt> {
     show(db, judge, prompt, (right, left), Some(first)).map(Some)
 }
 
-/// All pairs of answers that the judge has not been shown.
-fn candidates(db: &Connection, judge: &str) -> Result<Vec<Candidate>, Halt> {
-    let mut find = db.prepare_cached(
+/// All pairs of answers that the judge may be shown.
+fn candidates(db: &Connection, judge: &str, rules: &Rules) -> Result<Vec<Candidate>, Halt> {
+    // Shows that count: of judges who graded them, or may still do so.
+    let counts = "s.prompt = p.id AND s.again IS NULL
+         AND min(s.left_model, s.right_model) = a.model AND max(s.left_model, s.right_model) = b.model
+         AND (s.given > ?2 OR EXISTS (SELECT 1 FROM arena_votes WHERE show = s.id AND grade IS NOT NULL))";
+    let mut find = db.prepare_cached(&format!(
         "SELECT p.id, a.model, b.model, coalesce(g.judge = ?1, 0),
-                (SELECT count(DISTINCT judge) FROM arena_shows WHERE prompt = p.id
-                 AND min(left_model, right_model) = a.model AND max(left_model, right_model) = b.model)
+                (SELECT count(DISTINCT s.judge) FROM arena_shows AS s WHERE {counts}),
+                (SELECT s.left_model FROM arena_shows AS s WHERE {counts} ORDER BY s.id DESC LIMIT 1)
          FROM arena_prompts AS p
          JOIN arena_answers AS a ON a.prompt = p.id AND a.ended IN ('stop', 'length')
          JOIN arena_answers AS b ON b.prompt = p.id AND b.ended IN ('stop', 'length') AND b.model > a.model
@@ -216,47 +258,35 @@ fn candidates(db: &Connection, judge: &str) -> Result<Vec<Candidate>, Halt> {
          JOIN arena_models AS y ON y.id = b.model AND y.serving
          LEFT JOIN arena_shows AS g ON g.id = p.behind
          WHERE NOT EXISTS (SELECT 1 FROM arena_shows WHERE judge = ?1 AND prompt = p.id
-             AND min(left_model, right_model) = a.model AND max(left_model, right_model) = b.model)",
-    )?;
-    let rows = find.query_map([judge], |row| {
+             AND min(left_model, right_model) = a.model AND max(left_model, right_model) = b.model)"
+    ))?;
+    let rows = find.query_map(params![judge, now() - LATELY], |row| {
         Ok(Candidate {
             prompt: row.get(0)?,
             first: row.get(1)?,
             second: row.get(2)?,
             own: row.get(3)?,
             judges: row.get(4)?,
+            last: row.get(5)?,
         })
     })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let mut all: Vec<Candidate> = rows.collect::<Result<_, _>>()?;
+    all.retain(|c| c.own || rules.judges_max == 0 || c.judges < rules.judges_max);
+    Ok(all)
 }
 
-/// The other way round than the last judge saw them; answers that nobody saw as the draw for their block of two says.
-fn first_stands_left(
-    db: &Connection,
-    seed: u64,
-    prompt: i64,
-    first: i64,
-    second: i64,
-) -> Result<bool, Halt> {
-    let last: Option<i64> = db
-        .prepare_cached(
-            "SELECT left_model FROM arena_shows WHERE prompt = ?1 AND again IS NULL
-             AND min(left_model, right_model) = ?2 AND max(left_model, right_model) = ?3
-             ORDER BY id DESC LIMIT 1",
-        )?
-        .query_row([prompt, first, second], |row| row.get(0))
-        .optional()?;
-    if let Some(left) = last {
-        return Ok(left != first);
-    }
-    let before: u64 = db
-        .prepare_cached(
-            "SELECT count(DISTINCT prompt) FROM arena_shows WHERE again IS NULL
-             AND min(left_model, right_model) = ? AND max(left_model, right_model) = ?",
-        )?
-        .query_row([first, second], |row| row.get(0))?;
-    let drawn = uniform(seed, pair(first, second), before / 2) < 0.5;
-    Ok(drawn ^ (before % 2 == 1))
+/// The sides that a judge was shown, repeats left out, for each two models: the lower number first.
+fn sides(db: &Connection, judge: &str) -> Result<BTreeMap<(i64, i64), Sides>, Halt> {
+    let mut find = db.prepare_cached(
+        "SELECT min(left_model, right_model), max(left_model, right_model),
+                sum(CASE WHEN left_model < right_model THEN 1 ELSE -1 END), count(*)
+         FROM arena_shows WHERE judge = ? AND again IS NULL GROUP BY 1, 2",
+    )?;
+    let rows = find.query_map([judge], |row| {
+        let sides = Sides { more: row.get(2)?, shows: row.get(3)? };
+        Ok(((row.get(0)?, row.get(1)?), sides))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 fn pair(first: i64, second: i64) -> u64 {
@@ -276,8 +306,7 @@ fn progress(db: &Connection, judge: &str, rules: &Rules) -> Result<Value, Halt> 
             "SELECT count(*) FROM arena_votes AS v JOIN arena_shows AS s ON s.id = v.show WHERE s.judge = ?",
         )?
         .query_row([judge], |row| row.get(0))?;
-    let mut left = candidates(db, judge)?;
-    left.retain(|c| c.own || rules.judges_max == 0 || c.judges < rules.judges_max);
+    let left = candidates(db, judge, rules)?;
     let unmade: usize = db
         .prepare_cached(
             "SELECT count(*) FROM arena_prompts AS p JOIN arena_models AS m ON m.serving

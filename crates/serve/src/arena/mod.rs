@@ -13,7 +13,7 @@ pub use ballots::{Answer, ArenaError, Ballots, Contestant, Prompt, Task, Turn};
 pub use draw::Rules;
 pub use hall::Arena;
 pub use poll::{Counted, Voted};
-pub use verdicts::{Pair, Verdict};
+pub use verdicts::{Pair, Place, Verdict};
 
 #[cfg(test)]
 mod tests;

@@ -116,6 +116,48 @@ fn sides_are_balanced_for_each_pair_of_models_and_swapped_for_the_next_judge() {
     assert_eq!(first(1), first(1));
 }
 
+/// By how much one side is ahead of the other, for each judge and pair of models.
+fn ahead(ballots: &Ballots) -> BTreeMap<(String, String, String), i32> {
+    let mut ahead = BTreeMap::new();
+    for vote in ballots.votes().unwrap().into_iter().filter(|vote| !vote.again) {
+        let sign = if vote.left < vote.right { 1 } else { -1 };
+        let (a, b) = (vote.left.clone().min(vote.right.clone()), vote.left.max(vote.right));
+        *ahead.entry((vote.judge, a, b)).or_default() += sign;
+    }
+    ahead
+}
+
+#[test]
+fn sides_are_balanced_for_each_judge_however_judges_take_turns() {
+    // By turns, in bursts, and many judges who give up at some time.
+    let turns: [&dyn Fn(usize) -> usize; 3] = [&|i| i % 2, &|i| (i / 7) % 3, &|i| (i * i) % 5];
+    for (turn, models) in turns.into_iter().zip([&["a", "b"][..], &["a", "b", "c"], &["a", "b"]]) {
+        let ballots = arena(models, 60);
+        for i in 0..200 {
+            let judge = format!("judge {}", turn(i));
+            let told = ballots.next(&judge, &RULES).unwrap();
+            if !told["pair"].is_null() {
+                ballots.vote(&vote(&judge, &told, 1)).unwrap();
+            }
+            let ahead = ahead(&ballots);
+            assert!(ahead.values().all(|more| more.abs() <= 1), "{i}: {ahead:?}");
+        }
+        // Of answers that two have seen, the sides cancel but for few.
+        let mut sides: BTreeMap<i64, Vec<String>> = BTreeMap::new();
+        for vote in ballots
+            .votes()
+            .unwrap()
+            .into_iter()
+            .filter(|vote| vote.left.as_str() < "c" && vote.right.as_str() < "c")
+        {
+            sides.entry(vote.prompt_id).or_default().push(vote.left);
+        }
+        let both: Vec<_> = sides.values().filter(|of| of.len() == 2).collect();
+        let same = both.iter().filter(|of| of[0] == of[1]).count();
+        assert!(same <= 2, "{same} of {}", both.len());
+    }
+}
+
 #[test]
 fn repeats_come_swapped_and_never_at_once() {
     let ballots = arena(&["a", "b"], 40);
@@ -154,6 +196,31 @@ fn the_least_judged_pairs_come_first_and_a_limit_holds() {
         (3, 3)
     );
     assert_eq!(ballots.next("eve", &rules).unwrap()["pair"], Value::Null);
+}
+
+#[test]
+fn a_pair_that_was_opened_and_left_is_given_to_another() {
+    let ballots = arena(&["a", "b"], 1);
+    let rules = Rules { judges_max: 1, ..RULES };
+    let later = |ms: i64| {
+        let aged =
+            ballots.work(|db| Ok(db.execute("UPDATE arena_shows SET given = given - ?", [ms])?));
+        aged.unwrap();
+    };
+    let told = ballots.next("ann", &rules).unwrap();
+    assert_eq!(ballots.next("bob", &rules).unwrap()["pair"], Value::Null);
+    later(59 * 60 * 1000);
+    assert_eq!(ballots.next("bob", &rules).unwrap()["left"], 0);
+    later(60 * 1000);
+    let bobs = ballots.next("bob", &rules).unwrap();
+    assert_eq!(bobs["pair"]["messages"], told["pair"]["messages"]);
+    // One who cannot say has judged nothing; one who graded has, however long ago.
+    ballots.vote(&Voted { grade: None, ..vote("bob", &bobs, 0) }).unwrap();
+    later(2 * 60 * 60 * 1000);
+    let eves = ballots.next("eve", &rules).unwrap();
+    ballots.vote(&vote("eve", &eves, 2)).unwrap();
+    later(2 * 60 * 60 * 1000);
+    assert_eq!(ballots.next("dan", &rules).unwrap()["pair"], Value::Null);
 }
 
 #[test]
@@ -257,16 +324,34 @@ fn a_judge_that_is_a_model_is_asked_both_ways_round_once() {
     let ballots = arena(&["a", "b"], 3);
     let told = ballots.next("ann", &RULES).unwrap();
     ballots.vote(&vote("ann", &told, 3)).unwrap();
-    assert_eq!(
-        (ballots.unjudged("m", false).unwrap().len(), ballots.unjudged("m", true).unwrap().len()),
-        (6, 2)
-    );
-    for pair in ballots.unjudged("m", true).unwrap() {
+    let count = |judge, voted| ballots.unjudged_count(judge, voted).unwrap();
+    let all = |judge, voted| ballots.unjudged(judge, voted, (0, 0, 0), 99).unwrap();
+    assert_eq!((count("m", false), count("m", true)), (6, 2));
+    assert_eq!((all("m", false).len(), all("m", true).len()), (6, 2));
+    for pair in all("m", true) {
         ballots.say("m", &pair, Some(1), "A is slightly better").unwrap();
     }
-    assert_eq!(
-        (ballots.unjudged("m", true).unwrap().len(), ballots.verdicts().unwrap().len()),
-        (0, 2)
-    );
-    assert_eq!(ballots.unjudged("other", true).unwrap().len(), 2);
+    assert_eq!((count("m", true), ballots.verdicts().unwrap().len()), (0, 2));
+    assert_eq!(count("other", true), 2);
+}
+
+#[test]
+fn words_without_a_verdict_are_asked_for_again_but_once_in_a_round() {
+    let ballots = arena(&["a", "b", "c"], 5);
+    let round = |grade: Option<i8>| {
+        let (mut after, mut asked) = ((0, 0, 0), Vec::new());
+        loop {
+            let piece = ballots.unjudged("m", false, after, 4).unwrap();
+            let Some(last) = piece.last() else { return asked };
+            after = last.place();
+            for pair in piece {
+                asked.push(pair.place());
+                ballots.say("m", &pair, grade, "words").unwrap();
+            }
+        }
+    };
+    let first = round(None);
+    assert!(first.len() == 30 && first.is_sorted_by(|a, b| a < b), "{first:?}");
+    assert_eq!(round(Some(2)), first);
+    assert_eq!((round(None), ballots.verdicts().unwrap().len()), (Vec::new(), 30));
 }

@@ -21,6 +21,29 @@ pub struct Pair {
     pub right_said: Vec<String>,
 }
 
+/// Where a pair stands among all: the numbers of its prompt, of the first model, of the other. All are above 0.
+pub type Place = (i64, i64, i64);
+
+impl Pair {
+    /// Where it stands among all.
+    pub fn place(&self) -> Place {
+        (self.prompt_id, self.left, self.right)
+    }
+}
+
+/// Pairs of answers that judge ?1 has no verdict on, of those that people graded alone if ?2, behind the place ?3, ?4, ?5.
+const UNJUDGED: &str = "
+    FROM arena_prompts AS p
+    JOIN arena_answers AS a ON a.prompt = p.id AND a.ended IN ('stop', 'length')
+    JOIN arena_answers AS b ON b.prompt = p.id AND b.ended IN ('stop', 'length') AND b.model != a.model
+    WHERE (p.id, a.model, b.model) > (?3, ?4, ?5)
+      AND NOT EXISTS (SELECT 1 FROM arena_verdicts WHERE judge = ?1 AND prompt = p.id
+          AND left_model = a.model AND right_model = b.model AND grade IS NOT NULL)
+      AND (NOT ?2 OR EXISTS (SELECT 1 FROM arena_shows AS s JOIN arena_votes AS v ON v.show = s.id
+          WHERE s.prompt = p.id AND v.grade IS NOT NULL
+          AND min(s.left_model, s.right_model) = min(a.model, b.model)
+          AND max(s.left_model, s.right_model) = max(a.model, b.model)))";
+
 /// What a model said of two answers in one order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
@@ -41,22 +64,30 @@ pub struct Verdict {
 }
 
 impl Ballots {
-    /// Pairs of answers, each in both orders, that a judge has said nothing of; those that people voted on alone if `voted`.
-    pub fn unjudged(&self, judge: &str, voted: bool) -> Result<Vec<Pair>, ArenaError> {
+    /// How many pairs of answers, each order counted, a judge has given no verdict on that can be read.
+    pub fn unjudged_count(&self, judge: &str, voted: bool) -> Result<usize, ArenaError> {
+        self.work(|db| {
+            let mut find = db.prepare(&format!("SELECT count(*) {UNJUDGED}"))?;
+            Ok(find.query_row(params![judge, voted, 0, 0, 0], |row| row.get(0))?)
+        })
+    }
+
+    /// These pairs behind `after` in the order of [`Pair::place`], so many at most; those that people voted on alone if
+    /// `voted`. Words without a verdict are asked for again, so the next piece is asked for behind the last of this one.
+    pub fn unjudged(
+        &self,
+        judge: &str,
+        voted: bool,
+        after: Place,
+        most: usize,
+    ) -> Result<Vec<Pair>, ArenaError> {
         self.work(|db| {
             let mut find = db.prepare(&format!(
-                "SELECT {PROMPT}, p.id, a.model, b.model, a.said, b.said FROM arena_prompts AS p
-                 JOIN arena_answers AS a ON a.prompt = p.id AND a.ended IN ('stop', 'length')
-                 JOIN arena_answers AS b ON b.prompt = p.id AND b.ended IN ('stop', 'length') AND b.model != a.model
-                 WHERE NOT EXISTS (SELECT 1 FROM arena_verdicts WHERE judge = ?1 AND prompt = p.id
-                     AND left_model = a.model AND right_model = b.model)
-                 AND (NOT ?2 OR EXISTS (SELECT 1 FROM arena_shows AS s JOIN arena_votes AS v ON v.show = s.id
-                     WHERE s.prompt = p.id AND v.grade IS NOT NULL
-                     AND min(s.left_model, s.right_model) = min(a.model, b.model)
-                     AND max(s.left_model, s.right_model) = max(a.model, b.model)))
-                 ORDER BY p.id, a.model, b.model"
+                "SELECT {PROMPT}, p.id, a.model, b.model, a.said, b.said {UNJUDGED}
+                 ORDER BY p.id, a.model, b.model LIMIT ?6"
             ))?;
-            let rows = find.query_map(params![judge, voted], |row| {
+            let (prompt, left, right) = after;
+            let rows = find.query_map(params![judge, voted, prompt, left, right, most], |row| {
                 Ok(Pair {
                     prompt: read_prompt(row, 0)?,
                     prompt_id: row.get(5)?,

@@ -16,7 +16,7 @@ const GRADES = [
 ];
 
 const bar = h("header.masthead");
-const main = h("main", { tabindex: -1 });
+const main = h("main", { tabindex: 0 });
 const foot = h("section.vote", { "aria-label": "Your vote", hidden: true });
 const spoken = h("p.unseen", { role: "status", "aria-live": "polite" });
 document.body.append(bar, main, foot, spoken);
@@ -24,6 +24,9 @@ document.body.append(bar, main, foot, spoken);
 let judge = memory.get("judge");
 /** What is shown, and what the judge has said of it so far. @type {any} */
 let now = null;
+/** The timer that asks again while answers are made, and how often was asked: only the last question counts. */
+let waiting = 0;
+let asked = 0;
 
 // Time counts while the page is looked at.
 let looked = 0;
@@ -65,6 +68,8 @@ function notice(...children) {
 }
 
 function askName() {
+  clearTimeout(waiting);
+  asked++; // what is under way comes too late
   showBar(null);
   const box = h("input", { id: "judge", name: "judge", maxlength: 40, autocomplete: "nickname", required: true });
   box.value = judge ?? "";
@@ -84,18 +89,19 @@ function askName() {
   box.focus();
 }
 
-let waiting = 0;
-
 /** Asks for the next pair and shows it. */
 async function next() {
   clearTimeout(waiting);
+  const mine = ++asked;
   let told;
   try {
     told = await call("POST", "/arena/next", { judge });
   } catch (error) {
+    if (mine !== asked) return;
     notice(h("h2", {}, "The server does not answer"), h("p.warn", { role: "alert" }, reason(error)), h("button.primary", { type: "button", onclick: next }, "Try again"));
     return;
   }
+  if (mine !== asked) return;
   showBar(told);
   if (told.pair) {
     show(told.pair);
@@ -193,6 +199,7 @@ function write(which) {
 async function vote(grade) {
   if (!now || now.sending || grade === undefined) return;
   now.sending = true;
+  const mine = asked;
   look();
   const text = (box) => (grade && box && box.value.trim() ? box.value : null);
   const before = grade > 0 ? now.pair.left : now.pair.right;
@@ -208,15 +215,20 @@ async function vote(grade) {
   try {
     await call("POST", "/arena/vote", body);
   } catch (error) {
-    now.sending = false;
-    now.fault.textContent = `Not kept: ${reason(error)}`;
-    return;
+    if (mine !== asked) return; // the judge asked for another name meanwhile
+    // Voted on elsewhere, in another window say: that vote stands, and the next pair comes.
+    if (error.status !== 409) {
+      now.sending = false;
+      now.fault.textContent = error.status ? `Not kept: ${error.message}` : "Not kept yet: the server does not answer. Keep it again when it does.";
+      return;
+    }
   }
-  await next();
+  if (mine === asked) await next();
 }
 
 document.addEventListener("keydown", (event) => {
-  if (!now || event.isComposing || event.altKey || event.metaKey) return;
+  // A key that is held down says one thing, not many.
+  if (!now || event.repeat || event.isComposing || event.altKey || event.metaKey) return;
   const writes = event.target instanceof HTMLTextAreaElement;
   if (event.key === "Enter" && (writes ? event.ctrlKey : event.target.tagName !== "BUTTON" && event.target.tagName !== "A")) {
     event.preventDefault();
