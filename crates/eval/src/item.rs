@@ -101,7 +101,7 @@ fn item(
         number,
         row: row.number,
         group: field(&task.group)?,
-        cluster: field(&task.cluster)?,
+        cluster: cluster(task, row)?,
         description: render(&task.description, &row.fields).map_err(wrong)?,
         shots: examples,
         ask,
@@ -171,14 +171,14 @@ fn choose<'a>(
     let field = |name: &Option<String>, row: &Row| {
         name.as_ref().and_then(|name| row.fields.get(name)).cloned()
     };
-    let (own, cluster) = (field(&task.group, row), field(&task.cluster, row));
+    let (own, passage) = (field(&task.group, row), cluster(task, row)?);
     let other = |shot: &&Row| (&shot.path, shot.number) != (&row.path, row.number);
     let mut open: Vec<&Row> = shots
         .unwrap_or(rows)
         .iter()
         .filter(other)
         .filter(|shot| !task.shots.of_group || field(&task.group, shot) == own)
-        .filter(|shot| !task.shots.apart || field(&task.cluster, shot) != cluster)
+        .filter(|shot| !task.shots.apart || !cluster(task, shot).is_ok_and(|of| of == passage))
         .collect();
     if open.len() < drawn.number {
         let what = format!("{} examples are wanted, {} are there", drawn.number, open.len());
@@ -195,6 +195,21 @@ fn choose<'a>(
     }
     open.truncate(drawn.number);
     Ok(open)
+}
+
+/// What a row shares with others: a field, else what the expression gives.
+///
+/// Errors: it is neither.
+pub(crate) fn cluster(task: &Task, row: &Row) -> Result<Option<String>, EvalError> {
+    let Some(of) = &task.cluster else { return Ok(None) };
+    if let Some(found) = row.fields.get(of) {
+        return Ok(Some(plain(found)));
+    }
+    match value::<Value>(of, &row.fields) {
+        Ok(Value::Null) => Err(task.row_error(row, format!("it has no {of}"))),
+        Ok(found) => Ok(Some(plain(&found))),
+        Err(what) => Err(task.row_error(row, format!("cluster = {of:?}: {what}"))),
+    }
 }
 
 /// A field as a text.
@@ -238,6 +253,16 @@ mod tests {
         assert!(
             items(&task, &rows, None, many, None).unwrap_err().to_string().contains("4 are there")
         );
+    }
+
+    #[test]
+    fn what_rows_share_may_stand_within_a_field() {
+        let task = task("cluster = \"q.split(' Q: ')[0]\"");
+        let of = |q: &str| cluster(&task, &row(1, json!({ "q": q, "c": ["a", "b"], "g": 0 })));
+        assert_eq!(of("one Q: who?").unwrap(), of("one Q: whose?").unwrap());
+        assert_ne!(of("one Q: who?").unwrap(), of("two Q: who?").unwrap());
+        let none = cluster(&task, &row(1, json!({ "c": ["a", "b"], "g": 0 }))).unwrap_err();
+        assert!(none.to_string().contains("q.split"), "{none}");
     }
 
     #[test]

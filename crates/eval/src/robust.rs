@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::EvalError;
+use crate::item::cluster;
 use crate::results::Scores;
 use crate::score::Scorer;
 use crate::task::{Form, Row, Shots, Task};
@@ -133,8 +134,11 @@ fn bared(task: &Task, row: &Row) -> Result<Row, EvalError> {
         return Err(wrong(what));
     }
     let mut fields = json!({ "question": question, "options": options, "gold": gold });
-    for name in [&task.group, &task.cluster].into_iter().flatten() {
+    if let Some(name) = &task.group {
         fields[name] = row.fields.get(name).cloned().unwrap_or_default();
+    }
+    if let (Some(name), Some(of)) = (&task.cluster, cluster(task, row)?) {
+        fields[name] = of.into();
     }
     Ok(Row { fields, ..row.clone() })
 }

@@ -58,7 +58,7 @@ pub struct Task {
     /// Whether the score is the mean of its groups, not of its items.
     #[serde(default, rename = "macro")]
     pub by_group: bool,
-    /// The field that questions share which stand or fall together, as those of one passage.
+    /// What questions share which stand or fall together, as those of one passage: a field, or an expression over them.
     #[serde(default)]
     pub cluster: Option<String>,
     /// Where an answer that is written ends.

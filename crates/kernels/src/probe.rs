@@ -14,7 +14,7 @@ use crate::lanes::{Avx2, Avx512};
 pub struct Peaks {
     /// Multiply-adds of f32, two operations each, a second.
     pub f32_flops: f64,
-    /// Multiply-adds of bf16 in f32, two operations each, a second.
+    /// Multiply-adds of bf16 in f32, two operations each, a second; of f32 where no instruction multiplies pairs.
     pub bf16_flops: f64,
     /// Multiply-adds of bytes in i32, two operations each, a second.
     pub int8_ops: f64,
@@ -34,7 +34,7 @@ const READ_BYTES: usize = 256 << 20;
 pub fn peaks(cpu: &Cpu) -> Peaks {
     Peaks {
         f32_flops: operations_per_s(cpu, Work::F32),
-        bf16_flops: operations_per_s(cpu, Work::Bf16),
+        bf16_flops: bf16_flops(cpu),
         int8_ops: operations_per_s(cpu, Work::Int8),
         read_bytes_per_s: read_bytes_per_s(cpu, READ_STREAMS),
     }
@@ -43,7 +43,15 @@ pub fn peaks(cpu: &Cpu) -> Peaks {
 /// Operations a second of multiply-adds alone, of bf16 where the class has them fast, else of f32;
 /// takes no memory to speak of.
 pub fn product_flops(cpu: &Cpu) -> f64 {
-    operations_per_s(cpu, Work::Bf16).max(f32_flops(cpu))
+    bf16_flops(cpu).max(f32_flops(cpu))
+}
+
+/// Without an instruction for pairs bf16 is widened, once for many products, which then are those of f32.
+fn bf16_flops(cpu: &Cpu) -> f64 {
+    match cpu.class {
+        Class::Portable | Class::Avx2 => f32_flops(cpu),
+        Class::Avx512 | Class::Amx => operations_per_s(cpu, Work::Bf16),
+    }
 }
 
 /// The same of f32.
