@@ -520,6 +520,22 @@ fn answers_that_share_a_prompt_are_one_document_in_an_order_of_its_own() {
     assert!(orders.len() >= 6, "{orders:?}");
 }
 
+/// What becomes of the ids and weights of a sequence.
+type Change<'a> = &'a dyn Fn(usize, &mut Vec<u32>, &mut Vec<f32>);
+
+fn changed(shard: &Shard, change: Change<'_>) -> ShardBuilder {
+    let mut builder = ShardBuilder::new(shard.vocabulary(), true);
+    for at in 0..shard.documents() {
+        let (mut ids, mut weights) = (Vec::new(), vec![0.0; shard.len(at)]);
+        shard.read(at, 0..shard.len(at), &mut ids).unwrap();
+        shard.weights(at, 0..weights.len(), &mut weights).unwrap();
+        change(at, &mut ids, &mut weights);
+        let (row, bytes) = shard.row(at).unwrap();
+        builder.push(&ids, &weights, bytes, &row);
+    }
+    builder
+}
+
 #[test]
 fn marks_that_are_none_are_told_even_where_the_hashes_are_right() {
     let folder = tempfile::tempdir().unwrap();
@@ -541,16 +557,8 @@ fn marks_that_are_none_are_told_even_where_the_hashes_are_right() {
         std::fs::read_to_string(shards.join("manifest.json")).unwrap(),
     );
     // The prompt, an answer, and another with a place of its own behind it.
-    let other = |change: &dyn Fn(usize, &mut Vec<u32>, &mut Vec<f32>)| {
-        let mut builder = ShardBuilder::new(whole.vocabulary(), true);
-        for at in 0..whole.documents() {
-            let (mut ids, mut weights) = (Vec::new(), vec![0.0; whole.len(at)]);
-            whole.read(at, 0..whole.len(at), &mut ids).unwrap();
-            whole.weights(at, 0..weights.len(), &mut weights).unwrap();
-            change(at, &mut ids, &mut weights);
-            let (row, bytes) = whole.row(at).unwrap();
-            builder.push(&ids, &weights, bytes, &row);
-        }
+    let other = |change: Change<'_>| {
+        let builder = changed(&whole, change);
         std::fs::remove_file(shards.join(name)).unwrap();
         let hash = builder.write(&RealDisk, &shards, name).unwrap();
         let mut told: serde_json::Value = serde_json::from_str(&told).unwrap();
