@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::dialogue::Lessons;
+use crate::dialogue::{Counting, Lessons, Mark};
 use crate::manifest::{Manifest, Part, SourceReport};
 use crate::shard::{Counts, Shard, Vocabulary};
 use crate::tokenize::expect_entry;
@@ -86,21 +86,28 @@ impl Corpus {
         }
     }
 
-    /// Errors: the shards are not of dialogues read and rendered as these are; or they are of
-    /// dialogues, and plain texts are expected.
+    /// Errors: the shards are not of dialogues read and rendered as these are; they are of
+    /// dialogues, and plain texts are expected; or what should [mark](Mark) their answers does not.
     pub fn expect_lessons(&self, lessons: Option<&Lessons>) -> Result<(), DataError> {
         let told = |hash: Option<Hash>| match hash {
             Some(hash) => format!("the dialogues of rendering {hash}"),
             None => "plain texts".to_owned(),
         };
         let (got, expected) = (self.manifest.settings.lessons, lessons.map(Lessons::hash));
-        match got == expected {
-            true => Ok(()),
-            false => Err(DataError::Setting {
+        if got != expected {
+            return Err(DataError::Setting {
                 what: format!("what {} holds", self.folder.display()),
                 got: told(got),
                 expected: told(expected),
-            }),
+            });
+        }
+        match lessons.and_then(|lessons| lessons.compare).map(|compare| compare.counts) {
+            Some(Counting::End) => {
+                let sides =
+                    self.sources.iter().flat_map(|source| [&source.train, &source.validation]);
+                sides.into_iter().try_for_each(Documents::expect_marks)
+            }
+            Some(Counting::Words | Counting::All) | None => Ok(()),
         }
     }
 
@@ -172,6 +179,49 @@ impl Documents {
             self.starts = Some(starts);
         }
         Ok(self)
+    }
+
+    /// Errors: a document is no prompt with answers that have their [marks](Mark), one better than another.
+    fn expect_marks(&self) -> Result<(), DataError> {
+        for document in 0..self.counts.documents {
+            let wrong = |what: &'static str, expected: &str, got: String| {
+                let path = self.find(self.sequences(document).start).0.path().to_owned();
+                Err(DataError::Format { path, what, expected: expected.to_owned(), got })
+            };
+            let mut end = 0;
+            let mut places: Vec<usize> = self
+                .lengths(document)
+                .map(|len| {
+                    end += len;
+                    end
+                })
+                .collect();
+            // An answer ends where the next one begins, and the last one before a place of its own.
+            places.drain(..places.len().min(1));
+            places.last_mut().into_iter().for_each(|last| *last -= 1);
+            if places.len() < 2 || !places.is_sorted_by(|a, b| a < b) {
+                let got = format!("{} answers in {end} tokens", places.len());
+                return wrong("a row that is compared", "a prompt and two answers or more", got);
+            }
+            let mut weights = vec![0.0; end];
+            self.weights(document, 0..end, &mut weights)?;
+            let mut standings = Vec::new();
+            for place in places {
+                let weight = std::mem::take(&mut weights[place]);
+                match Mark::of_weight(weight) {
+                    Some(mark) => standings.push(mark.standing),
+                    None => return wrong("the mark of an answer", "1 to 15", weight.to_string()),
+                }
+            }
+            if let Some(weight) = weights.into_iter().find(|weight| *weight != 0.0) {
+                return wrong("the weight of what is no mark", "0", weight.to_string());
+            }
+            if standings.windows(2).all(|pair| pair[0] == pair[1]) {
+                let got = format!("{} of one standing", standings.len());
+                return wrong("the answers of a row", "a better and a worse one", got);
+            }
+        }
+        Ok(())
     }
 
     /// How many documents, tokens and bytes there are.

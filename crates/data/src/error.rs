@@ -96,6 +96,8 @@ pub enum Fault {
     NotText { field: String },
     #[error("longer than {limit} bytes")]
     TooLong { limit: u64 },
+    #[error("a column has more than {limit} values in it")]
+    TooMany { limit: usize },
     #[error("empty")]
     Empty,
     #[error("no token stands for any of it")]
@@ -116,7 +118,7 @@ impl Fault {
             Fault::NotJson { .. } => "not_json",
             Fault::NoField { .. } => "no_field",
             Fault::NotText { .. } => "not_text",
-            Fault::TooLong { .. } => "too_long",
+            Fault::TooLong { .. } | Fault::TooMany { .. } => "too_long",
             Fault::Empty => "empty",
             Fault::NoTokens => "no_tokens",
             Fault::NoDialogue { .. } => "no_dialogue",

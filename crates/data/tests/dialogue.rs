@@ -13,6 +13,7 @@ use herd_data::dialogue::{
 };
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
+use herd_data::shard::{Shard, ShardBuilder};
 use herd_data::{
     Check, Corpus, Ends, Loader, LoaderConfig, LongDocuments, Mixture, Phase, Policy, Ramp,
     TokenizeOptions, tokenize,
@@ -517,4 +518,86 @@ fn answers_that_share_a_prompt_are_one_document_in_an_order_of_its_own() {
     assert_eq!(met, 40);
     // Of two answers both orders, of three most of six.
     assert!(orders.len() >= 6, "{orders:?}");
+}
+
+/// What becomes of the ids and weights of a sequence.
+type Change<'a> = &'a dyn Fn(usize, &mut Vec<u32>, &mut Vec<f32>);
+
+fn changed(shard: &Shard, change: Change<'_>) -> ShardBuilder {
+    let mut builder = ShardBuilder::new(shard.vocabulary(), true);
+    for at in 0..shard.documents() {
+        let (mut ids, mut weights) = (Vec::new(), vec![0.0; shard.len(at)]);
+        shard.read(at, 0..shard.len(at), &mut ids).unwrap();
+        shard.weights(at, 0..weights.len(), &mut weights).unwrap();
+        change(at, &mut ids, &mut weights);
+        let (row, bytes) = shard.row(at).unwrap();
+        builder.push(&ids, &weights, bytes, &row);
+    }
+    builder
+}
+
+#[test]
+fn marks_that_are_none_are_told_even_where_the_hashes_are_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, shards) = (folder.path().join("pairs.jsonl"), folder.path().join("shards"));
+    let row = serde_json::json!({"prompt": "a", "chosen": "the people", "rejected": "of the"});
+    std::fs::write(&input, row.to_string()).unwrap();
+    let (tokenizer, options) = (tokenizer(), RenderOptions::CLOSED);
+    let compare = Compare { counts: Counting::End, strength_min: Strength::Better, similar: 0.9 };
+    let format = ChatFormat::Llama3;
+    let lessons = Lessons { shape: None, format, options, compare: Some(compare) };
+    let made = TokenizeOptions { lessons: Some(lessons.clone()), ..TokenizeOptions::new(1) };
+    let sources = Sources::find(&[input.display().to_string()]).unwrap();
+    let manifest = tokenize(&tokenizer, &sources, &made, &shards, &RealDisk, &mut |_| {}).unwrap();
+    let corpus = Corpus::open(&shards, Check::Contents).unwrap();
+    corpus.expect_lessons(Some(&lessons)).unwrap();
+    let name = &manifest.sources[0].train.shards[0].file;
+    let (whole, told) = (
+        Shard::open(&shards.join(name)).unwrap(),
+        std::fs::read_to_string(shards.join("manifest.json")).unwrap(),
+    );
+    // The prompt, an answer, and another with a place of its own behind it.
+    let other = |change: Change<'_>| {
+        let builder = changed(&whole, change);
+        std::fs::remove_file(shards.join(name)).unwrap();
+        let hash = builder.write(&RealDisk, &shards, name).unwrap();
+        let mut told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        let part = &mut told["sources"][0]["train"];
+        part["shards"][0]["sha256"] = hash.to_string().into();
+        for counts in ["/counts", "/shards/0/counts", "/shards/0"] {
+            let tokens = part.pointer_mut(counts).and_then(|counts| counts.get_mut("tokens"));
+            tokens.into_iter().for_each(|tokens| *tokens = builder.counts().tokens.into());
+        }
+        std::fs::write(shards.join("manifest.json"), told.to_string()).unwrap();
+        let corpus = Corpus::open(&shards, Check::Contents).unwrap();
+        corpus.expect_lessons(Some(&lessons)).map_err(|e| e.to_string())
+    };
+    let set = |document: usize, place: isize, weight: f32| {
+        move |at: usize, _: &mut Vec<u32>, weights: &mut Vec<f32>| {
+            if at == document {
+                let place = place.rem_euclid(weights.len() as isize) as usize;
+                weights[place] = weight;
+            }
+        }
+    };
+    other(&|_, _, _| {}).unwrap();
+    for (change, expected) in [
+        (set(2, 0, 0.5), "the mark of an answer should be 1 to 15, got 0.5"),
+        (set(2, -1, 0.0), "the mark of an answer should be 1 to 15, got 0"),
+        (set(0, 0, 1.0), "the weight of what is no mark should be 0, got 1"),
+    ] {
+        let error = other(&change).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    let alike = |at: usize, _: &mut Vec<u32>, weights: &mut Vec<f32>| {
+        weights.iter_mut().filter(|w| at == 2 && **w != 0.0).for_each(|w| *w = 1.0);
+    };
+    assert!(other(&alike).unwrap_err().contains("2 of one standing"));
+    let short = |at: usize, ids: &mut Vec<u32>, weights: &mut Vec<f32>| {
+        if at == 2 {
+            ids.truncate(1);
+            weights.truncate(1);
+        }
+    };
+    assert!(other(&short).unwrap_err().contains("2 answers in"));
 }

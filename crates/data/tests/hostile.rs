@@ -7,6 +7,8 @@ mod common;
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use herd_codec::chat::{ChatFormat, Dialogue, Message, RenderOptions, Role};
+use herd_data::dialogue::{Encoder, Lesson};
 use herd_data::disk::RealDisk;
 use herd_data::read::RowId;
 use herd_data::shard::{Shard, ShardBuilder, Vocabulary};
@@ -208,4 +210,30 @@ fn weights_come_back_and_those_that_are_none_are_named() {
         fs::write(&path, bytes).unwrap();
         assert!(Shard::open(&path).unwrap_err().to_string().contains("the length"));
     }
+}
+
+#[test]
+fn a_dialogue_of_many_answers_takes_memory_in_proportion_to_its_length() {
+    let _alone = alone();
+    let (tokenizer, format) = (common::tokenizer(), ChatFormat::Llama3);
+    let encoder =
+        Encoder { format: &format, tokenizer: &tokenizer, options: RenderOptions::PROMPT };
+    let most = |answers: usize| {
+        let turn = |i: usize| {
+            let (question, answer) = (format!("{i} ").repeat(8), format!("{i}, ").repeat(8));
+            [Message::new(Role::User, question), Message::new(Role::Assistant, answer)]
+        };
+        let dialogue = Dialogue::from((0..answers).flat_map(turn).collect::<Vec<_>>());
+        let weights = [0.0, 1.0].repeat(answers);
+        let lesson = Lesson { dialogue, weights };
+        MEMORY.reset_peak_usage();
+        let before = MEMORY.current_usage();
+        let rows = encoder.lesson(&lesson).unwrap();
+        assert_eq!(rows.len(), 1, "all answers are taught by one row");
+        let learnt = rows[0].learnt();
+        assert!(learnt > answers * 8);
+        MEMORY.peak_usage() - before
+    };
+    let (few, many) = (most(50), most(400));
+    assert!(many < 10 * few, "{few} bytes for 50 answers, {many} for 400");
 }

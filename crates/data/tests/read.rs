@@ -268,7 +268,9 @@ fn damaged_parquet_gives_errors_and_bounded_memory() {
     let _alone = alone();
     let folder = Folder::new();
     let mut seed = 5;
-    for name in ["plain", "dictionary", "zstd", "gzip", "delta", "required"] {
+    let names =
+        ["plain", "dictionary", "zstd", "gzip", "delta", "required", "nested", "nested_item"];
+    for name in names {
         let whole = fs::read(testdata(&format!("parquet/{name}.parquet"))).unwrap();
         let mut damaged: Vec<Vec<u8>> =
             (0..whole.len()).step_by(211).map(|cut| whole[..cut].to_vec()).collect();

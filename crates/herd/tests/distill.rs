@@ -148,6 +148,31 @@ fn settings_and_teachers_that_teach_nothing_are_named() {
 }
 
 #[test]
+fn a_preview_shows_the_texts_that_the_teacher_is_asked_of() {
+    let folder = begin_distill();
+    let folder = folder.path();
+    let mut command = herd(folder);
+    let args = ["preview", "--config", "text.toml", "--rows", "2", "--json"];
+    let output = command.args(args).stdout(Stdio::piped()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let texts = fs::read_to_string(folder.join("docs.jsonl")).unwrap();
+    assert_eq!(told["rows"], texts.lines().count());
+    for (shown, line) in told["shown"].as_array().unwrap().iter().zip(texts.lines()) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let kinds = shown["kinds"].as_array().unwrap().iter();
+        let pieces = shown["pieces"].as_array().unwrap().iter().zip(kinds);
+        let own = pieces.filter(|(_, kind)| *kind == "content");
+        let said: String = own.map(|(piece, _)| piece.as_str().unwrap()).collect();
+        // A character of several tokens is none in any of them.
+        let ascii = |text: &str| text.chars().filter(char::is_ascii).collect::<String>();
+        assert_eq!(ascii(&said), ascii(line["text"].as_str().unwrap()));
+        let weights = shown["weights"].as_array().unwrap();
+        assert!(weights[0] == 0.0 && weights[1..].iter().all(|weight| *weight == 1.0));
+    }
+}
+
+#[test]
 fn the_plan_knows_the_teacher_and_its_file() {
     let folder = begin_distill();
     let folder = folder.path();

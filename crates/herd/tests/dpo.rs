@@ -130,6 +130,8 @@ fn settings_and_rows_that_compare_nothing_are_named() {
         let err = fails(folder, "dpo.toml", told, &[set]);
         assert!(err.contains(told), "{set}: {err}");
     }
+    let err = fails(folder, "dpo.toml", "long", &["data.long=refuse"]);
+    assert!(err.contains("\"drop\"") && !err.contains("\"shorten\""), "{err}");
     let err = fails(folder, "dpo.toml", "chats", &["data.input=[\"chats.jsonl\"]"]);
     assert!(err.contains("compares no answers"), "{err}");
     run(folder, "run", &[]);

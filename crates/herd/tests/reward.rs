@@ -220,6 +220,20 @@ fn settings_rows_and_models_that_do_not_fit_are_named() {
     assert!(err.contains("does not end in an answer"), "{err}");
     let rows = score(folder, model, "question.jsonl", &["--skip-bad"]);
     assert!(rows.is_empty());
+    // A reward that is no number.
+    fs::create_dir(folder.join("broken")).unwrap();
+    for entry in fs::read_dir(folder.join(model)).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), folder.join("broken").join(entry.file_name())).unwrap();
+        }
+    }
+    let weights = folder.join("broken/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header..].fill(0xff); // no number, in bf16 and in f32
+    fs::write(&weights, bytes).unwrap();
+    let err = fails(folder, &["score", "-m", "broken", "-i", "pairs.jsonl"]);
+    assert!(err.contains("no reward: it is NaN"), "{err}");
     // The mean of reward models is one.
     let average = ["average", "run/checkpoints/step-6", model, "-o", "mean"];
     done(herd(folder).args(average));

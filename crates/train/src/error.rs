@@ -49,7 +49,7 @@ pub enum TrainError {
         "row {row} of {} has {tokens} tokens where {places} fit, and so have {others} others",
         path.display()
     )]
-    Long { path: PathBuf, row: u64, tokens: usize, places: usize, others: u64 },
+    Long { path: PathBuf, row: u64, tokens: usize, places: usize, others: u64, whole: bool },
 
     #[error("nothing in the batch of step {step} is learnt: its weights are all 0")]
     NothingLearnt { step: u64 },
@@ -133,7 +133,10 @@ impl TrainError {
                 Some("a lower optim.lr, or spikes.policy = \"rewind\"".into())
             }
             TrainError::Damaged { .. } => Some("remove it; an older checkpoint is taken up".into()),
-            TrainError::Long { .. } => {
+            TrainError::Long { whole: true, .. } => {
+                Some("a larger batch.seq_len, or data.long = \"drop\": answers stay whole".into())
+            }
+            TrainError::Long { whole: false, .. } => {
                 Some("a larger batch.seq_len, or data.long = \"shorten\" or \"drop\"".into())
             }
             TrainError::DataEnded { .. } => {

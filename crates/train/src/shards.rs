@@ -20,13 +20,14 @@ pub(crate) fn open_corpus(
     corpus.expect_tokenizer(Hash::of_tokenizer(&words.tokenizer))?;
     corpus.expect_lessons(words.chat.as_ref().map(Chat::lessons).as_ref())?;
     if config.data.packing == Packing::Whole && config.data.long == Long::Refuse {
-        refuse_long(&corpus, words.ends, config.batch.seq_len)?;
+        let whole = config.dpo.is_some() || config.reward.is_some();
+        refuse_long(&corpus, words.ends, config.batch.seq_len, whole)?;
     }
     Ok(corpus)
 }
 
-/// Errors: a document, to train on or held out, is longer than a row.
-fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize) -> Result<(), TrainError> {
+/// Errors: a document, to train on or held out, is longer than a row; `whole` ones cannot be cut.
+fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize, whole: bool) -> Result<(), TrainError> {
     // A row of n places is made of n + 1 tokens.
     let places = seq_len + 1;
     let len = |side: &Documents, document: u64| side.tokens(document) + ends.count() as usize;
@@ -46,7 +47,8 @@ fn refuse_long(corpus: &Corpus, ends: Ends, seq_len: usize) -> Result<(), TrainE
     let (row, _) = side.row(document)?;
     let name = &corpus.sources()[number].name;
     let path = corpus.file_of(number, &row).unwrap_or(name).into();
-    Err(TrainError::Long { path, row: row.row, tokens, places, others: long - 1 })
+    let (row, others) = (row.row, long - 1);
+    Err(TrainError::Long { path, row, tokens, places, others, whole })
 }
 
 /// The batches of a run, from its first on or from `cursor`.

@@ -53,6 +53,28 @@ pub(super) struct Answer {
     pub at: Range<usize>,
 }
 
+/// What a row must know of an answer that a longer one begins with.
+struct Taught {
+    message: usize,
+    at: Range<usize>,
+    origins: Vec<Origin>,
+}
+
+impl Answer {
+    /// What is its own of it: a dialogue of many answers would not fit with the prompt of each.
+    fn own(self) -> Taught {
+        let origins = self.origins[self.at.clone()].to_vec();
+        Taught { message: self.message, at: self.at, origins }
+    }
+
+    /// The row that teaches it alone.
+    fn row(self, weight: f32) -> Row {
+        let mut weights = vec![0.0; self.ids.len()];
+        weights[self.at].fill(weight);
+        Row { ids: self.ids, weights, origins: self.origins }
+    }
+}
+
 impl Encoder<'_> {
     /// The rows that teach a lesson: one, or one for each answer.
     ///
@@ -61,30 +83,27 @@ impl Encoder<'_> {
         let Lesson { dialogue, weights } = lesson;
         let taught = |m: &usize| weights[*m] > 0.0 && dialogue.messages[*m].role == Role::Assistant;
         let taught: Vec<usize> = (0..dialogue.messages.len()).filter(taught).collect();
-        let answers: Result<Vec<_>, _> = taught.iter().map(|m| self.answer(dialogue, *m)).collect();
-        let answers = answers?;
-        let Some(last) = answers.last() else {
+        let alone = |m: &usize| Ok(self.answer(dialogue, *m)?.row(weights[*m]));
+        let (mut whole, mut earlier): (Option<Answer>, Vec<Taught>) = (None, Vec::new());
+        for m in &taught {
+            let answer = self.answer(dialogue, *m)?;
+            match whole.take() {
+                None => {}
+                Some(before) if answer.ids.starts_with(&before.ids) => earlier.push(before.own()),
+                Some(_) => return taught.iter().map(alone).collect(),
+            }
+            whole = Some(answer);
+        }
+        let Some(whole) = whole else {
             return Err(no_dialogue("no answer in it is learnt"));
         };
-        let together = answers.iter().all(|answer| last.ids.starts_with(&answer.ids));
-        let row = |answers: &[Answer]| {
-            let whole = answers.last().expect("a row teaches an answer");
-            let mut row = Row {
-                ids: whole.ids.clone(),
-                weights: vec![0.0; whole.ids.len()],
-                origins: whole.origins.clone(),
-            };
-            for answer in answers {
-                let at = answer.at.clone();
-                row.weights[at.clone()].fill(weights[answer.message]);
-                row.origins[at.clone()].copy_from_slice(&answer.origins[at]);
-            }
-            row
-        };
-        Ok(match together {
-            true => vec![row(&answers)],
-            false => answers.iter().map(std::slice::from_ref).map(row).collect(),
-        })
+        let weight = weights[whole.message];
+        let mut row = whole.row(weight);
+        for Taught { message, at, origins } in earlier {
+            row.weights[at.clone()].fill(weights[message]);
+            row.origins[at].copy_from_slice(&origins);
+        }
+        Ok(vec![row])
     }
 
     /// The ids of the prompt that asks for an answer after `dialogue`.

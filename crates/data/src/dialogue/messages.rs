@@ -4,37 +4,28 @@ use herd_codec::chat::{Block, Dialogue, Message, Role, ToolCall, ToolDefinition}
 use serde_json::{Map, Value};
 
 use super::Lesson;
-use super::shape::{kind, need, no_dialogue, text};
+use super::shape::{first, kind, need, need_any, no_dialogue, text};
 use crate::Fault;
 
 type Object = Map<String, Value>;
 
-/// `messages`, with `tools` and a weight beside a message.
+/// What a message is, and the weight said beside it.
+type Said = (Message, Option<f32>);
+
+/// `messages`, each perhaps with a weight beside it.
 pub(super) fn openai(row: &Object) -> Result<Lesson, Fault> {
-    let items = list(row, "messages")?;
-    let mut dialogue = Dialogue { tools: tools(row)?, ..Dialogue::default() };
-    if let Some(builtin) = row.get("builtin_tools").filter(|value| !value.is_null()) {
-        let names = serde_json::from_value(builtin.clone());
-        dialogue.builtin_tools =
-            Some(names.map_err(|e| no_dialogue(format!("`builtin_tools`: {e}")))?);
-    }
-    lesson(dialogue, items)
+    lesson(row, Vec::new(), listed(list(row, "messages")?)?)
 }
 
-/// `conversations`, after a `system` text.
+/// `conversations`.
 pub(super) fn sharegpt(row: &Object) -> Result<Lesson, Fault> {
-    let system = text(row, "system")?.filter(|text| !text.is_empty());
-    let messages = system.map(|text| Message::new(Role::System, text)).into_iter().collect();
-    let dialogue = Dialogue { messages, tools: tools(row)?, builtin_tools: None };
-    lesson(dialogue, list(row, "conversations")?)
+    lesson(row, Vec::new(), listed(list(row, "conversations")?)?)
 }
 
 /// An instruction and its input, a line apart, and the output; `history` holds pairs from before.
 pub(super) fn alpaca(row: &Object) -> Result<Lesson, Fault> {
     let mut messages = Vec::new();
-    let system = text(row, "system")?.filter(|text| !text.is_empty());
-    messages.extend(system.map(|text| Message::new(Role::System, text)));
-    if let Some(history) = row.get("history").filter(|value| !value.is_null()) {
+    if let Some(history) = first(row, &["history"]) {
         let pairs: Vec<(String, String)> = serde_json::from_value(history.clone())
             .map_err(|e| no_dialogue(format!("`history` is no list of pairs: {e}")))?;
         for (question, answer) in pairs {
@@ -49,87 +40,94 @@ pub(super) fn alpaca(row: &Object) -> Result<Lesson, Fault> {
     };
     messages.push(Message::new(Role::User, question));
     messages.push(Message::new(Role::Assistant, need(row, &["output"])?));
-    Ok(weighted(Dialogue::from(messages), &[]))
+    lesson(row, Vec::new(), messages.into_iter().map(|message| (message, None)).collect())
 }
 
-/// A question and its answer; either may be a list of messages.
+/// A question and its answer; either may be a list of messages. What the prompt has the assistant say is no answer to it.
 pub(super) fn prompt_completion(row: &Object) -> Result<Lesson, Fault> {
-    let mut dialogue = prompt(row, &["prompt", "question"])?;
-    dialogue.tools = tools(row)?;
-    let before = dialogue.messages.len();
-    let keys = ["completion", "response", "answer"];
-    let found = keys.iter().find_map(|key| row.get(*key).filter(|value| !value.is_null()));
-    let answer = found.ok_or_else(|| no_dialogue(format!("it has no {}", keys.join(", "))))?;
-    match answer {
-        Value::Array(items) => {
-            for item in items {
-                dialogue.messages.push(message(item)?.0);
-            }
-        }
-        answer => dialogue.messages.push(answer_of(answer)?),
-    }
-    let mut lesson = weighted(dialogue, &[]);
-    // What the prompt has the assistant say is no answer to it.
-    lesson.weights[..before].fill(0.0);
-    Ok(lesson)
+    let answers = match need_any(row, &["completion", "response", "answer"])? {
+        Value::Array(items) => listed(items)?,
+        one => vec![answer(one)?],
+    };
+    lesson(row, asked(row, &["prompt", "question"])?, answers)
 }
 
-/// A text as a user's message, or messages, under the first of the keys that is there.
+/// What a row asks under the first of the keys that is there, with what stands [beside](beside) it.
 pub(super) fn prompt(row: &Object, keys: &[&str]) -> Result<Dialogue, Fault> {
-    let found = keys.iter().find_map(|key| row.get(*key).filter(|value| !value.is_null()));
-    match found {
-        Some(Value::String(text)) => Ok(Dialogue::from(vec![Message::new(Role::User, text)])),
-        Some(Value::Array(items)) => {
-            let messages: Result<Vec<_>, _> =
-                items.iter().map(|item| Ok(message(item)?.0)).collect();
-            Ok(Dialogue::from(messages?))
-        }
-        Some(other) => Err(no_dialogue(format!("the prompt is {}", kind(other)))),
-        None => Err(no_dialogue(format!("it has no {}", keys.join(", ")))),
+    beside(row, asked(row, keys)?)
+}
+
+/// A text as a user's message, or messages.
+fn asked(row: &Object, keys: &[&str]) -> Result<Vec<Message>, Fault> {
+    match need_any(row, keys)? {
+        Value::String(text) => Ok(vec![Message::new(Role::User, text)]),
+        Value::Array(items) => given(items),
+        other => Err(no_dialogue(format!("the prompt is {}", kind(other)))),
     }
 }
 
-/// An answer: a text, a message, or a list that ends in one.
-pub(super) fn answer_of(value: &Value) -> Result<Message, Fault> {
-    let message = match value {
-        Value::String(text) => Message::new(Role::Assistant, text),
-        Value::Array(items) => match items.last() {
-            Some(last) => message(last)?.0,
-            None => return Err(no_dialogue("an answer is an empty list")),
-        },
-        value => message(value)?.0,
+/// Messages of which none is learnt.
+pub(super) fn given(items: &[Value]) -> Result<Vec<Message>, Fault> {
+    let unweighted = |(at, (message, weight)): (usize, Said)| match weight {
+        None | Some(0.0) => Ok(message),
+        Some(weight) => {
+            Err(no_dialogue(format!("message {at} of a prompt has the weight {weight}")))
+        }
+    };
+    listed(items)?.into_iter().enumerate().map(unweighted).collect()
+}
+
+/// A dialogue of these messages and what a row says beside them: its `system` text, `tools` and `builtin_tools`.
+pub(super) fn beside(row: &Object, mut messages: Vec<Message>) -> Result<Dialogue, Fault> {
+    if let Some(system) = text(row, "system")?.filter(|text| !text.is_empty()) {
+        match messages.first().filter(|first| first.role == Role::System) {
+            None => messages.insert(0, Message::new(Role::System, system)),
+            Some(first) if first.text() == system => {}
+            Some(_) => return Err(no_dialogue("`system` is not what its system message says")),
+        }
+    }
+    let builtin_tools = match first(row, &["builtin_tools"]) {
+        None => None,
+        Some(names) => Some(
+            serde_json::from_value(names.clone())
+                .map_err(|e| no_dialogue(format!("`builtin_tools`: {e}")))?,
+        ),
+    };
+    Ok(Dialogue { messages, tools: tools(row)?, builtin_tools })
+}
+
+/// An answer: a text or a message.
+pub(super) fn answer(value: &Value) -> Result<Said, Fault> {
+    let (message, weight) = match value {
+        Value::String(text) => (Message::new(Role::Assistant, text), None),
+        value => message(value)?,
     };
     match message.role {
-        Role::Assistant => Ok(message),
+        Role::Assistant => Ok((message, weight)),
         role => Err(no_dialogue(format!("an answer is the {}'s", role.name()))),
     }
 }
 
-fn lesson(mut dialogue: Dialogue, items: &[Value]) -> Result<Lesson, Fault> {
-    let mut said = vec![None; dialogue.messages.len()];
-    for item in items {
-        let (message, weight) = message(item)?;
-        dialogue.messages.push(message);
-        said.push(weight);
+/// What is learnt of `said` behind `given`: the assistant's messages, by the weights beside them, else by the row's, else by 1.
+fn lesson(row: &Object, given: Vec<Message>, said: Vec<Said>) -> Result<Lesson, Fault> {
+    let (mut weights, mut messages, usual) = (vec![0.0; given.len()], given, weight(row)?);
+    for (message, weight) in said {
+        let learnt = message.role == Role::Assistant;
+        if !learnt && weight.is_some_and(|weight| weight != 0.0) {
+            let at = messages.len();
+            return Err(no_dialogue(format!("message {at} has a weight, but is no answer")));
+        }
+        weights.push(if learnt { weight.or(usual).unwrap_or(1.0) } else { 0.0 });
+        messages.push(message);
     }
-    let odd = dialogue.messages.iter().zip(&said).position(|(message, weight)| {
-        message.role != Role::Assistant && weight.is_some_and(|weight| weight != 0.0)
-    });
-    match odd {
-        Some(at) => Err(no_dialogue(format!("message {at} has a weight, but is no answer"))),
-        None => Ok(weighted(dialogue, &said)),
-    }
+    let dialogue = beside(row, messages)?;
+    // The row's `system` came before them.
+    weights.splice(0..0, vec![0.0; dialogue.messages.len() - weights.len()]);
+    Ok(Lesson { dialogue, weights })
 }
 
-/// The weights said, and where nothing is said, 1 for the assistant's messages.
-fn weighted(dialogue: Dialogue, said: &[Option<f32>]) -> Lesson {
-    let weight = |(i, message): (usize, &Message)| match said.get(i).copied().flatten() {
-        Some(weight) => weight,
-        None if message.role == Role::Assistant => 1.0,
-        None => 0.0,
-    };
-    let weights = dialogue.messages.iter().enumerate().map(weight).collect();
-    Lesson { dialogue, weights }
+fn listed(items: &[Value]) -> Result<Vec<Said>, Fault> {
+    items.iter().map(message).collect()
 }
 
 fn list<'a>(row: &'a Object, key: &str) -> Result<&'a [Value], Fault> {
@@ -143,8 +141,8 @@ fn list<'a>(row: &'a Object, key: &str) -> Result<&'a [Value], Fault> {
 /// Definitions of tools: a list, or a text that holds one.
 fn tools(row: &Object) -> Result<Vec<ToolDefinition>, Fault> {
     let bad = |e: serde_json::Error| no_dialogue(format!("`tools`: {e}"));
-    match row.get("tools") {
-        None | Some(Value::Null) => Ok(Vec::new()),
+    match first(row, &["tools"]) {
+        None => Ok(Vec::new()),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(Vec::new()),
         Some(Value::String(text)) => serde_json::from_str(text).map_err(bad),
         Some(list) => serde_json::from_value(list.clone()).map_err(bad),
@@ -152,13 +150,13 @@ fn tools(row: &Object) -> Result<Vec<ToolDefinition>, Fault> {
 }
 
 /// A message in OpenAI's words or ShareGPT's, and the weight beside it.
-pub(super) fn message(item: &Value) -> Result<(Message, Option<f32>), Fault> {
+fn message(item: &Value) -> Result<Said, Fault> {
     let Some(item) = item.as_object() else {
         return Err(no_dialogue(format!("a message is {}, not an object", kind(item))));
     };
     let name = need(item, &["role", "from"])?;
-    let content = match item.get("content").or_else(|| item.get("value")) {
-        None | Some(Value::Null) => Vec::new(),
+    let content = match first(item, &["content", "value"]) {
+        None => Vec::new(),
         Some(Value::String(text)) => vec![Block::Text { text: text.clone() }],
         Some(Value::Array(blocks)) => blocks.iter().map(block).collect::<Result<_, _>>()?,
         Some(other) => return Err(no_dialogue(format!("a content is {}", kind(other)))),
@@ -176,25 +174,24 @@ pub(super) fn message(item: &Value) -> Result<(Message, Option<f32>), Fault> {
         }
         _ => return Err(no_dialogue(format!("no such speaker: {name:?}"))),
     };
-    if let Some(calls) = item.get("tool_calls").filter(|value| !value.is_null()) {
+    if let Some(calls) = first(item, &["tool_calls"]) {
         let calls: Vec<ToolCall> = serde_json::from_value(calls.clone())
             .map_err(|e| no_dialogue(format!("`tool_calls`: {e}")))?;
         message.tool_calls.extend(calls);
     }
     message.tool_call_id = text(item, "tool_call_id")?.map(str::to_owned);
     message.name = text(item, "name")?.map(str::to_owned);
-    if let Some(end) = item.get("end") {
+    if let Some(end) = first(item, &["end"]) {
         let end = serde_json::from_value(end.clone());
         message.end = end.map_err(|e| no_dialogue(format!("`end`: {e}")))?;
     }
     Ok((message, weight(item)?))
 }
 
-/// What stands beside a message for the weight of its loss: a number, or whether to learn it.
-fn weight(item: &Object) -> Result<Option<f32>, Fault> {
-    let said = ["weight", "loss_weight", "train"].iter().find_map(|key| item.get(*key));
-    match said {
-        None | Some(Value::Null) => Ok(None),
+/// What a message, or a row for its answers, says of the weight of the loss: a number, or whether to learn it.
+pub(super) fn weight(item: &Object) -> Result<Option<f32>, Fault> {
+    match first(item, &["weight", "loss_weight", "train"]) {
+        None => Ok(None),
         Some(Value::Bool(learn)) => Ok(Some(if *learn { 1.0 } else { 0.0 })),
         Some(Value::Number(number)) => match number.as_f64() {
             Some(weight) if weight == 0.0 || (1e-6..=1e6).contains(&weight) => {
@@ -262,6 +259,10 @@ mod tests {
             r#"{"system":"be brief","instruction":"2 + 2","input":"?","output":"4"}"#,
             r#"{"prompt":[{"role":"system","content":"be brief"},{"role":"user","content":"2 + 2\n?"}],"completion":"4"}"#,
             r#"{"prompt":[{"role":"system","content":"be brief"},{"role":"user","content":"2 + 2\n?"}],"chosen":"4","rejected":"5"}"#,
+            r#"{"system":"be brief","messages":[{"role":"user","content":"2 + 2\n?"},{"role":"assistant","content":"4"}]}"#,
+            r#"{"system":"be brief","prompt":"2 + 2\n?","completion":"4"}"#,
+            r#"{"system":"be brief","messages":[{"role":"system","content":"be brief"},{"role":"user","content":"2 + 2\n?"},{"role":"assistant","content":"4","end":null}]}"#,
+            r#"{"system":"be brief","chosen":"\n\nHuman: 2 + 2\n?\n\nAssistant: 4","rejected":"\n\nHuman: 2 + 2\n?\n\nAssistant: 5"}"#,
         ] {
             assert_eq!(said(&read(json).unwrap()), expected, "{json}");
         }
@@ -287,6 +288,39 @@ mod tests {
     }
 
     #[test]
+    fn tools_are_read_and_weights_count_in_every_shape() {
+        let more = r#""tools":[{"name":"f","parameters":{}}],"builtin_tools":["brave_search"]"#;
+        for shape in [
+            r#""messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]"#,
+            r#""conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]"#,
+            r#""instruction":"q","output":"a""#,
+            r#""prompt":"q","completion":"a""#,
+            r#""prompt":"q","chosen":"a","rejected":"b""#,
+            r#""chosen":"\n\nHuman: q\n\nAssistant: a","rejected":"\n\nHuman: q\n\nAssistant: b""#,
+        ] {
+            let Lesson { dialogue, weights } = read(&format!("{{{shape},{more}}}")).unwrap();
+            assert_eq!((dialogue.tools[0].name(), &weights[..]), ("f", &[0.0, 1.0][..]), "{shape}");
+            assert_eq!(dialogue.builtin_tools.unwrap(), ["brave_search"], "{shape}");
+            let half = read(&format!("{{{shape},\"weight\":0.5}}"));
+            match shape.contains("chosen") {
+                true => assert!(half.unwrap_err().to_string().contains("weight"), "{shape}"),
+                false => assert_eq!(half.unwrap().weights, [0.0, 0.5], "{shape}"),
+            }
+        }
+        for (answer, weights) in [
+            (r#"{"role":"assistant","content":"a","weight":0}"#, &[0.0, 0.0][..]),
+            (
+                r#"[{"role":"assistant","content":"a","train":false},{"role":"user","content":"r"},
+                    {"role":"assistant","content":"b","weight":null,"train":true}]"#,
+                &[0.0, 0.0, 0.0, 1.0],
+            ),
+        ] {
+            let lesson = read(&format!(r#"{{"prompt":"q","completion":{answer}}}"#)).unwrap();
+            assert_eq!(lesson.weights, weights, "{answer}");
+        }
+    }
+
+    #[test]
     fn what_is_no_dialogue_is_named() {
         for (json, told) in [
             ("[1]", "a list, not an object"),
@@ -299,6 +333,15 @@ mod tests {
             ),
             (r#"{"messages":[{"role":"assistant","content":"x","weight":-1}]}"#, "a weight is -1"),
             (r#"{"prompt":"x"}"#, "it has no completion"),
+            (r#"{"prompt":"x","completion":"y","system":["z"]}"#, "\"system\" is a list"),
+            (
+                r#"{"system":"y","messages":[{"role":"system","content":"x"}]}"#,
+                "`system` is not what",
+            ),
+            (
+                r#"{"prompt":[{"role":"assistant","content":"x","weight":1}],"completion":"y"}"#,
+                "message 0 of a prompt",
+            ),
             (r#"{"instruction":"x","output":{}}"#, "an object, not a text"),
             (r#"{"conversations":[{"from":"function_call","value":"{"}]}"#, "a function call"),
         ] {

@@ -11,12 +11,14 @@
 //!
 //! | shape | keys |
 //! |---|---|
-//! | `messages` | `messages`: `[{role, content, tool_calls, weight}]`; `tools` |
-//! | `sharegpt` | `conversations`: `[{from, value}]`; `system`, `tools` |
-//! | `alpaca` | `instruction`, `input`, `output`; `system`, `history` |
+//! | `messages` | `messages`: `[{role, content, tool_calls, weight}]` |
+//! | `sharegpt` | `conversations`: `[{from, value}]` |
+//! | `alpaca` | `instruction`, `input`, `output`; `history` |
 //! | `prompt_completion` | `prompt` with `completion`, `response` or `answer`; `question` with `answer` |
 //! | `preference` | `chosen`, `rejected`, `edited`; `prompt`, `messages` or `conversations`; `strength` |
 //! | `hh_rlhf` | `chosen`, `rejected`: texts of `\n\nHuman:` and `\n\nAssistant:` |
+//!
+//! Any may have `system`, `tools` and `builtin_tools` beside these, and `weight` where it is no comparison.
 
 mod branch;
 mod compare;

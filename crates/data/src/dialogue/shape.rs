@@ -37,7 +37,7 @@ pub(super) fn shape(row: &Map<String, Value>, asked: Option<Shape>) -> Result<Sh
     if let Some(shape) = asked {
         return Ok(shape);
     }
-    let has = |key: &str| row.get(key).is_some_and(|value| !value.is_null());
+    let has = |key: &str| first(row, &[key]).is_some();
     let transcript = |key: &str| {
         row.get(key).and_then(Value::as_str).is_some_and(|t| t.starts_with("\n\nHuman:"))
     };
@@ -72,6 +72,16 @@ pub(super) fn need<'a>(row: &'a Map<String, Value>, keys: &[&str]) -> Result<&'a
         }
     }
     Err(no_dialogue(format!("it has no {}", keys.join(", "))))
+}
+
+/// What stands under the first of the keys that has something other than null.
+pub(super) fn first<'a>(row: &'a Map<String, Value>, keys: &[&str]) -> Option<&'a Value> {
+    keys.iter().find_map(|key| row.get(*key).filter(|value| !value.is_null()))
+}
+
+/// The same, which must be there.
+pub(super) fn need_any<'a>(row: &'a Map<String, Value>, keys: &[&str]) -> Result<&'a Value, Fault> {
+    first(row, keys).ok_or_else(|| no_dialogue(format!("it has no {}", keys.join(", "))))
 }
 
 /// What a value is, in words.

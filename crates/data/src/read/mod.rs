@@ -6,7 +6,8 @@
 //! | `stream` | bytes of a file, unpacked, with bounds |
 //! | `lines` | records of text and JSON lines |
 //! | `json` | the few fields of a line that are wanted |
-//! | `columns` | records of Parquet |
+//! | `columns` | columns of Parquet, and records of one of them |
+//! | `nested` | lists and structs of Parquet as JSON |
 //! | `objects` | whole records as JSON |
 //!
 //! Reading gives [`Raw`] records in the file's order; [`Raw::parse`] makes a document of one, and
@@ -15,6 +16,7 @@
 mod columns;
 mod json;
 mod lines;
+mod nested;
 mod objects;
 mod sources;
 mod stream;
@@ -155,8 +157,8 @@ pub enum Records {
     Lines(lines::Lines),
     /// Of a column of a Parquet file.
     Columns(Box<columns::Columns>),
-    /// Of all columns of texts of a Parquet file.
-    Rows(objects::Rows),
+    /// Of all columns of a Parquet file.
+    Rows(Box<objects::Rows>),
 }
 
 impl Records {
@@ -177,14 +179,16 @@ impl Records {
         })
     }
 
-    /// The same for [`Raw::json`]: of a Parquet file all columns of texts.
+    /// The same for [`Raw::json`]: of a Parquet file all columns.
     pub(crate) fn whole(
         file: &InputFile,
         number: u32,
         options: &ReadOptions,
     ) -> Result<Records, DataError> {
         match file.kind {
-            Kind::Parquet => Ok(Records::Rows(objects::Rows::open(&file.path, number, options)?)),
+            Kind::Parquet => {
+                Ok(Records::Rows(Box::new(objects::Rows::open(&file.path, number, options)?)))
+            }
             Kind::Text | Kind::Json | Kind::JsonLines => Records::open(file, number, options),
         }
     }

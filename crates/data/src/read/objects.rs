@@ -1,17 +1,18 @@
-//! Whole records as JSON: lines, lists and the texts of Parquet rows.
+//! Whole records as JSON: lines, lists and Parquet rows.
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::columns::Columns;
-use super::{Body, InputFile, Raw, ReadOptions, Records, record_error};
-use crate::DataError;
+use super::columns::Table;
+use super::nested::Layout;
+use super::{Body, InputFile, Raw, ReadOptions, Records, RowId, record_error};
+use crate::{DataError, Fault};
 
 /// The records of one file, in its order, each with its line or row from 1 on.
 ///
-/// Of a Parquet file, all columns that hold one text a row; lists and numbers are not read. An error
-/// that [is of a record](DataError::Record) does not end them. Errors: the file cannot be opened.
+/// Of a Parquet file all columns of texts, numbers and truth values, in the lists and structs that hold them; decimals,
+/// bytes of a fixed length and the old timestamps of 96 bits are not read. An error that [is of a record](DataError::Record) does not end them. Errors: the file cannot be opened.
 pub fn objects(
     file: &InputFile,
 ) -> Result<impl Iterator<Item = Result<(u64, Value), DataError>> + use<>, DataError> {
@@ -24,35 +25,38 @@ pub fn objects(
     }))
 }
 
-/// The texts of the rows of a Parquet file, each row as a JSON object.
+/// The rows of a Parquet file, each as a JSON object.
 pub struct Rows {
-    columns: Vec<(String, Columns)>,
+    table: Table,
+    layout: Layout,
+    number: u32,
+    bytes_max: u64,
 }
 
 impl Rows {
     pub(super) fn open(path: &Path, number: u32, options: &ReadOptions) -> Result<Rows, DataError> {
-        let open = |field: String| {
-            let options = ReadOptions { field: field.clone(), ..options.clone() };
-            Ok((field, Columns::open(path, number, &options)?))
-        };
-        let columns = Columns::texts(path)?.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Rows { columns })
+        let table = Table::open(path)?;
+        let (layout, columns) = Layout::of(&table)?;
+        let (table, bytes_max) = (table.of(&columns)?, options.record_bytes_max);
+        Ok(Rows { table, layout, number, bytes_max })
     }
 
-    /// The next row; columns of different lengths end with the shortest.
+    /// The next row.
     pub(super) fn next(&mut self) -> Result<Option<Raw>, DataError> {
-        let mut object = Map::new();
-        let mut place = None;
-        for (name, column) in &mut self.columns {
-            let Some(raw) = column.next()? else { return Ok(None) };
-            let text = match raw.body {
-                Body::Text(bytes) => Value::String(String::from_utf8_lossy(&bytes).into_owned()),
-                Body::Json(_) | Body::Broken(_) => Value::Null,
-            };
-            object.insert(name.clone(), text);
-            place = Some(raw.id);
+        if !self.table.advance()? {
+            return Ok(None);
         }
-        Ok(place
-            .map(|id| Raw { id, body: Body::Json(Value::Object(object).to_string().into_bytes()) }))
+        let row = self.layout.row(&mut self.table, self.bytes_max)?;
+        let json = row.map(|row| Value::Object(row).to_string().into_bytes());
+        let (body, len) = match json {
+            Ok(json) if json.len() as u64 <= self.bytes_max => {
+                let len = json.len() as u64;
+                (Body::Json(json), len)
+            }
+            Ok(_) => (Body::Broken(Fault::TooLong { limit: self.bytes_max }), 0),
+            Err(fault) => (Body::Broken(fault), 0),
+        };
+        let id = RowId { file: self.number, row: self.table.row, bytes: 0..len };
+        Ok(Some(Raw { id, body }))
     }
 }

@@ -15,7 +15,7 @@ pub enum Kind {
     Json,
     /// `.jsonl`, `.ndjson`: a JSON object on each line.
     JsonLines,
-    /// `.parquet`: a column of texts.
+    /// `.parquet`: a column of texts, or rows of many.
     Parquet,
 }
 

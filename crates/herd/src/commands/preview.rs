@@ -1,14 +1,15 @@
-//! `herd preview`: dialogues as the tokens that training would see, each with its speaker and weight.
+//! `herd preview`: dialogues, or the texts that a teacher is asked of, as the tokens that training would see, each with
+//! its speaker and weight.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 
-use herd_codec::Tokenizer;
-use herd_codec::chat::{RenderOptions, Role, SpanKind};
+use herd_codec::chat::{ChatFormat, Origin, RenderOptions, Role, SpanKind};
+use herd_codec::{TokenId, Tokenizer};
 use herd_data::dialogue::{Compare, Encoder, Row, Shape, comparison, lesson};
-use herd_data::read::{Sources, objects};
-use herd_data::{DataError, Fault};
+use herd_data::read::{InputFile, ReadOptions, Sources, documents, objects};
+use herd_data::{DataError, Document, Ends, Fault};
 use herd_model::checkpoint::Checkpoint;
 use herd_train::config::ChatConfig;
 use herd_train::dpo::{self, DpoConfig};
@@ -18,8 +19,8 @@ use serde_json::{Value, json};
 use crate::about::About;
 use crate::console::{Console, Verdict, count, visible};
 use crate::error::Error;
-use crate::flags;
 use crate::store::Store;
+use crate::{flags, training};
 
 /// Flags of `herd preview`.
 #[derive(Debug, clap::Args)]
@@ -64,47 +65,102 @@ struct Totals {
 /// Prints the first rows token by token, and counts all.
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let asked = flags.asked()?;
-    let about = &asked.about;
-    let format = about.chat_format(asked.chat.template.as_deref())?;
-    let today = asked.chat.date.as_deref().map(flags::day).transpose()?;
-    let options = RenderOptions { today, ..RenderOptions::CLOSED };
-    let encoder = Encoder { format: &format, tokenizer: &about.tokenizer, options };
-    let (shape, skip_bad) = (asked.chat.shape, asked.chat.skip_bad);
-    let (mut totals, mut shown) = (Totals::default(), Vec::new());
+    let shown = asked.shown()?;
+    let (mut totals, mut printed) = (Totals::default(), Vec::new());
     for file in Sources::find(&asked.input)?.sources.iter().flat_map(|source| &source.files) {
-        for record in objects(file)? {
-            let found = record.and_then(|(row, value)| {
-                let path = file.path.clone();
-                let rows = match &asked.compare {
-                    Some(compare) => comparison(&value, shape)
-                        .and_then(|comparison| encoder.compare(&comparison, compare))
-                        .map(|compared| (compared.rows, compared.similar)),
-                    None => lesson(&value, shape)
-                        .and_then(|lesson| encoder.lesson(&lesson))
-                        .map(|rows| (rows, 0)),
-                };
-                let rows = rows.map_err(|fault| DataError::Record { path, row, fault })?;
-                Ok((format!("{}:{row}", file.path.display()), rows))
-            });
+        for found in shown.rows(file, &asked.about.tokenizer)? {
             match found {
-                Ok((place, (rows, similar))) => {
+                Ok(Found { row, rows, similar }) => {
                     totals.add(&rows);
                     if similar > 0 {
                         *totals.dropped.entry("similar_answer").or_default() += similar;
                     }
                     if totals.rows <= flags.rows {
-                        show(&place, &rows, &about.tokenizer, console, &mut shown)?;
+                        let place = format!("{}:{row}", file.path.display());
+                        show(&place, &rows, &asked.about.tokenizer, console, &mut printed)?;
                     }
                 }
-                Err(DataError::Record { fault, .. }) if skip_bad || fault.is_harmless() => {
+                Err(DataError::Record { fault, .. })
+                    if asked.chat.skip_bad || fault.is_harmless() =>
+                {
                     totals.drop(&fault);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
     }
-    totals.tell(shown, console)?;
+    totals.tell(printed, console)?;
     Ok(Verdict::Done)
+}
+
+/// What is learnt of a row of a file, and how many of its answers were left out.
+struct Found {
+    row: u64,
+    rows: Vec<Row>,
+    similar: u64,
+}
+
+/// How rows become tokens.
+enum Shown {
+    /// As dialogues, or as answers that are compared.
+    Dialogues {
+        format: ChatFormat,
+        options: RenderOptions,
+        shape: Option<Shape>,
+        compare: Option<Compare>,
+    },
+    /// As plain texts between these.
+    Texts(Ends),
+}
+
+impl Shown {
+    fn rows<'a>(
+        &'a self,
+        file: &InputFile,
+        tokenizer: &'a Tokenizer,
+    ) -> Result<Box<dyn Iterator<Item = Result<Found, DataError>> + 'a>, DataError> {
+        let path = file.path.clone();
+        Ok(match self {
+            Shown::Dialogues { format, options, shape, compare } => {
+                let encoder = Encoder { format, tokenizer, options: *options };
+                Box::new(objects(file)?.map(move |record| {
+                    let (row, value) = record?;
+                    let rows = match compare {
+                        Some(compare) => comparison(&value, *shape)
+                            .and_then(|comparison| encoder.compare(&comparison, compare))
+                            .map(|compared| (compared.rows, compared.similar)),
+                        None => lesson(&value, *shape)
+                            .and_then(|lesson| encoder.lesson(&lesson))
+                            .map(|rows| (rows, 0)),
+                    };
+                    match rows {
+                        Ok((rows, similar)) => Ok(Found { row, rows, similar }),
+                        Err(fault) => Err(DataError::Record { path: path.clone(), row, fault }),
+                    }
+                }))
+            }
+            Shown::Texts(ends) => {
+                Box::new(documents(file, &ReadOptions::new())?.map(move |document| {
+                    let Document { text, id } = document?;
+                    let encoded = tokenizer.try_encode(&text).map_err(|source| {
+                        DataError::Encode { path: path.clone(), row: id.row, source }
+                    })?;
+                    Ok(Found { row: id.row, rows: vec![plain(encoded, *ends)], similar: 0 })
+                }))
+            }
+        })
+    }
+}
+
+/// A text between its ends: all of it is learnt but the first token, which nothing foretells.
+fn plain(text: Vec<TokenId>, ends: Ends) -> Row {
+    let said = Origin { message: None, role: None, kind: SpanKind::Content };
+    let end = |id: Option<u32>| id.map(|id| (TokenId(id), Origin::FRAME));
+    let text = text.into_iter().map(|id| (id, said));
+    let (ids, origins): (Vec<_>, Vec<_>) =
+        end(ends.bos).into_iter().chain(text).chain(end(ends.eos)).unzip();
+    let weights = (0..ids.len()).map(|at| if at > 0 { 1.0 } else { 0.0 }).collect();
+    Row { ids, weights, origins }
 }
 
 /// What is to be shown, by flags or by a config.
@@ -114,6 +170,21 @@ struct Asked {
     chat: ChatConfig,
     /// Where all answers of a row are learnt from.
     compare: Option<Compare>,
+    /// Where plain texts are, what they lie between.
+    texts: Option<Ends>,
+}
+
+impl Asked {
+    fn shown(&self) -> Result<Shown, Error> {
+        if let Some(ends) = self.texts {
+            return Ok(Shown::Texts(ends));
+        }
+        let format = self.about.chat_format(self.chat.template.as_deref())?;
+        let today = self.chat.date.as_deref().map(flags::day).transpose()?;
+        let options = RenderOptions { today, ..RenderOptions::CLOSED };
+        let (shape, compare) = (self.chat.shape, self.compare);
+        Ok(Shown::Dialogues { format, options, shape, compare })
+    }
 }
 
 impl Flags {
@@ -129,9 +200,13 @@ impl Flags {
             let compare = config.reward.as_ref().map(RewardConfig::compare).or(compare);
             let input = config.data.input.iter().map(|path| path.display().to_string()).collect();
             let about = About::of_run(&config)?;
+            let texts = match config.chat {
+                Some(_) => None,
+                None => Some(training::words(&config.tokenizer)?.ends),
+            };
             let mut chat = config.chat.unwrap_or_default();
             chat.skip_bad |= self.skip_bad;
-            return Ok(Asked { about, input, chat, compare });
+            return Ok(Asked { about, input, chat, compare, texts });
         }
         let model = self.model.as_deref().expect("clap demands it");
         let chat = ChatConfig {
@@ -141,7 +216,7 @@ impl Flags {
             skip_bad: self.skip_bad,
         };
         let about = About::read(&Checkpoint::open(&Store::open()?.resolve(model)?)?)?;
-        Ok(Asked { about, input: self.input.clone(), chat, compare: None })
+        Ok(Asked { about, input: self.input.clone(), chat, compare: None, texts: None })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::rejection::config::{Against, RejectionConfig};
 use crate::rejection::file::{Rows, SampleRow, read_groups};
 use crate::rejection::prompts::{Prompt, Prompts};
 use crate::rejection::summary::{Summary, ranked};
-use herd_codec::chat::{Message, Role};
+use herd_codec::chat::{Dialogue, Message, Role};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -62,16 +62,21 @@ fn best_row(config: &RejectionConfig, prompt: &Prompt, best: &SampleRow) -> Opti
     }
     messages.push(answer(best));
     let mut row = json!({ "messages": messages });
+    equip(&mut row, &dialogue);
+    row["prompt_id"] = best.prompt.clone().into();
+    row["policy_hash"] = best.policy_hash.clone().into();
+    row["score"] = best.total.into();
+    Some(row)
+}
+
+/// Tells a row the tools of its dialogue.
+fn equip(row: &mut Value, dialogue: &Dialogue) {
     if !dialogue.tools.is_empty() {
         row["tools"] = json!(dialogue.tools);
     }
     if let Some(names) = &dialogue.builtin_tools {
         row["builtin_tools"] = json!(names);
     }
-    row["prompt_id"] = best.prompt.clone().into();
-    row["policy_hash"] = best.policy_hash.clone().into();
-    row["score"] = best.total.into();
-    Some(row)
 }
 
 /// The best answer against a worse one, or why there is no such pair.
@@ -89,9 +94,6 @@ fn pair(
     if config.pairs.score_min.is_some_and(|least| most < least) {
         return Err("score_min");
     }
-    if !prompt.dialogue.tools.is_empty() || prompt.dialogue.builtin_tools.is_some() {
-        return Err("tools"); // rows of preferences have no place for them
-    }
     // One prompt for both: where system prompts stay, they must be the same.
     let system = kept_system(config, best);
     let mut worse = ranked[1..].iter().filter_map(|row| {
@@ -108,15 +110,18 @@ fn pair(
     if most - least < config.pairs.gap_min {
         return Err("gap_min");
     }
-    let messages: Vec<Value> = prompt.under(system).messages.iter().map(message).collect();
-    Ok(json!({
+    let dialogue = prompt.under(system);
+    let messages: Vec<Value> = dialogue.messages.iter().map(message).collect();
+    let mut row = json!({
         "prompt": messages,
         "chosen": [answer(best)],
         "rejected": [answer(worse)],
         "prompt_id": best.prompt,
         "policy_hashes": [best.policy_hash, worse.policy_hash],
         "scores": [most, least],
-    }))
+    });
+    equip(&mut row, &dialogue);
+    Ok(row)
 }
 
 fn kept_system<'a>(config: &RejectionConfig, row: &'a SampleRow) -> Option<&'a str> {
@@ -135,13 +140,14 @@ fn answer(row: &SampleRow) -> Value {
 mod tests {
     use super::*;
     use crate::round::sample;
-    use herd_codec::chat::Dialogue;
 
     #[test]
     fn an_answer_that_no_judge_could_read_is_never_the_worse_one() {
         let settings = "input = [\"p\"]\nsample.policies = [\"m\"]";
         let config = RejectionConfig::parse(settings, &[]).unwrap();
-        let dialogue = Dialogue::from(vec![Message::new(Role::User, "Why?")]);
+        let builtin_tools = Some(vec!["brave_search".to_owned()]);
+        let messages = vec![Message::new(Role::User, "Why?")];
+        let dialogue = Dialogue { builtin_tools, ..Dialogue::from(messages) };
         let (file, id, value) = (String::new(), String::new(), Value::Null);
         let prompt = Prompt { file, row: 1, value, dialogue, id };
         let best = sample("m", 1, Some(0.5));
@@ -150,5 +156,6 @@ mod tests {
         let worse = sample("m", 1, Some(-3.0));
         let row = pair(&config, &prompt, &[&best, &worse, &unread]).unwrap();
         assert_eq!(row["scores"], json!([0.5, -3.0]));
+        assert_eq!(row["builtin_tools"], json!(["brave_search"]));
     }
 }

@@ -77,12 +77,16 @@ impl RewardModel {
     /// The rewards of the answers to each prompt. A prompt passes once for all its answers. The same bits for
     /// any other prompts and answers beside it.
     ///
-    /// Errors: an answer has no token, an id is outside the vocabulary, or prompt and answer are longer than the
-    /// model's context.
+    /// Errors: an answer has no token, an id is outside the vocabulary, prompt and answer are longer than the
+    /// model's context, or a reward is no finite number.
     pub fn score_ids(&self, asked: &[Asked]) -> Result<Vec<Vec<f64>>, TrainError> {
         asked.iter().try_for_each(|asked| self.check(asked))?;
         let pieces: Vec<Asked> = asked.iter().flat_map(Asked::pieces).collect();
-        let mut rewards = self.score_pieces(&pieces).into_iter();
+        let rewards = self.score_pieces(&pieces);
+        if let Some(bad) = rewards.iter().find(|reward| !reward.is_finite()) {
+            return Err(TrainError::Score { error: format!("it is {bad}") });
+        }
+        let mut rewards = rewards.into_iter();
         Ok(asked.iter().map(|asked| rewards.by_ref().take(asked.answers.len()).collect()).collect())
     }
 

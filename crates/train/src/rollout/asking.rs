@@ -70,7 +70,8 @@ impl Askings {
                 }
                 Long::Refuse => {
                     let (path, row) = (prompt.file.into(), prompt.row);
-                    return Err(TrainError::Long { path, row, tokens, places, others: 0 });
+                    let (others, whole) = (0, true);
+                    return Err(TrainError::Long { path, row, tokens, places, others, whole });
                 }
                 Long::Drop | Long::Shorten | Long::Split => read.drop("too_long"),
             }

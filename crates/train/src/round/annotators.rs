@@ -83,7 +83,7 @@ pub struct Judged {
 }
 
 /// The pairs in a file of samples with two answers a prompt, and the file of its best answers. Answers that are the same, or
-/// that are to be rejected, make no pair; nor do answers with tools, for which rows of preferences have no place. Which answer
+/// that are to be rejected, make no pair; nor do answers with tools, for which a pair has no place. Which answer
 /// comes first is drawn.
 ///
 /// Errors: the files are not of one run.
