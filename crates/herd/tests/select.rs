@@ -188,6 +188,21 @@ fn settings_and_rows_that_are_wrong_are_named_or_counted() {
         ("claen.emojis_max=1", "did you mean clean?"),
         ("clean.emoji_max=1", "did you mean clean.emojis_max?"),
         ("quality.judge=true", "`writer` is missing"),
+    // What stands where it would write stays whole, and so does what it reads.
+    let mut over = herd(folder);
+    over.args(["select", "--config", "select.toml", "--out", "rows.jsonl"]);
+    over.args(["--set", "chat.skip_bad=true"]);
+    let err = fails(over);
+    assert!(err.contains("the run reads it"), "{err}");
+    assert_eq!(fs::read_to_string(folder.join("rows.jsonl")).unwrap(), hostile.join("\n"));
+    for file in ["rows.jsonl", "rows.dropped.jsonl", "rows.asked.jsonl", "rows.summary.json"] {
+        fs::create_dir(folder.join("taken")).unwrap();
+        fs::write(folder.join("taken").join(file), "mine").unwrap();
+        let err = fails(command(folder, "taken", &["chat.skip_bad=true"]));
+        assert!(err.contains(file) && err.contains("would be lost"), "{err}");
+        assert_eq!(fs::read_to_string(folder.join("taken").join(file)).unwrap(), "mine");
+        fs::remove_dir_all(folder.join("taken")).unwrap();
+    }
         ("quality.judge=false", "quality.judge"),
         ("dedup.cosine_max=2", "dedup.model"),
         ("dedup={ model = \"m\", cosine_max = 2 }", "dedup.cosine_max"),

@@ -38,8 +38,8 @@ pub use tools::ToolsConfig;
 pub use translate_code::{Language, TranslateConfig};
 
 use crate::error::TrainError;
-use crate::rejection::{Rows, beside};
-use crate::trainer::{keep_settings, replace};
+use crate::rejection::{Rows, begin, beside};
+use crate::trainer::replace;
 use crate::writer::desk::{Desk, Halt, Made, Rejected, Room, Voices, answer_all};
 use crate::writer::log::{Id, Log};
 use crate::writer::prompts::{Default, Prompts};
@@ -198,14 +198,15 @@ struct Shelf<'a> {
 /// Makes all rows; `None` if it was asked to stop.
 ///
 /// Beside `ROWS.jsonl` lie `ROWS.rejected.jsonl`, `ROWS.summary.json`, `ROWS.asked.jsonl` (the log) and `ROWS.config.toml`.
-/// Errors: the file was begun with other settings, is damaged or in use; input that cannot be read; the writer, the
+/// Errors: the file was begun with other settings, is damaged, in use or somebody else's; input that cannot be read; the writer, the
 /// sandbox or the disk fails.
 pub fn synth(inputs: Inputs<'_>) -> Result<Option<Summary>, TrainError> {
     let Inputs { kind, config, base, out, writer, writer_hash, judge, tokenizer, stop } = inputs;
     let (judge_hash, judge) = judge.unzip();
     let who = Who { writer: writer_hash, judge: judge_hash };
     let files: Vec<PathBuf> = config.input.iter().map(|path| base.join(path)).collect();
-    keep_settings(&beside(out, "config.toml"), &told(kind, config, &who, &files)?, out)?;
+    let beside_it = ["rejected.jsonl", "summary.json", "asked.jsonl"];
+    begin(out, &beside_it, &files, &told(kind, config, &who, &files)?)?;
     let prompts = Prompts::new(&config.prompts, kind.prompts())?;
     let [writes, judges] = who.names(config);
     let (sandbox, seed) = (sandbox(config)?, config.seed);
