@@ -40,7 +40,7 @@ pub use translate_code::{Language, TranslateConfig};
 use crate::error::TrainError;
 use crate::rejection::{Rows, begin, beside};
 use crate::trainer::replace;
-use crate::writer::desk::{Desk, Halt, Made, Rejected, Room, Voices, answer_all};
+use crate::writer::desk::{Ask, Desk, Halt, Made, Rejected, Room, Voices, answer_all, fault};
 use crate::writer::log::{Id, Log};
 use crate::writer::prompts::{Default, Prompts};
 use crate::writer::{Writer, WriterConfig};
@@ -420,6 +420,26 @@ fn fall(
 ) {
     desk.failed(step, reason);
     harvest.rejected.push(Rejected { step, reason: reason.to_owned(), what: what.into() });
+}
+
+/// The one answer to a step; one that is cut off or empty falls, and its item goes on.
+fn say(
+    desk: &mut Desk<'_>,
+    harvest: &mut Harvest,
+    step: &'static str,
+    with: Value,
+) -> Made<Option<String>> {
+    let answer = desk.ask(vec![Ask::one(step, with)])?.remove(0).remove(0);
+    match fault(&answer) {
+        None => {
+            desk.passed(step);
+            Ok(Some(answer.text.trim().to_owned()))
+        }
+        Some(reason) => {
+            fall(desk, harvest, step, reason, answer.text);
+            Ok(None)
+        }
+    }
 }
 
 /// A message of a row.
