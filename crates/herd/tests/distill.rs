@@ -206,8 +206,14 @@ fn a_teacher_answers_and_its_student_learns_what_it_said() {
         "distill.score=[{ kind = \"length\", words = [1, 6] }]",
         "optim.steps=4",
     ];
-    let text = answers_taught(BASE, LARGE).replace("k = 8\ntemperature = 2.0\n", "");
-    fs::write(folder.join("samples.toml"), text).unwrap();
+    let text = answers_taught(BASE, LARGE);
+    fs::write(folder.join("samples.toml"), text.split("k = 8").next().unwrap()).unwrap();
+    for idle in ["alpha=0.9", "temperature=2.0", "k=8", "rest=drop", "live=true"] {
+        let idle = format!("distill.{idle}");
+        let err = fails(folder, "samples.toml", "run", &[&set[..], &[idle.as_str()]].concat());
+        let key = idle.split('=').next().unwrap();
+        assert!(err.contains(key) && err.contains("distill.from = \"logits\""), "{err}");
+    }
     done(&mut command(folder, "samples.toml", "run", &set));
     let model = "run/student/checkpoints/step-4/model.safetensors";
     let (first, answers) = (

@@ -62,6 +62,8 @@ fn what_is_right_passes_and_all_else_fails_by_its_name() {
         "    import sys; sys.exit(0)",
         "    import os; os._exit(0)",
         "    return int(input())",
+        "    return x\nimport hashlib, os\nwith open('main.py', 'rb') as f: word = hashlib.sha256(f.read()).hexdigest()\n\
+         os.write(1, word.encode() + b'\\n')\nos._exit(0)",
         "    import socket; socket.create_connection(('127.0.0.1', 80)); return 2 * x",
         "",
     ] {

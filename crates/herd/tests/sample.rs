@@ -109,8 +109,18 @@ fn settings_rows_and_files_that_do_not_fit_are_named_or_counted() {
     let input = fs::read(folder.join("chats.jsonl")).unwrap();
     let mut over = herd(folder);
     let output = over.args(["sample", "--config", "sample.toml", "--out", "chats.jsonl"]).output();
-    assert!(String::from_utf8_lossy(&output.unwrap().stderr).contains("no samples"));
+    assert!(String::from_utf8_lossy(&output.unwrap().stderr).contains("the run reads it"));
     assert_eq!(fs::read(folder.join("chats.jsonl")).unwrap(), input);
+    assert!(!folder.join("chats.config.toml").exists());
+    for file in ["samples.jsonl", "samples.best.jsonl", "samples.pairs.jsonl"] {
+        let path = folder.join("taken").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "mine").unwrap();
+        let err = fails(folder, "taken", &[]);
+        assert!(err.contains(file) && err.contains("would be lost"), "{err}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        fs::remove_dir_all(folder.join("taken")).unwrap();
+    }
     let hostile = [
         r#"{"prompt": "Why?", "n": 4}"#,
         r#"{"prompt": "", "n": 4}"#,

@@ -70,7 +70,11 @@ fn the_judges_marks_tags_and_difficulty_decide_what_stays() {
     });
     let url = format!("writer.base_url={}", writer.url);
     let told = summary(command(folder, "out", &[&url]));
-    assert_eq!(told["dropped"], json!({ "emojis": 1, "exclamations": 1, "quality": 3 }), "{told}");
+    assert_eq!(
+        told["dropped"],
+        json!({ "emojis": 1, "exclamations": 1, "quality": 2, "unread": 1 }),
+        "{told}"
+    );
     assert_eq!(told["topics"], json!({ "coding": 1, "science": 1 }), "{told}");
     assert_eq!(told["quality"], json!([0, 2, 0]), "{told}");
     assert_eq!(told["unread"], json!({ "difficulty": 3, "general": 1 }), "{told}");
@@ -81,7 +85,7 @@ fn the_judges_marks_tags_and_difficulty_decide_what_stays() {
     assert_eq!(kept[0]["selection"]["tags"], wanted);
     let ledger = rows(&folder.join("out/rows.dropped.jsonl"));
     let reasons: Vec<&str> = ledger.iter().map(|row| row["reason"].as_str().unwrap()).collect();
-    assert_eq!(reasons, ["quality", "quality", "emojis", "exclamations", "quality"]);
+    assert_eq!(reasons, ["quality", "quality", "emojis", "exclamations", "unread"]);
     assert_eq!((&ledger[0]["row"], &ledger[0]["points"]), (&json!(2), &json!([2, 3])));
     // Rows that rules leave out are not asked about, and nothing is asked twice.
     assert_eq!(writer.requests().len(), 5 * 3);
@@ -184,6 +188,21 @@ fn settings_and_rows_that_are_wrong_are_named_or_counted() {
     assert!(fails(command(folder, "strict", &[])).contains("row 2"));
     let told = summary(command(folder, "out", &["chat.skip_bad=true"]));
     assert_eq!(told["dropped"], json!({ "empty": 1, "no_dialogue": 2, "not_json": 1 }), "{told}");
+    // What stands where it would write stays whole, and so does what it reads.
+    let mut over = herd(folder);
+    over.args(["select", "--config", "select.toml", "--out", "rows.jsonl"]);
+    over.args(["--set", "chat.skip_bad=true"]);
+    let err = fails(over);
+    assert!(err.contains("the run reads it"), "{err}");
+    assert_eq!(fs::read_to_string(folder.join("rows.jsonl")).unwrap(), hostile.join("\n"));
+    for file in ["rows.jsonl", "rows.dropped.jsonl", "rows.asked.jsonl", "rows.summary.json"] {
+        fs::create_dir(folder.join("taken")).unwrap();
+        fs::write(folder.join("taken").join(file), "mine").unwrap();
+        let err = fails(command(folder, "taken", &["chat.skip_bad=true"]));
+        assert!(err.contains(file) && err.contains("would be lost"), "{err}");
+        assert_eq!(fs::read_to_string(folder.join("taken").join(file)).unwrap(), "mine");
+        fs::remove_dir_all(folder.join("taken")).unwrap();
+    }
     for (set, told) in [
         ("claen.emojis_max=1", "did you mean clean?"),
         ("clean.emoji_max=1", "did you mean clean.emojis_max?"),

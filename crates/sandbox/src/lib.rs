@@ -27,5 +27,5 @@ mod wire;
 pub use error::{SandboxError, Wall};
 pub use host::{Helper, Sandbox};
 pub use program::{Ended, Found, Limits, Outcome, Program, Stream};
-pub use python::Python;
+pub use python::{Python, RunAs};
 pub use session::{Answer, Session};

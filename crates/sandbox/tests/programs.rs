@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{living, marker, wait_until_living, walls};
-use herd_sandbox::{Ended, Found, Limits, Program, Python, SandboxError, Session};
+use herd_sandbox::{Ended, Found, Limits, Program, Python, RunAs, SandboxError, Session};
 
 /// A session; none where walls or Python are missing.
 fn session(limits: Limits) -> Option<Session> {
@@ -150,6 +150,39 @@ fn python_runs_or_is_said_to_be_missing() {
         Err(SandboxError::NotFound { name }) => assert_eq!(name, "python3"),
         Err(error) => panic!("{error}"),
     }
+}
+
+#[test]
+fn only_a_program_that_comes_to_its_end_is_said_to() {
+    let Some(sandbox) = walls(Limits::USUAL) else { return };
+    let whole = |code: &str, run_as| match sandbox.python_to_its_end(code, run_as, Python::Bare) {
+        Ok((_, whole)) => Some(whole),
+        Err(SandboxError::NotFound { .. }) => None,
+        Err(error) => panic!("{error}"),
+    };
+    let Some(true) = whole("assert 1 + 1 == 2", RunAs::Main) else { return };
+    let loud = "print('x' * (1 << 22))\nprint('\\udcff', end='')";
+    let classes = "import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: 'int'\nA(1)";
+    for run_as in [RunAs::Main, RunAs::Module] {
+        for code in [loud, classes, "import os; os.write = print"] {
+            assert_eq!(whole(code, run_as), Some(true), "{code}");
+        }
+        for code in [
+            "assert False",
+            "import sys; sys.exit(0)",
+            "import os; os._exit(0)",
+            // What it can read, it may say.
+            "import os\nfor f in ['main.py', 'driver.py']: os.write(1, open(f, 'rb').read())\nos._exit(0)",
+            "import hashlib, os\nword = hashlib.sha256(open('main.py', 'rb').read()).hexdigest()\n\
+             os.write(1, word.encode() + b'\\n')\nos._exit(0)",
+            "import os, sys\nos.write(1, sys.stdin.buffer.read())\nos._exit(0)",
+            "import __main__, os\nos.write(1, __main__.proof.encode())\nos._exit(0)",
+        ] {
+            assert_eq!(whole(code, run_as), Some(false), "{code}");
+        }
+    }
+    let main = "import __main__\nx = 1\nassert __name__ == '__main__' and __main__.x == 1";
+    assert_eq!((whole(main, RunAs::Main), whole(main, RunAs::Module)), (Some(true), Some(false)));
 }
 
 #[test]

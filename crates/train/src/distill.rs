@@ -178,16 +178,7 @@ fn resolved(mut config: RunConfig) -> Result<RunConfig, TrainError> {
             return Err(TrainError::no(key, value, &expected));
         }
     }
-    if distill.from == From::Logits {
-        for (key, given) in [
-            ("distill.sample", distill.sample.is_some()),
-            ("distill.score", !distill.score.is_empty()),
-        ] {
-            if given {
-                return Err(TrainError::no(key, "given", "nothing, or distill.from = \"samples\""));
-            }
-        }
-    }
+    unused(&distill)?;
     if distill.learn == Learn::Answers {
         let config = sft::resolved(config)?;
         if distill.from == From::Samples {
@@ -216,6 +207,33 @@ fn resolved(mut config: RunConfig) -> Result<RunConfig, TrainError> {
             Err(TrainError::no("batch.ramp.seq_len", ramp.seq_len, expected))
         }
         None => Ok(config),
+    }
+}
+
+/// Refuses settings that are of no use to what is learnt from. One with its usual value says nothing untrue, and stands in
+/// the settings that a run keeps.
+fn unused(distill: &DistillConfig) -> Result<(), TrainError> {
+    let usual = DistillConfig::USUAL;
+    let of_logits = [
+        ("distill.alpha", distill.alpha != usual.alpha),
+        ("distill.temperature", distill.temperature != usual.temperature),
+        ("distill.k", distill.k != usual.k),
+        ("distill.rest", distill.rest != usual.rest),
+        ("distill.live", distill.live != usual.live),
+    ];
+    let of_samples = [
+        ("distill.sample", distill.sample.is_some()),
+        ("distill.score", !distill.score.is_empty()),
+    ];
+    let (keys, of) = match distill.from {
+        From::Logits => (&of_samples[..], "samples"),
+        From::Samples => (&of_logits[..], "logits"),
+    };
+    match keys.iter().find(|(_, given)| *given) {
+        Some((key, _)) => {
+            Err(TrainError::no(key, "given", &format!("nothing, or distill.from = {of:?}")))
+        }
+        None => Ok(()),
     }
 }
 

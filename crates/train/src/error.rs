@@ -37,6 +37,9 @@ pub enum TrainError {
     #[error("{} is damaged: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
 
+    #[error("{} would be lost: {why}", path.display())]
+    Taken { path: PathBuf, why: &'static str },
+
     #[error("step {step}: the {what} is {value}")]
     NotFinite { step: u64, what: String, value: f64 },
 
@@ -145,6 +148,7 @@ impl TrainError {
             TrainError::NothingLearnt { .. } => Some("shards of dialogues in data.input".into()),
             TrainError::Stopped { .. } => Some("the same command goes on".into()),
             TrainError::Begun { .. } => Some("take another --out".into()),
+            TrainError::Taken { .. } => Some("take another --out, or move it away".into()),
             TrainError::Sandbox(error) => error.hint().map(str::to_owned),
             TrainError::Data(error) => error.hint().map(str::to_owned),
             TrainError::Checkpoint(error) => error.hint().map(str::to_owned),

@@ -25,8 +25,8 @@ pub use config::{
     Against, BestConfig, Draw, LongPrompt, PairsConfig, RejectionConfig, SampleConfig, Share,
     Temperature, Unfinished,
 };
-pub(crate) use file::Rows;
 pub use file::SampleRow;
+pub(crate) use file::{Rows, begin, beside};
 pub(crate) use prompts::hash as hash_input;
 pub use prompts::{answered, asked, lengths};
 pub(crate) use score::field_text;
@@ -36,7 +36,6 @@ pub use summary::{Summary, Work, best_of};
 
 use crate::error::TrainError;
 use crate::reward::RewardModel;
-use crate::trainer::keep_settings;
 use crate::words::Chat;
 use file::{Place, Samples};
 use herd_codec::Tokenizer;
@@ -101,7 +100,7 @@ const SYSTEMS: u64 = u64::MAX - 1;
 
 /// Samples and judges all prompts, then writes what is trained on; `None` if it was asked to stop.
 ///
-/// `watch` is told after each prompt. Errors: the file was begun with other settings, is damaged or in use; input
+/// `watch` is told after each prompt. Errors: the file was begun with other settings, is damaged, in use or somebody else's; input
 /// that cannot be read; a judge that cannot be had; the disk.
 pub fn sample(
     inputs: Inputs<'_>,
@@ -110,9 +109,9 @@ pub fn sample(
     let Inputs { config, base, out, policies, rewards, stop } = inputs;
     let input: Vec<PathBuf> = config.input.iter().map(|path| base.join(path)).collect();
     let hashes: Vec<String> = rewards.iter().map(|(hash, _)| hash.to_string()).collect();
-    let settings = beside(out, "config.toml");
-    let mut file = Samples::take(out, &settings)?;
-    keep_settings(&settings, &told(config, &policies, &hashes, &input)?, out)?;
+    let mut file = Samples::take(out)?;
+    let settings = told(config, &policies, &hashes, &input)?;
+    begin(out, &["best.jsonl", "pairs.jsonl"], &input, &settings)?;
     let judges = Judges::open(&config.score, rewards.into_iter().map(|(_, model)| model))?;
     let mut summary = Summary::default();
     let places = file.resume(config.answers(), |rows| summary.add(rows))?;
@@ -143,11 +142,6 @@ pub fn sample(
     let prompts = Prompts::open(&input, &config.chat, &config.score)?;
     export::write(config, out, prompts, &mut summary)?;
     Ok(Some(summary))
-}
-
-/// `SAMPLES.ending` for `SAMPLES.jsonl`.
-pub(crate) fn beside(out: &Path, ending: &str) -> PathBuf {
-    out.with_extension(ending)
 }
 
 /// The settings, and what the file of samples depends on besides.

@@ -22,9 +22,9 @@ pub use judge::{QualityConfig, TagsConfig};
 pub use phrases::PhrasesConfig;
 
 use crate::error::TrainError;
-use crate::rejection::{Rows, beside, hash_input};
+use crate::rejection::{Rows, begin, beside, hash_input};
 use crate::reward::RewardModel;
-use crate::trainer::{keep_settings, replace};
+use crate::trainer::replace;
 use crate::writer::desk::{Desk, Halt, Room, Voices, answer_all};
 use crate::writer::log::{Id, Log};
 use crate::writer::prompts::Prompts;
@@ -108,12 +108,13 @@ impl Entry {
 /// Selects; `None` if it was asked to stop.
 ///
 /// Beside `ROWS.jsonl` lie `ROWS.dropped.jsonl` (the ledger), `ROWS.summary.json`, `ROWS.asked.jsonl` (the log) and `ROWS.config.toml`.
-/// Errors: the file was begun with other settings, is damaged or in use; input that cannot be read; the writer, a model
+/// Errors: the file was begun with other settings, is damaged, in use or somebody else's; input that cannot be read; the writer, a model
 /// or the disk fails.
 pub fn select(mut inputs: Inputs<'_, '_>) -> Result<Option<Summary>, TrainError> {
     let (config, out, stop) = (inputs.config, inputs.out, inputs.stop);
     let files: Vec<PathBuf> = config.input.iter().map(|path| inputs.base.join(path)).collect();
-    keep_settings(&beside(out, "config.toml"), &told(&inputs, &files)?, out)?;
+    let beside_it = ["dropped.jsonl", "summary.json", "asked.jsonl"];
+    begin(out, &beside_it, &files, &told(&inputs, &files)?)?;
     let mut log = Log::open(&beside(out, "asked.jsonl"))?;
     let prompts = Prompts::new(&config.prompts, judge::PROMPTS)?;
     let hash = inputs.writer.as_ref().map(|(hash, _)| hash.clone()).unwrap_or_default();

@@ -38,9 +38,9 @@ pub use tools::ToolsConfig;
 pub use translate_code::{Language, TranslateConfig};
 
 use crate::error::TrainError;
-use crate::rejection::{Rows, beside};
-use crate::trainer::{keep_settings, replace};
-use crate::writer::desk::{Desk, Halt, Made, Rejected, Room, Voices, answer_all};
+use crate::rejection::{Rows, begin, beside};
+use crate::trainer::replace;
+use crate::writer::desk::{Ask, Desk, Halt, Made, Rejected, Room, Voices, answer_all, fault};
 use crate::writer::log::{Id, Log};
 use crate::writer::prompts::{Default, Prompts};
 use crate::writer::{Writer, WriterConfig};
@@ -198,14 +198,15 @@ struct Shelf<'a> {
 /// Makes all rows; `None` if it was asked to stop.
 ///
 /// Beside `ROWS.jsonl` lie `ROWS.rejected.jsonl`, `ROWS.summary.json`, `ROWS.asked.jsonl` (the log) and `ROWS.config.toml`.
-/// Errors: the file was begun with other settings, is damaged or in use; input that cannot be read; the writer, the
+/// Errors: the file was begun with other settings, is damaged, in use or somebody else's; input that cannot be read; the writer, the
 /// sandbox or the disk fails.
 pub fn synth(inputs: Inputs<'_>) -> Result<Option<Summary>, TrainError> {
     let Inputs { kind, config, base, out, writer, writer_hash, judge, tokenizer, stop } = inputs;
     let (judge_hash, judge) = judge.unzip();
     let who = Who { writer: writer_hash, judge: judge_hash };
     let files: Vec<PathBuf> = config.input.iter().map(|path| base.join(path)).collect();
-    keep_settings(&beside(out, "config.toml"), &told(kind, config, &who, &files)?, out)?;
+    let beside_it = ["rejected.jsonl", "summary.json", "asked.jsonl"];
+    begin(out, &beside_it, &files, &told(kind, config, &who, &files)?)?;
     let prompts = Prompts::new(&config.prompts, kind.prompts())?;
     let [writes, judges] = who.names(config);
     let (sandbox, seed) = (sandbox(config)?, config.seed);
@@ -419,6 +420,26 @@ fn fall(
 ) {
     desk.failed(step, reason);
     harvest.rejected.push(Rejected { step, reason: reason.to_owned(), what: what.into() });
+}
+
+/// The one answer to a step; one that is cut off or empty falls, and its item goes on.
+fn say(
+    desk: &mut Desk<'_>,
+    harvest: &mut Harvest,
+    step: &'static str,
+    with: Value,
+) -> Made<Option<String>> {
+    let answer = desk.ask(vec![Ask::one(step, with)])?.remove(0).remove(0);
+    match fault(&answer) {
+        None => {
+            desk.passed(step);
+            Ok(Some(answer.text.trim().to_owned()))
+        }
+        Some(reason) => {
+            fall(desk, harvest, step, reason, answer.text);
+            Ok(None)
+        }
+    }
 }
 
 /// A message of a row.

@@ -10,8 +10,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use herd_data::Hash;
-use herd_sandbox::{Ended, Helper, Limits, Program, Sandbox, SandboxError};
+use herd_sandbox::{Ended, Helper, Limits, Program, Python, RunAs, Sandbox, SandboxError};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -80,28 +79,6 @@ impl Language {
         }
     }
 }
-
-/// Runs a Python program as HumanEval's harness does: not as `__main__`, with nothing to read. Only one that
-/// comes to its end has passed, whatever it exits with.
-const DRIVER: &str = "\
-import sys
-proof = sys.stdin.readline()
-with open('main.py', encoding='utf-8') as file:
-    program = file.read()
-import io
-class Nothing(io.TextIOBase):
-    def writable(self):
-        return True
-    def write(self, text):
-        return len(text)
-sys.stdout = Nothing()
-exec(program, {})
-sys.stdout = sys.__stdout__
-sys.stdout.flush()
-import os
-os.write(1, b'\\n' + proof.encode())
-os._exit(0)
-";
 
 /// What an answer is tried by.
 #[derive(Debug, Deserialize)]
@@ -252,20 +229,16 @@ impl Judge {
     ) -> Result<(How, String), SandboxError> {
         let sandbox = self.sandbox.clone().within(limits(seconds))?;
         let (file, line, _) = language.runner();
-        let proof = Hash::of(text.as_bytes()).to_string() + "\n";
-        let mut files: Vec<(&str, &[u8])> = vec![(file, text.as_bytes())];
-        let python = language == Language::Python;
-        let command: &[&str] = match python {
-            true => {
-                files.push(("driver.py", DRIVER.as_bytes()));
-                &["python3", "-s", "-B", "driver.py"]
-            }
-            false => &["sh", "-c", line],
+        // As HumanEval's harness does it: not as `__main__`, with nothing to read. Only what comes to its
+        // end has passed, whatever it exits with.
+        let (outcome, proved) = if language == Language::Python {
+            sandbox.python_to_its_end(text, RunAs::Module, Python::Packages)?
+        } else {
+            let files = [(file, text.as_bytes())];
+            let command = ["sh", "-c", line];
+            let program = Program { command: &command, files: &files, ..Program::default() };
+            (sandbox.run(&program)?, true)
         };
-        let stdin = if python { proof.as_bytes() } else { b"" };
-        let outcome =
-            sandbox.run(&Program { command, stdin, files: &files, ..Program::default() })?;
-        let proved = !python || outcome.stdout.bytes.ends_with(proof.as_bytes());
         let how = match outcome.ended {
             Ended::Exited(0) if proved => How::Passed,
             Ended::Exited(_) | Ended::Signalled(_) => How::Failed,

@@ -29,7 +29,8 @@ fn programmer(prompt: &str, _seed: u64) -> Reply {
             return says(python(ADD) + &python(TESTS));
         }
         let known = ["'c' in line", "never closed", "no module", "without the solution", "exit 0"];
-        let known = [&known[..], &["assert nothing", "no function", "ended with: time"]].concat();
+        let more = ["assert nothing", "no function", "ended with: time", "Too much was printed"];
+        let known = [&known[..], &more].concat();
         assert!(known.iter().any(|words| is(words)) || is("AssertionError"), "{prompt}");
         return says(
             python(ADD)
@@ -53,6 +54,7 @@ fn programmer(prompt: &str, _seed: u64) -> Reply {
         _ if is("<module>") => python(&format!("import nosuchthing\n{ADD}")),
         _ if is("<bare>") => python("a = 1"),
         _ if is("<early>") => python(&format!("import sys\n{ADD}\nsys.exit(0)")),
+        _ if is("<chatty>") => python(&format!("{ADD}\nprint('x' * 20_000)")),
         _ if is("<slow>") => python("def add(a, b):\n    while True:\n        pass"),
         _ if is("<wrong>") || is("<stubborn>") || is("<mute>") => {
             python("def add(a, b):\n    return a - b")
@@ -102,6 +104,7 @@ fn programs_are_kept_when_they_pass_tests_that_fail_without_them() {
         "idle",
         "weak",
         "untested",
+        "chatty",
     ];
     let texts = ways.map(|way| format!("a snippet <{way}>"));
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -109,8 +112,8 @@ fn programs_are_kept_when_they_pass_tests_that_fail_without_them() {
     let folder = folder.path();
     let writer = Writer::new(programmer);
     let told = summary(command(folder, "code", &writer.url, "out", &[]));
-    assert_eq!(told["told"], json!({ "passed_at_once": 1, "self_corrected": 10 }), "{told}");
-    assert_eq!((told["items"].as_u64(), told["rows"].as_u64()), (Some(18), Some(11)));
+    assert_eq!(told["told"], json!({ "passed_at_once": 1, "self_corrected": 11 }), "{told}");
+    assert_eq!((told["items"].as_u64(), told["rows"].as_u64()), (Some(19), Some(12)));
     let wanted = pairs(&[
         ("problem", "empty"),
         ("problem", "cut_off"),
@@ -125,6 +128,7 @@ fn programs_are_kept_when_they_pass_tests_that_fail_without_them() {
     let reasons: Vec<&str> = failed.keys().map(String::as_str).collect();
     let wanted = [
         "ended_early",
+        "long_output",
         "module",
         "no_assert",
         "nothing_defined",
@@ -143,7 +147,7 @@ fn programs_are_kept_when_they_pass_tests_that_fail_without_them() {
     assert_eq!(writer.requests().len(), 0);
     assert!(training::files(&folder.join("out")) == before);
     let last = summary(command(folder, "code", &writer.url, "last", &["code.keep=final"]));
-    assert_eq!(last["rows"], 11);
+    assert_eq!(last["rows"], 12);
     let made = rows(&folder.join("last/rows.jsonl"));
     assert!(made.iter().all(|row| row["messages"].as_array().unwrap().len() == 2));
 }
@@ -192,9 +196,10 @@ fn explanations_are_kept_if_code_can_be_made_from_them_again() {
 
 #[test]
 fn translations_are_kept_if_they_print_the_same() {
-    let ways = ["same", "other", "syntax", "dies", "codeless"];
+    let ways = ["same", "other", "syntax", "dies", "codeless", "flood", "garbled"];
     let mut texts: Vec<String> = ways.map(|way| format!("print(6 * 7) # <{way}>")).to_vec();
-    texts.extend(["print(1 / 0)", "a = 1"].map(str::to_owned));
+    let bytes = "import sys\nsys.stdout.buffer.write(b'42 \\xff')";
+    texts.extend(["print(1 / 0)", "a = 1", "print('x' * 20_000)", bytes].map(str::to_owned));
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let folder = begin_synth(&texts, "[translate]\nto = \"bash\"\n");
     let folder = folder.path();
@@ -206,6 +211,8 @@ fn translations_are_kept_if_they_print_the_same() {
             _ if is("<syntax>") => code("if then"),
             _ if is("<dies>") => code("echo 42; exit 3"),
             _ if is("<codeless>") => says("echo 42"),
+            _ if is("<flood>") => code("echo 42; printf ' %.0s' {1..20000}; echo x"),
+            _ if is("<garbled>") => code("printf '42\\377'"),
             _ => code("echo $((6 * 7))"),
         }
     });
@@ -216,8 +223,12 @@ fn translations_are_kept_if_they_print_the_same() {
         ("parse", "syntax"),
         ("run", "failed"),
         ("translate", "no_code"),
+        ("run", "long_output"), // as far as it was kept it is the same
+        ("run", "not_utf8"),
         ("source", "failed"),
         ("source", "silent"),
+        ("source", "long_output"),
+        ("source", "not_utf8"),
     ];
     assert_eq!(fallen(folder, "out"), pairs(&wanted));
     let err = fails(command(folder, "translate-code", &writer.url, "x", &["translate.to=python"]));

@@ -108,6 +108,13 @@ fn missing_files_are_written_again_by_who_knows_what_depends_on_them() {
         &["imports.repository_bytes=[0, 64]"],
     ));
     assert_eq!(long["steps"]["repository"]["failed"], json!({ "long": 7 }), "{long}");
+    // One that is too much as JSON falls, and the run goes on.
+    fs::create_dir(folder.join("bulk")).unwrap();
+    fs::write(folder.join("bulk/a.py"), vec![1; 6 << 20]).unwrap();
+    let both = "input=[\"bulk\", \"checkout\"]";
+    let bulk = summary(command(folder, "imports", &writer.url, "bulk-out", &[both]));
+    let wanted = pairs(&[("graph", "long")]);
+    assert_eq!((&bulk["rows"], fallen(folder, "bulk-out")), (&json!(1), wanted), "{bulk}");
     fs::write(folder.join("checkout/shop/core.py"), "x = 1\n").unwrap();
     let err = fails(command(folder, "imports", &writer.url, "out", &[input]));
     assert!(err.contains("begun.input was"), "{err}");

@@ -161,6 +161,22 @@ fn settings_that_are_wrong_are_named() {
         assert!(err.contains(told), "{set}: {err}");
         let _ = fs::remove_dir_all(folder.join("out"));
     }
+    // What stands where it would write stays whole, and so does what it reads.
+    let input = fs::read(folder.join("input.jsonl")).unwrap();
+    let mut over = herd(folder);
+    over.args(["synth", "probe", "--config", "synth.toml", "--out", "input.jsonl"]);
+    over.args(["--set", &format!("writer.base_url={}", writer.url)]);
+    let err = fails(over);
+    assert!(err.contains("the run reads it"), "{err}");
+    assert!(fs::read(folder.join("input.jsonl")).unwrap() == input);
+    for file in ["rows.jsonl", "rows.rejected.jsonl", "rows.asked.jsonl", "rows.summary.json"] {
+        fs::create_dir(folder.join("out")).unwrap();
+        fs::write(folder.join("out").join(file), "mine").unwrap();
+        let err = fails(command(folder, "probe", &writer.url, "out", &[]));
+        assert!(err.contains(file) && err.contains("would be lost"), "{err}");
+        assert_eq!(fs::read_to_string(folder.join("out").join(file)).unwrap(), "mine");
+        fs::remove_dir_all(folder.join("out")).unwrap();
+    }
     let mut wrong = herd(folder);
     wrong.args(["synth", "coed", "--config", "synth.toml", "--out", "o/rows.jsonl"]);
     assert!(fails(wrong).contains("'code'"));

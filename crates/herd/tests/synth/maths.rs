@@ -8,7 +8,7 @@ fn pupil(prompt: &str, _seed: u64) -> Reply {
     let is = |word: &str| prompt.contains(word);
     if is("Is every step of this solution valid") {
         return says(match prompt {
-            _ if is("doubtful") => "Verdict: no",
+            _ if is("doubtful") || is("grudging") => "Verdict: no",
             _ if is("unsure") => "Who knows?",
             _ => "All is well.\nVerdict: yes",
         });
@@ -22,7 +22,7 @@ fn pupil(prompt: &str, _seed: u64) -> Reply {
             says(format!("Way {turn}: 3 + 4 = 7.\n#### 7"))
         }
         _ if is("misstep") => says("3 + 5 = 9, and so it is\n#### 7"),
-        _ if is("wrong") || is("lost") => says("3 + 4 = 8\n#### 8"),
+        _ if is("wrong") || is("lost") || is("grudging") => says("3 + 4 = 8\n#### 8"),
         _ if is("blank") => says("I do not know."),
         _ if is("cut") => Reply::CutOff("3 + 4 = 7\n#### 7".to_owned()),
         _ if is("unsure") => says("unsure: 3 + 4 = 7\n#### 7"),
@@ -37,11 +37,10 @@ fn solutions_are_kept_by_answer_steps_and_a_second_look() {
     let folder = folder.path();
     let ways =
         ["plain", "varied", "misstep", "wrong", "lost", "blank", "cut", "unsure", "doubtful"];
-    let mut lines: Vec<String> = ways
-        .map(|way| {
-            json!({ "prompt": format!("A {way} sum: 3 + 4?"), "answer": "#### 7" }).to_string()
-        })
-        .to_vec();
+    let row = |way: &str| {
+        json!({ "prompt": format!("A {way} sum: 3 + 4?"), "answer": "#### 7" }).to_string()
+    };
+    let mut lines: Vec<String> = ways.into_iter().chain(["grudging"]).map(row).collect();
     lines.push(json!({ "prompt": "Why?", "answer": "because" }).to_string());
     fs::write(folder.join("input.jsonl"), lines.join("\n")).unwrap();
     let writer = Writer::new(pupil);
@@ -49,10 +48,11 @@ fn solutions_are_kept_by_answer_steps_and_a_second_look() {
     let steps = &told["steps"];
     assert_eq!(told["told"], json!({ "corrected": 1 }), "{told}");
     assert_eq!(told["rows"], 3, "{told}"); // plain, varied, and one that was wrong
-    let failed = json!({ "answer": 4, "cut_off": 2, "duplicate": 3, "no_answer": 2, "step": 2 });
+    let failed = json!({ "answer": 6, "cut_off": 2, "duplicate": 3, "no_answer": 2, "step": 2 });
     assert_eq!(steps["solve"]["failed"], failed, "{told}");
-    assert_eq!(steps["verify"]["failed"], json!({ "no": 1, "no_verdict": 1 }), "{told}");
-    assert_eq!(steps["correct"], json!({ "passed": 1, "failed": { "answer": 1 } }));
+    assert_eq!(steps["verify"]["failed"], json!({ "no": 2, "no_verdict": 1 }), "{told}");
+    // A correction is looked at as any other solution.
+    assert_eq!(steps["correct"], json!({ "passed": 2, "failed": { "answer": 1 } }));
     assert_eq!(steps["keep"]["failed"], json!({ "enough": 1 }));
     assert_eq!(steps["problem"]["failed"], json!({ "no_number": 1 }));
     let made = rows(&folder.join("out/rows.jsonl"));

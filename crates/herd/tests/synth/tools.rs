@@ -1,6 +1,7 @@
 //! Trajectories with tools.
 
 use super::*;
+use std::os::unix::ffi::OsStrExt;
 
 #[test]
 fn trajectories_make_their_calls_and_use_what_comes_back() {
@@ -122,6 +123,12 @@ fn trajectories_over_an_uploaded_file_read_it() {
         "{asked}"
     );
     assert_eq!(made[2]["provenance"]["file"], "sum.csv");
+    // A name that the sandbox does not take: as text it is three times as long.
+    fs::create_dir(folder.join("odd")).unwrap();
+    let name = std::ffi::OsStr::from_bytes(&[&[0xff; 100][..], b".csv"].concat()).to_owned();
+    fs::write(folder.join("odd").join(name), "name,coins\nAda,40\n").unwrap();
+    summary(command(folder, "tools", &writer.url, "odd-out", &["input=[\"odd\"]"]));
+    assert_eq!(fallen(folder, "odd-out"), pairs(&[("program", "refused")]));
     let err = fails(command(folder, "tools", &writer.url, "png", &["input=[\"up/picture.png\"]"]));
     assert!(err.contains("picture.png"), "{err}");
     fs::write(folder.join("up/bad.txt"), [0xff, 0xd8]).unwrap();

@@ -18,9 +18,9 @@ pub(crate) fn last_number(text: &str) -> Option<f64> {
     last
 }
 
-/// Equal but for the rounding of decimals.
+/// Equal but for the rounding of decimals. What is infinite is near nothing: of the tolerance there would be no end.
 pub(crate) fn near(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+    a.is_finite() && b.is_finite() && (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }
 
 /// Whether the final answer of a text is what is wanted, but for case, space and a full stop.
@@ -83,7 +83,7 @@ fn number_at(text: &str, at: usize) -> Option<(f64, usize)> {
     let (above, end) = plain(bytes, first)?;
     let (value, end) = match bytes.get(end) {
         Some(b'/') => match plain(bytes, end + 1) {
-            Some((below, end)) if below != 0.0 => (above / below, end),
+            Some((below, end)) if (above / below).is_finite() => (above / below, end),
             Some(_) | None => (above, end),
         },
         Some(_) | None => (above, end),
@@ -91,7 +91,7 @@ fn number_at(text: &str, at: usize) -> Option<(f64, usize)> {
     Some((if negative { -value } else { value }, end))
 }
 
-/// Digits with commas between, a decimal part, an exponent.
+/// Digits with commas between, a decimal part, an exponent. What is too large to be a finite number is none.
 fn plain(bytes: &[u8], from: usize) -> Option<(f64, usize)> {
     let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     let mut at = from;
@@ -121,7 +121,8 @@ fn plain(bytes: &[u8], from: usize) -> Option<(f64, usize)> {
             at = end;
         }
     }
-    digits.parse().ok().map(|value| (value, at))
+    let value: f64 = digits.parse().ok()?;
+    value.is_finite().then_some((value, at))
 }
 
 /// Whether three digits and no fourth follow the comma.
@@ -159,8 +160,22 @@ mod tests {
             ("", None),
             ("\\boxed{", None),
             ("Grüße 5 €", Some(5.0)),
+            ("#### 9e999", None),
+            ("-1e999", None),
+            (&*"9".repeat(310), None),
+            ("1e-999", Some(0.0)),
+            ("1e300/1e-300", Some(1e-300)),
         ] {
             assert_eq!(last_number(text), number, "{text}");
         }
+    }
+
+    #[test]
+    fn nothing_is_near_an_infinite_number() {
+        assert!(near(5.0, 5.0) && near(1e300, 1e300 * (1.0 + 1e-12)) && near(0.0, 0.0));
+        for far in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            assert!(!near(5.0, far) && !near(far, 5.0) && !near(far, far), "{far}");
+        }
+        assert!(!near(f64::MAX, f64::MIN));
     }
 }

@@ -1,6 +1,7 @@
 //! The file of samples: a row a sample, prompt by prompt on the disk, taken up behind the last whole prompt.
 
 use crate::error::TrainError;
+use crate::trainer::keep_settings;
 use herd_data::disk::sync_name;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -72,20 +73,16 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    /// Takes the file, or makes it; `settings` stands beside it once it was begun.
+    /// Takes the file, or makes it. What it holds is looked at by [`begin`].
     ///
-    /// Errors: another process has it; something else stands there; it cannot be read or written.
-    pub fn take(path: &Path, settings: &Path) -> Result<Samples, TrainError> {
+    /// Errors: another process has it; it cannot be read or written.
+    pub fn take(path: &Path) -> Result<Samples, TrainError> {
         let io = |action| move |e| TrainError::io(action, path, e);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(path).map_err(io("open"))?;
         if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
             return Err(TrainError::Busy { folder: path.to_owned() });
-        }
-        if file.metadata().map_err(io("read"))?.len() > 0 && !settings.is_file() {
-            let what = format!("no samples: {} is not there", settings.display());
-            return Err(TrainError::Damaged { path: path.to_owned(), what });
         }
         sync_name(path).map_err(io("sync"))?;
         Ok(Samples { file, path: path.to_owned() })
@@ -164,6 +161,44 @@ pub(super) fn read_groups(
     }
 }
 
+/// `SAMPLES.ending` for `SAMPLES.jsonl`.
+pub(crate) fn beside(out: &Path, ending: &str) -> PathBuf {
+    out.with_extension(ending)
+}
+
+/// Keeps the settings of a file of rows in `ROWS.config.toml`, as [`keep_settings`]. Where they are not there yet no run
+/// has begun: what stands under the name of a file that it writes is somebody's, and stays whole.
+///
+/// `endings` are those of the files beside it that the run writes, `input` is what it reads.
+/// Errors: those of [`keep_settings`]; a file that would be lost.
+pub(crate) fn begin(
+    out: &Path,
+    endings: &[&str],
+    input: &[PathBuf],
+    settings: &str,
+) -> Result<(), TrainError> {
+    let kept = beside(out, "config.toml");
+    let begun = kept.try_exists().map_err(|e| TrainError::io("read", &kept, e))?;
+    // What cannot be found is told by who reads it.
+    let input: Vec<PathBuf> = input.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let beside = endings.iter().map(|ending| beside(out, ending));
+    for path in [out.to_owned()].into_iter().chain(beside) {
+        let bytes = match fs::metadata(&path) {
+            Ok(found) => found.len(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(TrainError::io("read", &path, e)),
+        };
+        let same = path.canonicalize().is_ok_and(|path| input.contains(&path));
+        let why = match (same, begun) {
+            (true, _) => "the run reads it and would write there",
+            (false, false) if bytes > 0 => "the run would write there, and has not begun",
+            (false, _) => continue,
+        };
+        return Err(TrainError::Taken { path, why });
+    }
+    keep_settings(&kept, settings, out)
+}
+
 /// A file that is written row by row under another name, and is there when it is whole.
 pub(crate) struct Rows {
     file: std::io::BufWriter<File>,
@@ -200,5 +235,47 @@ impl Rows {
         file.sync_all().and_then(|()| fs::rename(&part, &path)).map_err(io)?;
         sync_name(&path).map_err(io)?;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_where_a_run_would_write_stays_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let (out, input) = (path("rows.jsonl"), [path("./in.jsonl"), path("nowhere")]);
+        fs::write(path("in.jsonl"), "").unwrap();
+        let begin = |out: &Path| begin(out, &["log.jsonl"], &input, "a = 1\n");
+        // What it reads, by whatever name; what is not its own.
+        std::os::unix::fs::symlink(path("in.jsonl"), path("link.jsonl")).unwrap();
+        for (name, taken) in [
+            ("in.jsonl", "in.jsonl"),
+            ("link.jsonl", "link.jsonl"),
+            ("rows.jsonl", "rows.jsonl"),
+            ("rows.jsonl", "rows.log.jsonl"),
+        ] {
+            if taken.starts_with("rows") {
+                fs::write(path(taken), "mine").unwrap();
+            }
+            match begin(&path(name)) {
+                Err(TrainError::Taken { path: at, .. }) => assert_eq!(at, path(taken)),
+                other => panic!("{name}: {other:?}"),
+            }
+            assert!(!beside(&path(name), "config.toml").exists());
+            if taken.starts_with("rows") {
+                fs::remove_file(path(taken)).unwrap();
+            }
+        }
+        // An empty file holds nothing; what a run has begun it goes on with.
+        fs::write(&out, "").unwrap();
+        begin(&out).unwrap();
+        fs::write(path("rows.log.jsonl"), "its own").unwrap();
+        begin(&out).unwrap();
+        // Settings are shared by names that differ in their ending alone; an input is none of these.
+        let both = super::begin(&out, &[], std::slice::from_ref(&out), "a = 1\n");
+        assert!(matches!(both, Err(TrainError::Taken { .. })), "{both:?}");
     }
 }

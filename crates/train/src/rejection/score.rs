@@ -6,8 +6,7 @@ use crate::rejection::script::script;
 use crate::reward::RewardModel;
 use fancy_regex::Regex;
 use herd_codec::chat::{Dialogue, Message, Role};
-use herd_data::Hash;
-use herd_sandbox::{Helper, Limits, Python, Sandbox};
+use herd_sandbox::{Helper, Limits, Python, RunAs, Sandbox};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -89,7 +88,7 @@ pub struct Form {
     /// It has no more words than these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub words_max: Option<usize>,
-    /// Its letters are mostly of the script that those of the question are of.
+    /// Its letters are mostly of the script that those of the question are of; where either has none, that holds.
     #[serde(skip_serializing_if = "is_false")]
     pub same_script: bool,
 }
@@ -383,9 +382,8 @@ impl Scorer {
                 if tests.trim().is_empty() {
                     return Ok(false);
                 }
-                let (program, passed) = trial(answer, &tests);
-                let outcome = sandbox.python(&program, b"", Python::Bare)?;
-                outcome.succeeded() && outcome.stdout.text().trim_end().ends_with(&passed)
+                let program = format!("{}\n\n{tests}\n", code_of(answer));
+                sandbox.python_to_its_end(&program, RunAs::Main, Python::Bare)?.1
             }
             // A pattern that gives up has found nothing.
             Scorer::Regex(pattern) => pattern.is_match(answer).unwrap_or(false),
@@ -402,15 +400,13 @@ impl Form {
         (!self.json || serde_json::from_str::<Value>(answer).is_ok())
             && (!self.one_line || !answer.trim().contains('\n'))
             && self.words_max.is_none_or(|most| words(answer) <= most)
-            && (!self.same_script || script(answer) == script(&question))
+            && (!self.same_script || same_script(answer, &question))
     }
 }
 
-/// The program of an answer with its tests behind, and what it prints last where these have run: who ends before does not.
-fn trial(answer: &str, tests: &str) -> (String, String) {
-    let program = format!("{}\n\n{tests}\n", code_of(answer));
-    let passed = Hash::of(program.as_bytes()).to_string();
-    (format!("{program}print(\"\\n{passed}\")\n"), passed)
+/// Whether two texts are of one script; a text without letters is of any.
+fn same_script(a: &str, b: &str) -> bool {
+    script(a).zip(script(b)).is_none_or(|(a, b)| a == b)
 }
 
 fn words(text: &str) -> usize {
@@ -474,22 +470,6 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_ends_before_its_tests_has_not_passed_them() {
-        let passes = |answer: &str| {
-            let (program, passed) = trial(answer, "assert add(1, 2) == 3");
-            let run = std::process::Command::new("python3").args(["-I", "-c", &program]).output();
-            let run = run.unwrap();
-            run.status.success()
-                && String::from_utf8_lossy(&run.stdout).trim_end().ends_with(&passed)
-        };
-        let of = |more: &str| format!("```python\ndef add(a, b):\n    return a + b{more}\n```");
-        assert!(passes(&of("")) && passes(&of("\nprint('done', end='')")));
-        assert!(!passes(&of(" + 1")));
-        assert!(!passes(&of(" + 1\nimport sys\nsys.exit(0)")));
-        assert!(!passes(&of(" + 1\nimport os\nos._exit(0)")));
-    }
-
-    #[test]
     fn forms_and_patterns_say_yes_or_no() {
         let format =
             |form: Form, answer: &str| score(Judge::Format(form), json!({}), "Как дела?", answer);
@@ -500,6 +480,7 @@ mod tests {
         assert_eq!(format(line(), "a b c"), 0.0);
         let script = || Form { same_script: true, ..Form::default() };
         assert_eq!((format(script(), "Хорошо, Bob"), format(script(), "Fine")), (1.0, 0.0));
+        assert_eq!(format(script(), "42"), 1.0);
         let regex = |answer: &str| {
             score(Judge::Regex { pattern: "(?i)^yes".into() }, json!({}), "q", answer)
         };

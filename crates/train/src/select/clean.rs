@@ -5,6 +5,7 @@ use crate::select::rows::Read;
 use crate::writer::{between, within};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use unicode_segmentation::UnicodeSegmentation;
 
 /// Settings of cleaning; all of one answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,7 +40,8 @@ pub(super) fn fault(row: &Read, config: Option<&CleanConfig>) -> Option<(&'stati
         if words == 0 && !has_calls {
             return Some(("empty", Value::Null));
         }
-        let emojis = answer.chars().filter(|c| is_emoji(*c)).count();
+        // A family, a flag or a hand with its colour is one picture of several letters.
+        let emojis = answer.graphemes(true).filter(|sign| sign.chars().any(is_emoji)).count();
         if emojis > config.emojis_max {
             return Some(("emojis", emojis.into()));
         }
@@ -57,10 +59,10 @@ fn prose(text: &str) -> String {
     text.split("```").step_by(2).collect()
 }
 
-/// Pictures, not the letters and signs that texts have.
+/// Pictures, not the letters and signs that texts have: ticks and crosses (U+2713 to U+2718) stand in lists.
 fn is_emoji(c: char) -> bool {
     matches!(u32::from(c), 0x1f300..=0x1f64f | 0x1f680..=0x1f6ff | 0x1f900..=0x1faff | 0x1f1e6..=0x1f1ff
-        | 0x2600..=0x27bf | 0x2b50 | 0x2b55)
+        | 0x2600..=0x2712 | 0x2719..=0x27bf | 0x2b50 | 0x2b55)
 }
 
 #[cfg(test)]
@@ -91,6 +93,9 @@ mod tests {
             (" \n", Some("empty")),
             ("Wow! Great! So good!", Some("exclamations")),
             ("😀😀😀😀 hello", Some("emojis")),
+            ("👨\u{200d}👩\u{200d}👧\u{200d}👦 🇫🇷🇩🇪", None),
+            ("👍🏽👍🏽👍🏽👍🏽", Some("emojis")),
+            ("✓ a\n✓ b\n✔ c\n✗ d", None),
             ("Grüße, 東京 → ok ✓", None),
             ("Use this:\n```\na != b; !c; !d; !e; !f; !g; !h; !i; !j\n```", None),
         ] {

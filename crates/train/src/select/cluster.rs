@@ -31,7 +31,7 @@ pub struct DedupConfig {
     pub rounds: usize,
     /// Rows as close as this are duplicates.
     pub cosine_max: f64,
-    /// Whether the mean of all vectors is taken off: those of a language model mostly point one way.
+    /// Whether the mean of all vectors is taken off, where they are more than two: those of a language model mostly point one way.
     pub centre: bool,
 }
 
@@ -65,6 +65,9 @@ impl DedupConfig {
     }
 }
 
+/// Rows whose mean says nothing: without it two point away from each other, whatever they are.
+const PAIR: usize = 2;
+
 /// Drops duplicates; the clusters that were looked through.
 ///
 /// Errors: vectors of several lengths, as a broken endpoint gives them.
@@ -82,11 +85,12 @@ pub(super) fn dedup(
         let value = format!("vectors of {width} and of {other} numbers");
         return Err(TrainError::no("dedup.model", value, "one length"));
     }
-    if config.centre {
+    if config.centre && vectors.len() > PAIR {
         centre(&mut vectors);
     }
     vectors.iter_mut().for_each(|vector| unit(vector));
     let wanted = match config.clusters {
+        0 if alive.len() <= PAIR => 1, // two clusters would hold one row each
         0 => (alive.len() as f64).sqrt().ceil() as usize,
         n => n,
     };
@@ -105,7 +109,12 @@ pub(super) fn dedup(
         });
         let mut kept: Vec<usize> = Vec::new();
         for i in rows {
-            let near = |j: &usize| (dot(&vectors[i], &vectors[*j]), *j);
+            let vector = |i: usize| &entries[alive[i]].vector;
+            // What is the same is so wherever the mean lies: of copies alone nothing is left to be compared.
+            let near = |j: &usize| match vector(i) == vector(*j) {
+                true => (1.0, *j),
+                false => (dot(&vectors[i], &vectors[*j]), *j),
+            };
             let closest = kept.iter().map(near).max_by(|a, b| a.0.total_cmp(&b.0));
             match closest.filter(|(cosine, _)| *cosine >= config.cosine_max) {
                 Some((cosine, j)) => {
@@ -244,6 +253,23 @@ mod tests {
         let mut entries = [entry("a", &[1.0], 0.5, 1), entry("b", &[1.0, 0.0], 0.5, 1)];
         let error = dedup(&config, 3, &mut entries).unwrap_err().to_string();
         assert!(error.contains("of 1 and of 2"), "{error}");
+    }
+
+    #[test]
+    fn copies_fall_whatever_the_mean_of_all_is() {
+        let fallen = |vectors: &[[f32; 2]]| {
+            let mut entries: Vec<Entry> =
+                vectors.iter().map(|vector| entry("a", vector, 0.5, 1)).collect();
+            dedup(&DedupConfig::base(), 3, &mut entries).unwrap();
+            entries.iter().filter(|entry| entry.dropped.is_some()).count()
+        };
+        for n in 2..=5 {
+            assert_eq!(fallen(&vec![[0.3, 0.4]; n]), n - 1, "{n} copies alone");
+        }
+        assert_eq!(fallen(&[[1.0, 0.0], [1.0, 0.01]]), 1);
+        assert_eq!(fallen(&[[1.0, 0.0], [0.0, 1.0]]), 0);
+        // Without their mean the first two are alike and the others are not.
+        assert_eq!(fallen(&[[9.0, 1.0], [9.0, 1.01], [9.0, -2.0], [8.0, 0.0]]), 1);
     }
 
     #[test]

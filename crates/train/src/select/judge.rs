@@ -206,8 +206,12 @@ pub(super) fn quality(config: &QualityConfig, entries: &mut [Entry], summary: &m
             (false, true) => counts[1] += 1,
             (true, true) => counts[2] += 1,
             (false, false) => {
-                let what = json!({ "quality": entry.quality });
-                entry.drop("quality", what);
+                let by_judge = config.judge && entry.marks.points.is_none();
+                let by_reward = config.reward_model.is_some() && entry.reward.is_none();
+                // Who could not read a row has not found it bad.
+                let reason = if by_judge || by_reward { "unread" } else { "quality" };
+                let quality = (!known.is_empty()).then_some(entry.quality);
+                entry.drop(reason, json!({ "quality": quality }));
             }
         }
     }

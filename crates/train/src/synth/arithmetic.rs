@@ -82,19 +82,27 @@ fn agrees(left: f64, right: f64, written: &str) -> bool {
 /// The term that a text ends with: its value, and whether there is something to work out.
 fn last_term(text: &str) -> Option<(f64, bool)> {
     let text = text.trim_end();
-    let starts = text.char_indices().map(|(at, _)| at);
-    // The longest that goes to the end; not from the middle of a number or word.
-    starts
-        .filter(|at| {
-            let before = &text[..*at];
-            let joined = |c: char| c.is_alphanumeric() || matches!(c, '.' | ')' | '?');
-            let goes_on = |c: char| c.is_ascii_digit() || "+-*/^%".contains(c);
-            !before.ends_with(joined) && !before.trim_end().ends_with(goes_on)
-        })
-        .find_map(|at| {
-            let (value, end, works) = Reader::read(&text[at..])?;
-            (at + end == text.len()).then_some((value, works))
-        })
+    // What stands before a place: the letter there, and the last that is no blank.
+    let (mut before, mut last) = (None, None);
+    // The longest that goes to the end; not from the middle of a number or word. Blanks begin none, or a run of them
+    // would be read from each of its places.
+    for (at, c) in text.char_indices() {
+        let joined = |c: char| c.is_alphanumeric() || matches!(c, '.' | ')' | '?');
+        let goes_on = |c: char| c.is_ascii_digit() || "+-*/^%".contains(c);
+        if !c.is_whitespace()
+            && !before.is_some_and(joined)
+            && !last.is_some_and(goes_on)
+            && let Some((value, end, works)) = Reader::read(&text[at..])
+            && at + end == text.len()
+        {
+            return Some((value, works));
+        }
+        before = Some(c);
+        if !c.is_whitespace() {
+            last = before;
+        }
+    }
+    None
 }
 
 /// The term that a text begins with.
@@ -293,5 +301,23 @@ mod tests {
             assert_eq!((got, fault.is_some()), (count, wrong), "{text}: {fault:?}");
         }
         assert_eq!(check("so 7 * 6 = 41.").1.unwrap().value, 42.0);
+    }
+
+    #[test]
+    fn runs_of_blanks_and_brackets_are_read_in_time() {
+        // A quadratic reader would be at the first for an hour.
+        let [blanks, tabs] = [" ", "\t "].map(|sign| sign.repeat(1 << 20));
+        let [open, sum] = ["(", "1 + "].map(|sign| sign.repeat(1 << 12));
+        for (text, count, wrong) in [
+            (format!("a{blanks}b = 1 + 1"), 0, false),
+            (format!("a{tabs}b = 1 + 1"), 0, false),
+            (format!("1 +{blanks}1{blanks} = {blanks}3{blanks}x"), 1, true),
+            (format!("{open} = 1 + 1"), 0, false),
+            (format!("{open}{sum}1 = 1 + 1"), 1, true),
+            (format!("a {sum}1 b {sum} = 1 + 1"), 0, false),
+        ] {
+            let (got, fault) = check(&text);
+            assert_eq!((got, fault.is_some()), (count, wrong), "{}", &text[..9]);
+        }
     }
 }

@@ -215,6 +215,7 @@ fn trial(
     let ran = desk.run(&command(&["main.py"]), &[("main.py", &whole)])?;
     if !ran.succeeded() || !ran.stdout.trim_end().ends_with(&word) {
         let reason = match ran.ended.as_str() {
+            "exit 0" if ran.dropped[0] > 0 => "long_output", // the word may have been said
             "exit 0" => "ended_early",
             "exit 1" => "tests_failed",
             "time" => "time",
@@ -239,7 +240,15 @@ fn outcome(ran: &Ran, config: &CodeConfig) -> String {
         text => format!("\n{name}:\n{}", cut(text, config)),
     };
     let (out, err) = (part("Standard output", &ran.stdout), part("Standard error", &ran.stderr));
-    format!("Solution and tests together ended with: {}{out}{err}", ran.ended)
+    let more = match ran.dropped {
+        [0, 0] => String::new(),
+        [out, err] => {
+            format!(
+                "\nToo much was printed: {out} bytes of output and {err} of errors were not kept."
+            )
+        }
+    };
+    format!("Solution and tests together ended with: {}{out}{err}{more}", ran.ended)
 }
 
 /// The last bytes of a text, where tracebacks say what went wrong.

@@ -46,6 +46,9 @@ pub(super) const PROMPTS: &[Default] = &[Default {
 
 const READER: &str = include_str!("imports.py");
 
+/// Bytes of a repository as JSON, in which one byte may become six: half of what the folder of a program holds.
+const JSON_BYTES_MAX: u64 = 1 << 25;
+
 /// For each file those that refer to it, and the names that each takes from it.
 type Users = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
@@ -139,6 +142,9 @@ fn texts(files: &Value) -> Vec<(&str, &str)> {
 /// Who refers to whom.
 fn graph(desk: &mut Desk<'_>, files: &Value) -> Made<Graph> {
     let repository = files.to_string();
+    if repository.len() as u64 > JSON_BYTES_MAX {
+        return reject("graph", "long", json!({ "json_bytes": repository.len() }));
+    }
     let command = ["python3", "-I", "-B", "-S", "imports.py", "graph"];
     let given = [("repository.json", repository.as_str())];
     let ran = desk.run_over(&command, &[("imports.py", READER)], &given)?;

@@ -9,7 +9,7 @@
 use crate::error::TrainError;
 use crate::synth::items::Item;
 use crate::synth::read::{labelled, verdict};
-use crate::synth::{Harvest, Shelf, fall, said};
+use crate::synth::{Harvest, Shelf, fall, said, say};
 use crate::writer::desk::{Ask, Desk, Made, fault, reject};
 use crate::writer::prompts::Default;
 use crate::writer::{WriterConfig, between};
@@ -31,7 +31,7 @@ pub struct LongQaConfig {
     pub document_tokens: [usize; 2],
     /// Questions of a document, each from a chunk of its own.
     pub questions: usize,
-    /// Whether the writer looks over an answer again, with the chunk before it.
+    /// Whether the judge looks over an answer again, with the chunk before it, or the summaries that it was made from.
     pub check: bool,
     /// Whether a row asks for a summary.
     pub summary: bool,
@@ -156,21 +156,27 @@ fn whole(
 ) -> Made<()> {
     let Some(summaries) = summaries(desk, config, words, harvest, chunks)? else { return Ok(()) };
     if config.summary {
+        let with = json!({ "summaries": summaries });
         let summary = match summaries.contains("\n\n") || chunks.len() > 1 {
-            true => desk.say("join", json!({ "summaries": summaries }))?,
-            false => summaries.clone(),
+            true => say(desk, harvest, "join", with)?,
+            false => Some(summaries.clone()),
         };
-        desk.passed("join");
-        let row = row(desk, "ask_summary", json!({ "document": document }), &summary)?;
-        harvest.rows.push(told(row, tokens, None));
-    }
-    let ask = |_| Ask::one("global_qa", json!({ "summaries": summaries }));
-    for said in desk.ask((0..config.global_questions).map(ask).collect())? {
-        if let Some((question, answer)) = pair(desk, harvest, "global_qa", &said[0]) {
-            let with = json!({ "document": document, "question": question });
-            let row = row(desk, "ask", with, &answer)?;
+        if let Some(summary) = summary {
+            let row = row(desk, "ask_summary", json!({ "document": document }), &summary)?;
             harvest.rows.push(told(row, tokens, None));
         }
+    }
+    let ask = |_| Ask::one("global_qa", json!({ "summaries": summaries }));
+    let mut found = Vec::new();
+    for said in desk.ask((0..config.global_questions).map(ask).collect())? {
+        found.extend(pair(desk, harvest, "global_qa", &said[0]).map(|pair| (0, pair)));
+    }
+    if config.check {
+        found = checked(desk, harvest, &[summaries], found)?;
+    }
+    for (_, (question, answer)) in found {
+        let row = row(desk, "ask", json!({ "document": document, "question": question }), &answer)?;
+        harvest.rows.push(told(row, tokens, None));
     }
     Ok(())
 }
@@ -247,7 +253,7 @@ fn pair(
 
 type Found = Vec<(usize, (String, String))>;
 
-/// Those of some pairs that the writer finds right when it sees the chunk again.
+/// Those of some pairs that the judge finds right when it sees the chunk again, or what stands for it.
 fn checked(
     desk: &mut Desk<'_>,
     harvest: &mut Harvest,

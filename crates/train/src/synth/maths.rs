@@ -104,35 +104,58 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
             }
         }
     }
-    if config.verify {
-        good = verified(desk, &mut harvest, problem, good)?;
-    }
-    if config.stepwise {
-        good = stepwise(desk, &mut harvest, problem, good)?;
-    }
+    let solved = good.into_iter().map(|text| Solved { mistake: None, text }).collect();
+    let mut good = checked(desk, &mut harvest, config, problem, solved)?;
     let more = good.len().saturating_sub(config.keep);
-    for text in good.drain(good.len() - more..) {
-        fall(desk, &mut harvest, "keep", "enough", text);
+    for solved in good.drain(good.len() - more..) {
+        fall(desk, &mut harvest, "keep", "enough", solved.text);
     }
-    harvest.rows.extend(good.iter().map(|text| row(&item.text, None, text)));
+    harvest.rows.extend(good.iter().map(|solved| row(problem, solved)));
     mistaken.truncate(config.mistakes);
     let asks = mistaken
         .iter()
         .map(|wrong| Ask::one("correct", json!({ "problem": problem, "solution": wrong })));
-    let corrected = desk.ask(asks.collect())?;
-    for (first, mut said) in mistaken.iter().zip(corrected) {
+    let said = desk.ask(asks.collect())?;
+    let mut corrected = Vec::new();
+    for (first, mut said) in mistaken.into_iter().zip(said) {
         let answer = said.remove(0);
         let text = answer.text.trim().to_owned();
         match fault(&answer).or_else(|| wrong(&text, wanted, config)) {
             None => {
                 desk.passed("correct");
-                harvest.told.push("corrected");
-                harvest.rows.push(row(problem, Some(first), &text));
+                corrected.push(Solved { mistake: Some(first), text });
             }
             Some(reason) => fall(desk, &mut harvest, "correct", reason, text),
         }
     }
+    for solved in checked(desk, &mut harvest, config, problem, corrected)? {
+        harvest.told.push("corrected");
+        harvest.rows.push(row(problem, &solved));
+    }
     Ok(harvest)
+}
+
+/// A solution with the right answer, and the wrong one that it corrects, if any.
+struct Solved {
+    mistake: Option<String>,
+    text: String,
+}
+
+/// Those of some solutions that a judge lets through, as the settings want it asked.
+fn checked(
+    desk: &mut Desk<'_>,
+    harvest: &mut Harvest,
+    config: &MathsConfig,
+    problem: &str,
+    mut good: Vec<Solved>,
+) -> Made<Vec<Solved>> {
+    if config.verify {
+        good = verified(desk, harvest, problem, good)?;
+    }
+    if config.stepwise {
+        good = stepwise(desk, harvest, problem, good)?;
+    }
+    Ok(good)
 }
 
 /// Those of some solutions that the writer finds right at a second look.
@@ -140,19 +163,19 @@ fn verified(
     desk: &mut Desk<'_>,
     harvest: &mut Harvest,
     problem: &str,
-    good: Vec<String>,
-) -> Made<Vec<String>> {
-    let with = good.iter().map(|s| json!({ "problem": problem, "solution": s })).collect();
+    good: Vec<Solved>,
+) -> Made<Vec<Solved>> {
+    let with = good.iter().map(|s| json!({ "problem": problem, "solution": s.text })).collect();
     let verdicts = desk.verdicts("verify", with)?;
     let mut kept = Vec::new();
-    for (text, said) in good.into_iter().zip(verdicts) {
+    for (solved, said) in good.into_iter().zip(verdicts) {
         match said.as_deref().and_then(verdict) {
             Some(true) => {
                 desk.passed("verify");
-                kept.push(text);
+                kept.push(solved);
             }
-            Some(false) => fall(desk, harvest, "verify", "no", text),
-            None => fall(desk, harvest, "verify", "no_verdict", text),
+            Some(false) => fall(desk, harvest, "verify", "no", solved.text),
+            None => fall(desk, harvest, "verify", "no_verdict", solved.text),
         }
     }
     Ok(kept)
@@ -163,26 +186,26 @@ fn stepwise(
     desk: &mut Desk<'_>,
     harvest: &mut Harvest,
     problem: &str,
-    good: Vec<String>,
-) -> Made<Vec<String>> {
-    let of = |text: &String| -> Vec<Value> {
-        let steps = steps::steps(text);
+    good: Vec<Solved>,
+) -> Made<Vec<Solved>> {
+    let of = |solved: &Solved| -> Vec<Value> {
+        let steps = steps::steps(&solved.text);
         (0..steps.len()).map(|i| steps::asked(problem, &steps[..i], &steps[i])).collect()
     };
     let with: Vec<Vec<Value>> = good.iter().map(of).collect();
     let counts: Vec<usize> = with.iter().map(Vec::len).collect();
     let mut said = desk.verdicts("step", with.into_iter().flatten().collect())?.into_iter();
     let mut kept = Vec::new();
-    for (text, count) in good.into_iter().zip(counts) {
+    for (solved, count) in good.into_iter().zip(counts) {
         let verdicts: Vec<Option<bool>> =
             said.by_ref().take(count).map(|said| said.as_deref().and_then(verdict)).collect();
         if verdicts.contains(&Some(false)) {
-            fall(desk, harvest, "stepwise", "no", text);
+            fall(desk, harvest, "stepwise", "no", solved.text);
         } else if verdicts.contains(&None) {
-            fall(desk, harvest, "stepwise", "no_verdict", text);
+            fall(desk, harvest, "stepwise", "no_verdict", solved.text);
         } else {
             desk.passed("stepwise");
-            kept.push(text);
+            kept.push(solved);
         }
     }
     Ok(kept)
@@ -198,9 +221,10 @@ fn wrong(text: &str, wanted: f64, config: &MathsConfig) -> Option<&'static str> 
     }
 }
 
-fn row(problem: &str, mistake: Option<&String>, solution: &str) -> Value {
+fn row(problem: &str, solved: &Solved) -> Value {
     let mut messages = vec![said("user", problem)];
-    messages.extend(mistake.into_iter().flat_map(|text| [unlearnt(text), said("user", WRONG)]));
-    messages.push(said("assistant", solution));
+    let mistake = solved.mistake.iter();
+    messages.extend(mistake.flat_map(|text| [unlearnt(text), said("user", WRONG)]));
+    messages.push(said("assistant", &solved.text));
     json!({ "messages": messages })
 }

@@ -5,11 +5,13 @@
 //!     often right                    -> a right, informative answer is a row
 //!     informative and nearly always wrong -> a refusal is the row
 //! ```
+//!
+//! Both are shares of the answers that were judged, and those must be more than half of the K.
 
 use crate::error::TrainError;
 use crate::synth::items::{Item, snippet};
 use crate::synth::read::verdict;
-use crate::synth::{Harvest, Shelf, fall, said};
+use crate::synth::{Harvest, Shelf, fall, said, say};
 use crate::writer::desk::{Ask, Desk, Made, fault, reject};
 use crate::writer::prompts::Default;
 use crate::writer::{between, within};
@@ -109,23 +111,32 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
         }
     }
     let judged = judge(desk, &mut harvest, snippet, &question, answers)?;
-    if judged.is_empty() {
-        return reject("probe", "no_answers", question);
+    // Shares of few answers say little: of one that is wrong all are.
+    if judged.len() * 2 <= config.k {
+        fall(desk, &mut harvest, "probe", "few_answers", question);
+        return Ok(harvest);
     }
     let share = |count: usize| count as f64 / judged.len() as f64;
     let right = share(judged.iter().filter(|a| a.right).count());
     let informative = share(judged.iter().filter(|a| a.informative).count());
-    let (text, told) = if right >= config.right_min {
-        match judged.iter().find(|a| a.right && a.informative) {
-            Some(answer) => (answer.text.clone(), "known"),
-            None => return reject("probe", "uninformative", question),
-        }
+    let shows = judged.iter().find(|a| a.right && a.informative);
+    let found = if right >= config.right_min {
+        shows.map(|answer| (answer.text.clone(), "known")).ok_or("uninformative")
     } else if right > config.refuse_max {
-        return reject("probe", "mixed", question);
+        Err("mixed")
     } else if informative < config.informative_min {
-        return reject("probe", "uninformative", question);
+        Err("uninformative")
     } else {
-        (desk.say("refusal", json!({ "question": question }))?, "refused")
+        let with = json!({ "question": question });
+        let Some(text) = say(desk, &mut harvest, "refusal", with)? else { return Ok(harvest) };
+        Ok((text, "refused"))
+    };
+    let (text, told) = match found {
+        Ok(found) => found,
+        Err(reason) => {
+            fall(desk, &mut harvest, "probe", reason, question);
+            return Ok(harvest);
+        }
     };
     desk.passed("probe");
     let messages = [said("user", &question), said("assistant", &text)];

@@ -1,4 +1,5 @@
-//! Programs in another language (arXiv 2407.21783, section 4.3.1): kept if the translation parses, runs, and prints what the original prints.
+//! Programs in another language (arXiv 2407.21783, section 4.3.1): kept if the translation parses, runs, and prints what the original prints,
+//! to the last byte: what is too long to be kept, or no UTF-8, is not compared.
 
 use crate::error::TrainError;
 use crate::synth::items::Item;
@@ -119,6 +120,9 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
     if !source.succeeded() {
         return reject("source", "failed", what);
     }
+    if let Some(reason) = source.lossy() {
+        return reject("source", reason, what);
+    }
     if source.stdout.trim().is_empty() {
         return reject("source", "silent", what); // nothing to compare
     }
@@ -140,6 +144,9 @@ pub(super) fn work(desk: &mut Desk<'_>, shelf: &Shelf<'_>, item: &Item) -> Made<
     let what = json!({ "program": program, "code": code, "ran": ran });
     if !ran.succeeded() {
         return reject("run", "failed", what);
+    }
+    if let Some(reason) = ran.lossy() {
+        return reject("run", reason, what);
     }
     if ran.stdout.trim_end() != source.stdout.trim_end() {
         return reject("run", "other_output", what);

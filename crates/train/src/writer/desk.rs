@@ -11,7 +11,7 @@ use crate::writer::settings::AskConfig;
 use crate::writer::{Question, Said, SaidEnd, Writer};
 use herd_codec::chat::{Message, Role};
 use herd_data::Hash;
-use herd_sandbox::{Ended, Program, Sandbox};
+use herd_sandbox::{Ended, Program, Sandbox, SandboxError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,9 +97,27 @@ pub(crate) struct Ran {
     pub ended: String,
     pub stdout: String,
     pub stderr: String,
+    /// Bytes of both that came after what is kept.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub dropped: [u64; 2],
+    /// Whether standard output was no UTF-8: then other bytes may read the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub garbled: bool,
+}
+
+fn is_nothing(dropped: &[u64; 2]) -> bool {
+    *dropped == [0, 0]
 }
 
 impl Ran {
+    /// Why `stdout` is not all that the program printed.
+    pub fn lossy(&self) -> Option<&'static str> {
+        match self.dropped[0] {
+            0 => self.garbled.then_some("not_utf8"),
+            _ => Some("long_output"),
+        }
+    }
+
     /// Whether it ended by itself with code 0.
     pub fn succeeded(&self) -> bool {
         self.ended == "exit 0"
@@ -235,7 +253,13 @@ impl<'a> Desk<'a> {
         let files: Vec<(&str, &[u8])> = files.collect();
         let sandbox = self.room.sandbox.as_ref().expect("this kind runs programs");
         let outcome = sandbox.run(&Program { command, files: &files, ..Program::default() });
-        let outcome = outcome.map_err(TrainError::from)?;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) if is_items(&error) => {
+                return reject("program", "refused", error.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        };
         let ended = match outcome.ended {
             Ended::Exited(code) => format!("exit {code}"),
             Ended::Signalled(signal) => format!("signal {signal}"),
@@ -243,7 +267,9 @@ impl<'a> Desk<'a> {
             Ended::Memory => "memory".to_owned(),
         };
         let (stdout, stderr) = (outcome.stdout.text(), outcome.stderr.text());
-        let ran = Ran { ended, stdout, stderr };
+        let dropped = [outcome.stdout.dropped, outcome.stderr.dropped];
+        let garbled = std::str::from_utf8(&outcome.stdout.bytes).is_err();
+        let ran = Ran { ended, stdout, stderr, dropped, garbled };
         self.trace.push(self.log.put(&wanted, json!(ran))?);
         Ok(ran)
     }
@@ -257,6 +283,13 @@ impl<'a> Desk<'a> {
     pub fn failed(&mut self, step: &'static str, reason: impl Into<String>) {
         self.steps.push((step, Some(reason.into())));
     }
+}
+
+/// Whether it is the item's fault that nothing ran: what the sandbox does not take are its files and their names. Another
+/// try would end the same.
+fn is_items(error: &SandboxError) -> bool {
+    use SandboxError::{Name, Refused, Value};
+    matches!(error, Value { .. } | Name { .. } | Refused { .. })
 }
 
 /// Why an answer is of no use, whatever it says.
