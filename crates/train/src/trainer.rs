@@ -502,7 +502,13 @@ impl<'a> Trainer<'a> {
     /// Writes a checkpoint if it is time to, and removes those that need not be kept.
     pub fn save_when_due(&mut self) -> Result<(), TrainError> {
         let due = self.is_due(self.config.checkpoint.every) || !self.goes_on();
-        if due && self.saved != Some(self.progress.step) { self.save() } else { Ok(()) }
+        if due { self.save_done() } else { Ok(()) }
+    }
+
+    /// Writes a checkpoint of the steps that are done, unless it is there.
+    pub(crate) fn save_done(&mut self) -> Result<(), TrainError> {
+        let step = self.progress.step;
+        if step > 0 && self.saved != Some(step) { self.save() } else { Ok(()) }
     }
 
     /// Writes the checkpoint of a run that has done no step, unless it is there.
