@@ -27,8 +27,7 @@ pub use config::{
 };
 pub(crate) use file::Rows;
 pub use file::SampleRow;
-pub(crate) use prompts::hash as hash_input;
-pub use prompts::{answered, asked, lengths};
+pub use prompts::{answered, asked, hash as hash_input, lengths};
 pub(crate) use score::field_text;
 pub use score::{Form, Judge, ScoreConfig};
 pub(crate) use summary::least;
@@ -36,8 +35,8 @@ pub use summary::{Summary, Work, best_of};
 
 use crate::error::TrainError;
 use crate::reward::RewardModel;
-use crate::trainer::keep_settings;
-use crate::words::Chat;
+use crate::settings::keep_or_renew;
+use crate::words::{Chat, manners};
 use file::{Place, Samples};
 use herd_codec::Tokenizer;
 use herd_codec::chat::Dialogue;
@@ -89,7 +88,7 @@ pub struct Inputs<'a> {
     pub out: &'a Path,
     /// Those of the settings, in their order.
     pub policies: Vec<Policy>,
-    /// The reward models of the settings, in their order, each with the hash of its weights.
+    /// The reward models of the settings, in their order, each with what [`RewardModel::hash`] makes of its weights.
     pub rewards: Vec<(Hash, Arc<RewardModel>)>,
     /// Set from outside to end; answers of prompts that are not whole are sampled again.
     pub stop: &'a AtomicBool,
@@ -112,7 +111,8 @@ pub fn sample(
     let hashes: Vec<String> = rewards.iter().map(|(hash, _)| hash.to_string()).collect();
     let settings = beside(out, "config.toml");
     let mut file = Samples::take(out, &settings)?;
-    keep_settings(&settings, &told(config, &policies, &hashes, &input)?, out)?;
+    let text = told(config, &policies, &hashes, &input)?;
+    keep_or_renew(&settings, &text, out, !file.is_empty()?)?;
     let judges = Judges::open(&config.score, rewards.into_iter().map(|(_, model)| model))?;
     let mut summary = Summary::default();
     let places = file.resume(config.answers(), |rows| summary.add(rows))?;
@@ -435,8 +435,7 @@ impl Policy {
     /// The hash of all that its answers depend on beside its weights.
     fn manners(&self) -> String {
         let Policy { model, tokenizer, chat, stops, .. } = self;
-        let (words, lessons) = (Hash::of_tokenizer(tokenizer), chat.lessons());
-        let text = format!("{:?} {words} {lessons:?} {stops:?}", model.config());
+        let text = format!("{:?} {}", model.config(), manners(tokenizer, Some(chat), stops));
         Hash::of(text.as_bytes()).to_string()
     }
 

@@ -83,12 +83,19 @@ impl Samples {
         if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
             return Err(TrainError::Busy { folder: path.to_owned() });
         }
-        if file.metadata().map_err(io("read"))?.len() > 0 && !settings.is_file() {
+        let samples = Samples { file, path: path.to_owned() };
+        if !samples.is_empty()? && !settings.is_file() {
             let what = format!("no samples: {} is not there", settings.display());
             return Err(TrainError::Damaged { path: path.to_owned(), what });
         }
         sync_name(path).map_err(io("sync"))?;
-        Ok(Samples { file, path: path.to_owned() })
+        Ok(samples)
+    }
+
+    /// Whether no answer stands in it.
+    pub fn is_empty(&self) -> Result<bool, TrainError> {
+        let told = self.file.metadata().map_err(|e| TrainError::io("read", &self.path, e))?;
+        Ok(told.len() == 0)
     }
 
     /// Cuts off a torn tail, and tells `each` of the prompts that are whole.
