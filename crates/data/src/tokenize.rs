@@ -108,7 +108,10 @@ pub fn tokenize(
     let _lock = FolderLock::take(folder)?;
     let found = Manifest::find(folder)?;
     let settings = settings(tokenizer, sources, options)?;
-    let mut manifest = match found {
+    // A start that failed before its first shard binds nobody.
+    let stands = || refuse_strangers(folder).is_err();
+    let binds = |was: &Manifest| was.complete || was.settings == settings || stands();
+    let mut manifest = match found.filter(binds) {
         None => {
             refuse_strangers(folder)?;
             let begun = Manifest::begun(settings);

@@ -13,7 +13,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use training::{
     BASE, LORA, answers_taught, begin_from_base, done, expect_same, expect_unbreakable, herd,
-    metrics, pretrain, refused, stage, stage_set, text_taught,
+    metrics, pretrain, refused, replace_weights, stage, stage_set, text_taught,
 };
 
 const LARGE: &str = "large/checkpoints/step-12";
@@ -169,6 +169,26 @@ fn a_preview_shows_the_texts_that_the_teacher_is_asked_of() {
         assert_eq!(ascii(&said), ascii(line["text"].as_str().unwrap()));
         let weights = shown["weights"].as_array().unwrap();
         assert!(weights[0] == 0.0 && weights[1..].iter().all(|weight| *weight == 1.0));
+    }
+}
+
+#[test]
+fn a_teacher_that_is_replaced_under_a_run_is_refused_by_name() {
+    let folder = begin_distill();
+    let folder = folder.path();
+    done(&mut pretrain(folder, "second", &["--set", "model.width=64", "--set", "seed=9"]));
+    for (out, live) in [("kept", "distill.live=false"), ("live", "distill.live=true")] {
+        let set = [live, "optim.steps=3"];
+        done(&mut command(folder, "text.toml", out, &set));
+        let restore = replace_weights(folder, LARGE);
+        let err = fails(folder, "text.toml", out, &set);
+        assert!(err.contains("weights of distill.teacher was"), "{out}: {err}");
+        fs::remove_file(folder.join(out).join("origin.toml")).unwrap();
+        if out == "kept" {
+            let err = fails(folder, "text.toml", out, &set);
+            assert!(err.contains("teacher.bin is damaged: it is of something else"), "{err}");
+        }
+        restore();
     }
 }
 

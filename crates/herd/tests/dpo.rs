@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::Digest;
 use training::{
     BASE, LORA, begin_from_base, done, expect_same, expect_unbreakable, herd, metrics,
-    pair_settings, refused, stage, stage_set,
+    pair_settings, pretrain, refused, replace_weights, second, stage, stage_set,
 };
 
 /// Texts, a vocabulary, comparisons, a model to begin with, and settings.
@@ -146,6 +146,61 @@ fn settings_and_rows_that_compare_nothing_are_named() {
     run(folder, "run", &[]);
     run(folder, "again", &[]);
     expect_same(&folder.join("run"), &folder.join("again"));
+}
+
+#[test]
+fn a_reference_that_is_replaced_under_a_run_is_refused_by_name() {
+    let folder = begin_dpo();
+    let folder = folder.path();
+    second(folder);
+    done(&mut pretrain(folder, "ref", &["--set", "seed=5"]));
+    let of = |name: &str| format!("dpo.reference={name}");
+    let (own, reference) = (of("ref/checkpoints/step-12"), "ref/checkpoints/step-12");
+    for (out, set, path, key) in [
+        ("kept", &["dpo.live=false"][..], BASE, "model.init"),
+        ("live", &["dpo.live=true"][..], BASE, "model.init"),
+        ("own", &[&own[..]][..], reference, "dpo.reference"),
+        ("own-live", &[&own[..], "dpo.live=true"][..], reference, "dpo.reference"),
+    ] {
+        run(folder, out, &[set, &["optim.steps=3"]].concat());
+        let restore = replace_weights(folder, path);
+        let err = fails(folder, "dpo.toml", out, &[set, &["optim.steps=3"]].concat());
+        assert!(err.contains(&format!("weights of {key} was")), "{out}: {err}");
+        restore();
+        run(folder, out, &[set, &["optim.steps=3"]].concat());
+    }
+    // What another reference has said is not gone on with, whatever the folder has forgotten.
+    let restore = replace_weights(folder, reference);
+    fs::remove_file(folder.join("own/origin.toml")).unwrap();
+    let err = fails(folder, "dpo.toml", "own", &[&own, "optim.steps=3"]);
+    assert!(err.contains("reference.bin is damaged: it is of other answers"), "{err}");
+    restore();
+}
+
+#[test]
+fn a_start_that_failed_binds_nobody() {
+    let folder = begin_dpo();
+    let folder = folder.path();
+    let err = fails(folder, "dpo.toml", "out", &["data.long=refuse"]);
+    assert!(err.contains("hint: a larger batch.seq_len, or data.long"), "{err}");
+    let err = run(folder, "out", &["data.long=drop"]);
+    assert!(err.contains("left out: "), "{err}");
+    run(folder, "straight", &["data.long=drop"]);
+    expect_same(&folder.join("out"), &folder.join("straight"));
+    // A row that is none: the hint is to count such rows, or to mend it.
+    let pairs = fs::read_to_string(folder.join("pairs.jsonl")).unwrap();
+    fs::write(folder.join("pairs.jsonl"), format!("{{\"prompt\": 1}}\n{pairs}")).unwrap();
+    for (out, set) in [("skipped", "chat.skip_bad=true"), ("mended", "chat.skip_bad=false")] {
+        let err = fails(folder, "dpo.toml", out, &[]);
+        assert!(err.contains("pairs.jsonl"), "{err}");
+        if out == "mended" {
+            fs::write(folder.join("pairs.jsonl"), &pairs).unwrap();
+        }
+        run(folder, out, &[set]);
+    }
+    // Where something was made they bind.
+    let err = fails(folder, "dpo.toml", "mended", &["optim.lr=1e-4"]);
+    assert!(err.contains("optim.lr was 0.001, is 0.0001"), "{err}");
 }
 
 #[test]

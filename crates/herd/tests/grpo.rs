@@ -10,9 +10,10 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use training::{
-    BASE, LORA, begin_from_base, done, expect_unbreakable, grpo_settings, herd, metrics, refused,
-    rows, stage, stage_set,
+    BASE, LORA, begin_from_base, chat_settings, done, expect_unbreakable, grpo_settings, herd,
+    metrics, refused, reward_settings, rows, stage, stage_set,
 };
 
 /// Dialogues, a vocabulary, a model to begin with, and settings.
@@ -123,6 +124,7 @@ fn settings_and_prompts_that_teach_nothing_are_named() {
     for (set, told) in [
         ("grpo.epsilon=2", "grpo.epsilon"),
         ("grpo.num_generations=1", "grpo.num_generations"),
+        ("grpo.num_generations=9223372036854775807", "at most 1048576 answers"),
         ("grpo.steps_per_generation=3", "grpo.steps_per_generation"),
         ("grpo.loss_type=ppo", "ppo"),
         ("grpo.betta=1", "did you mean grpo.beta?"),
@@ -150,10 +152,80 @@ fn settings_and_prompts_that_teach_nothing_are_named() {
     let chats = fs::read_to_string(&path).unwrap();
     fs::write(&path, chats.lines().skip(1).collect::<Vec<_>>().join("\n")).unwrap();
     let err = fails(folder, "run", &[]);
-    assert!(err.contains("prompts and judges"), "{err}");
+    assert!(err.contains("prompts, words and judges"), "{err}");
     fs::write(&path, chats).unwrap();
     let rows = folder.join("run/rollouts.jsonl");
     fs::write(&rows, &fs::read(&rows).unwrap()[..99]).unwrap();
     let err = fails(folder, "run", &[]);
     assert!(err.contains("rollouts.jsonl is damaged"), "{err}");
+}
+
+#[test]
+fn words_of_the_policy_or_of_a_judge_that_change_under_a_run_are_refused() {
+    let folder = begin_grpo();
+    let folder = folder.path();
+    // Both bring the format that they were taught.
+    fs::write(folder.join("sft.toml"), chat_settings(BASE)).unwrap();
+    fs::write(folder.join("reward.toml"), reward_settings(BASE)).unwrap();
+    done(&mut stage(folder, "sft", "sft.toml", "tuned"));
+    done(&mut stage(folder, "reward", "reward.toml", "judge"));
+    let (tuned, judge) = ("tuned/checkpoints/step-12", "judge/checkpoints/step-12");
+    let settings = grpo_settings(tuned).replace("template = \"llama3\"\n", "");
+    fs::write(folder.join("grpo.toml"), settings).unwrap();
+    let score = format!("score=[{{ kind = \"reward\", model = {judge:?} }}]");
+    let set = [&score[..], "optim.steps=3"];
+    run(folder, "run", &set);
+    for model in [tuned, judge] {
+        let file = folder.join(model).join("chat_template.jinja");
+        let own = fs::read_to_string(&file).unwrap();
+        fs::write(&file, format!("{own}more")).unwrap();
+        let err = fails(folder, "run", &set);
+        assert!(err.contains("the prompts, words and judges was"), "{model}: {err}");
+        fs::write(&file, own).unwrap();
+    }
+    run(folder, "run", &set);
+}
+
+#[test]
+fn answers_under_way_that_were_touched_are_not_learnt_from() {
+    let folder = begin_grpo();
+    let folder = folder.path();
+    // Behind the first step of its third generation.
+    run(folder, "run", &["checkpoint.every=1", "checkpoint.keep_last=20"]);
+    for step in 10..=12 {
+        fs::remove_dir_all(folder.join(format!("run/checkpoints/step-{step}"))).unwrap();
+    }
+    let file = folder.join("run/rollouts.jsonl");
+    let own = fs::read_to_string(&file).unwrap();
+    let last = rollouts(&folder.join("run")).pop().unwrap();
+    let number = last["advantage"].to_string();
+    let digit = if number.ends_with('1') { "2" } else { "1" };
+    let other = format!("{}{digit}", &number[..number.len() - 1]);
+    fs::write(&file, own.replace(&number, &other)).unwrap();
+    let set = ["checkpoint.every=1", "checkpoint.keep_last=20"];
+    let err = fails(folder, "run", &set);
+    assert!(err.contains("rollouts.jsonl is damaged: its last answers"), "{err}");
+    // Nor is an answer without a token, though the checkpoint knew of it.
+    let state = folder.join("run/checkpoints/step-9/state/train.json");
+    let saved: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
+    let mut place = saved["rollouts"].clone();
+    let mut empty = last.clone();
+    for key in ["ids", "logps", "ref_logps"] {
+        empty[key] = Value::Array(vec![]);
+    }
+    let cut = own.trim_end().rfind('\n').unwrap() + 1;
+    let text = format!("{}{empty}\n", &own[..cut]);
+    let hash = Sha256::digest(&text.as_bytes()[place["at"].as_u64().unwrap() as usize..]);
+    place["bytes"] = text.len().into();
+    place["rows"] = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+    let mut changed = saved.clone();
+    changed["rollouts"] = place;
+    fs::write(&state, changed.to_string()).unwrap();
+    fs::write(&file, text).unwrap();
+    let err = fails(folder, "run", &set);
+    assert!(err.contains("an answer has no token"), "{err}");
+    // As they were they are.
+    fs::write(&state, saved.to_string()).unwrap();
+    fs::write(&file, own).unwrap();
+    run(folder, "run", &set);
 }

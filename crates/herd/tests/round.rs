@@ -12,7 +12,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use training::{begin, chat_settings, done, expect_same, herd, pretrain, stage};
+use training::{
+    BASE, begin, chat_settings, done, expect_same, herd, pretrain, refused, replace_weights,
+    second, stage,
+};
+
+/// The first policy.
+const POLICY: &str = "tuned/checkpoints/step-12";
 
 const SETTINGS: &str = r#"
 tokenizer = "words"
@@ -51,6 +57,35 @@ data.long = "drop"
 [stages.dpo]
 optim = { steps = 2, lr = 1e-4, warmup_steps = 0 }
 batch = { tokens = 256, seq_len = 128, micro_tokens = 256 }
+data.long = "drop"
+"#;
+
+/// A round that learns: 64 prompts, and as many held ones.
+const LEARN: &str = r#"
+tokenizer = "words"
+base = "base/checkpoints/step-12"
+policy = "tuned/checkpoints/step-12"
+prompts = ["asked.jsonl"]
+held = ["held.jsonl"]
+start = "policy"
+chat.template = "llama3"
+[collect]
+max_tokens = 12
+context = 64
+unfinished = "keep"
+[stages.sample.sample]
+k = 8
+[stages.reward]
+optim = { steps = 20, lr = 3e-3, warmup_steps = 0 }
+batch = { tokens = 1024, seq_len = 128, micro_tokens = 1024 }
+data.long = "drop"
+[stages.sft]
+optim = { steps = 15, lr = 3e-3, warmup_steps = 0 }
+batch = { tokens = 1024, seq_len = 128, micro_tokens = 1024 }
+data.long = "drop"
+[stages.dpo]
+optim = { steps = 6, lr = 5e-4, warmup_steps = 0 }
+batch = { tokens = 1024, seq_len = 128, micro_tokens = 1024 }
 data.long = "drop"
 "#;
 
@@ -109,17 +144,85 @@ fn rounds_that_are_killed_end_with_the_bytes_of_rounds_that_are_not() {
 }
 
 #[test]
-fn a_round_that_harms_is_stopped_and_the_old_policy_stays() {
+fn a_round_that_gains_too_little_is_stopped_and_the_old_policy_stays() {
     let folder = begin_rounds();
     // No score rises by so much.
-    let harm = ["--rounds", "2", "--set", "gate.min_gain=1e9"];
-    let output = round(folder.path(), "out", &harm).output().unwrap();
+    let little = ["--rounds", "2", "--set", "gate.min_gain=1e9"];
+    let output = round(folder.path(), "out", &little).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     let rounds = ended(folder.path(), "out");
     assert!(rounds.iter().all(|round| round["passed"] == false), "{rounds:?}");
     assert_eq!(rounds[1]["policy_before"], rounds[0]["policy_before"]);
     assert!(told.contains("it is stopped") && told.contains("tuned/checkpoints/step-12"), "{told}");
+}
+
+/// Judges that say so much for each word from the second to the sixth.
+fn words(weight: f64) -> String {
+    let score = |n: usize| {
+        format!("{{ kind = \"length\", name = \"{n}\", words = [{n}, 1000], weight = {weight:?} }}")
+    };
+    format!("[{}]", (2..=6).map(score).collect::<Vec<_>>().join(", "))
+}
+
+#[test]
+fn a_round_that_harms_is_stopped_by_the_gate() {
+    let folder = begin_rounds();
+    let ask = |n: u32| {
+        let said = serde_json::json!({ "role": "user", "content": format!("Say {n}.") });
+        format!("{}\n", serde_json::json!({ "messages": [said] }))
+    };
+    for (name, from) in [("asked.jsonl", 100), ("held.jsonl", 200)] {
+        let rows: String = (from..from + 64).map(ask).collect();
+        fs::write(folder.path().join(name), rows).unwrap();
+    }
+    fs::write(folder.path().join("round.toml"), LEARN).unwrap();
+    // Annotators like the opposite of what the gate goes by: what is learnt from them is worse.
+    let (liked, good) = (words(-0.2), words(0.2));
+    let harm = [
+        "--rounds",
+        "1",
+        "--set",
+        &format!("collect.score={liked}"),
+        "--set",
+        &format!("gate.score={good}"),
+    ];
+    let output = round(folder.path(), "out", &harm).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    let round = &ended(folder.path(), "out")[0];
+    assert!(round["gate"]["high"].as_f64().unwrap() < 0.0, "{round}");
+    assert!(round["passed"] == false && round["policy_made"] != round["policy_before"], "{round}");
+    assert!(told.contains("the old policy stays") && told.contains(POLICY), "{told}");
+}
+
+#[test]
+fn what_rounds_read_stays_what_it_was() {
+    let folder = begin_rounds();
+    let folder = folder.path();
+    second(folder);
+    let one = ["--rounds", "1"];
+    // Nothing was made yet: what is wrong may be mended.
+    let err = refused(round(folder, "out", &one).args(["--set", "collect.context=100000"]));
+    assert!(err.contains("sample.context") && folder.join("out/config.toml").exists(), "{err}");
+    done(&mut round(folder, "out", &one));
+    for (file, key) in [("chats.jsonl", "files of dialogues"), ("held.jsonl", "files of held")] {
+        let own = fs::read_to_string(folder.join(file)).unwrap();
+        let more = "{\"messages\": [{\"role\": \"user\", \"content\": \"And?\"}]}\n";
+        fs::write(folder.join(file), format!("{}\n{more}", own.trim_end())).unwrap();
+        for rounds in ["1", "2"] {
+            let err = refused(&mut round(folder, "out", &["--rounds", rounds]));
+            assert!(err.contains(&format!("{key} was")), "{file}: {err}");
+        }
+        fs::write(folder.join(file), own).unwrap();
+    }
+    for (model, key) in [(BASE, "weights of base"), (POLICY, "weights of policy")] {
+        let restore = replace_weights(folder, model);
+        let err = refused(&mut round(folder, "out", &one));
+        assert!(err.contains(&format!("{key} was")), "{err}");
+        restore();
+    }
+    done(&mut round(folder, "out", &one));
 }
 
 #[test]
@@ -146,6 +249,11 @@ fn what_decides_is_learnt_from_nowhere() {
 fn people_are_waited_for_and_their_votes_are_read() {
     let folder = begin_rounds();
     let people = ["--rounds", "1", "--set", "collect.by=people"];
+    // The reward model of the round chose what was learnt: it is no judge of that.
+    let err = refused(&mut round(folder.path(), "out", &people));
+    assert!(err.contains("`gate.score` is empty") && err.contains("[[gate.score]]"), "{err}");
+    let judge = "gate.score=[{ kind = \"length\", words = [2, 1000] }]";
+    let people = [&people[..], &["--set", judge]].concat();
     let told = done(&mut round(folder.path(), "out", &people));
     assert!(told.contains("judge") && told.contains("pairs.jsonl"), "{told}");
     let of = |name: &str| folder.path().join("out/round-1").join(name);

@@ -60,6 +60,18 @@ fn a_file_of_samples_has_the_same_bytes_however_often_it_is_killed() {
 }
 
 #[test]
+fn a_start_without_an_answer_binds_nobody() {
+    let folder = begin_sample();
+    let folder = folder.path();
+    let chats = fs::read_to_string(folder.join("chats.jsonl")).unwrap();
+    fs::write(folder.join("chats.jsonl"), format!("{{\"messages\": 1}}\n{chats}")).unwrap();
+    assert!(fails(folder, "out", &[]).contains("chats.jsonl"));
+    run(folder, "out", &["chat.skip_bad=true"]);
+    let err = fails(folder, "out", &["chat.skip_bad=false"]);
+    assert!(err.contains("chat.skip_bad was true, is false"), "{err}");
+}
+
+#[test]
 fn threads_and_answers_at_once_change_no_byte_and_a_torn_tail_is_cut_off() {
     let folder = begin_sample();
     let folder = folder.path();

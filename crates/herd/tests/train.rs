@@ -183,6 +183,14 @@ fn what_is_wrong_is_named_and_nothing_is_lost() {
         assert!(!err.contains("a fault in herd"), "{err}");
         words.iter().for_each(|word| assert!(err.contains(word), "{args:?}: no {word:?} in {err}"));
     };
+    let set = ["optim.steps=500", "checkpoint.every=500", "data.epochs_max=1"];
+    let ended = ["--out", "ended"].into_iter().chain(set.iter().flat_map(|set| ["--set", set]));
+    let ended: Vec<&str> = ended.collect();
+    for _ in 0..2 {
+        fails(&ended, &["data ended after", "hint: what was learnt stands"]);
+        let left = herd_train::state::steps(&folder.path().join("ended/checkpoints")).unwrap();
+        assert!(matches!(left[..], [1..500]), "{left:?}");
+    }
     fails(&["--out", "x", "--set", "optim.learning_rate=1"], &["optim.learning_rate"]);
     fails(&["--out", "x", "--set", "optim.step=1"], &["optim.step", "did you mean optim.steps?"]);
     fails(&["--out", "x", "--set", "optim.lr=fast"], &["fast"]);

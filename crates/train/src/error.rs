@@ -143,7 +143,7 @@ impl TrainError {
                 Some("a larger batch.seq_len, or data.long = \"shorten\" or \"drop\"".into())
             }
             TrainError::DataEnded { .. } => {
-                Some("fewer optim.steps, a larger data.epochs_max, or more data".into())
+                Some("what was learnt stands in the last checkpoint; for other optim.steps, a larger data.epochs_max or more data take another --out".into())
             }
             TrainError::NothingLearnt { .. } => Some("shards of dialogues in data.input".into()),
             TrainError::Stopped { .. } => Some("the same command goes on".into()),

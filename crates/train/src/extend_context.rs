@@ -53,6 +53,9 @@ impl Verdict {
     }
 }
 
+/// What [`Before`] stands in.
+const BEFORE: &str = "before.json";
+
 /// The model before the first stage: `before.json` in the folder of all stages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Before {
@@ -194,7 +197,7 @@ pub fn extend_context(
     let out = inputs.out;
     fs::create_dir_all(out).map_err(|e| TrainError::io("make", out, e))?;
     let _lock = take_lock(out)?;
-    keep_config(&inputs.config, out)?;
+    keep_config(&inputs.config, out, out.join(BEFORE).exists())?;
     let context = inputs.config.context.clone().expect("the base has one");
     let judge = Judge::new(&inputs, &context)?;
     let mut model = inputs.config.model.init.clone().expect("was checked when read");
@@ -310,7 +313,7 @@ impl<'a> Judge<'a> {
 
     /// The model before the first stage, at all lengths; measured once.
     fn before(&self, model: &Path) -> Result<Before, TrainError> {
-        let file = self.inputs.out.join("before.json");
+        let file = self.inputs.out.join(BEFORE);
         if let Some(before) = load(&file)? {
             return Ok(before);
         }

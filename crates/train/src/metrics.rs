@@ -16,6 +16,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+/// The name of the file in a run's folder.
+pub(crate) const FILE: &str = "metrics.jsonl";
+
 /// A line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -175,9 +178,12 @@ impl Metrics {
 
     /// Adds a line.
     pub fn write(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
-        let mut text = serde_json::to_vec(line).expect("a line serialises");
-        text.push(b'\n');
-        self.file.write_all(&text).map_err(|e| TrainError::io("write", &self.path, e))?;
+        self.write_text(&text(line))
+    }
+
+    /// Adds lines.
+    pub fn write_text(&mut self, text: &[u8]) -> Result<(), TrainError> {
+        self.file.write_all(text).map_err(|e| TrainError::io("write", &self.path, e))?;
         self.bytes += text.len() as u64;
         Ok(())
     }
@@ -190,6 +196,13 @@ impl Metrics {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+}
+
+/// A line and its end.
+pub(crate) fn text(line: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec(line).expect("a line serialises");
+    text.push(b'\n');
+    text
 }
 
 #[cfg(test)]

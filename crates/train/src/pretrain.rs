@@ -9,7 +9,7 @@ use crate::trainer::Trainer;
 pub fn pretrain(run: &mut Trainer<'_>) -> Result<(), TrainError> {
     while run.goes_on() {
         let Some(batch) = run.next_batch()? else {
-            run.save_when_due()?;
+            run.save_done()?;
             return Err(TrainError::DataEnded { step: run.step(), steps: run.config.optim.steps });
         };
         let gradient = run.gradient(&batch);

@@ -13,8 +13,9 @@ use crate::dpo::{self, Side};
 use crate::error::TrainError;
 use crate::pieces::{self, Pieces};
 use crate::policy;
+use crate::settings::Origin;
 use crate::step::{Micro, Packed};
-use crate::trainer::{Event, build, replace, told};
+use crate::trainer::{Event, build, replace};
 use crate::words::Words;
 use herd_data::validation::{Form, in_order};
 use herd_data::{Corpus, Documents, Hash, LongDocuments, Policy, Span};
@@ -47,12 +48,13 @@ pub(crate) struct Ask<'a> {
     pub words: &'a Words,
     pub corpus: &'a Corpus,
     pub device: &'a Device,
+    pub origin: &'a Origin,
     pub out: &'a Path,
     pub stop: &'a AtomicBool,
 }
 
-const FILE: &str = "reference.bin";
-const PART: &str = "reference.part";
+pub(crate) const FILE: &str = "reference.bin";
+pub(crate) const PART: &str = "reference.part";
 const MAGIC: &[u8; 8] = b"HERDREFS";
 const PART_MAGIC: &[u8; 8] = b"HERDREFP";
 const HASH: usize = 32;
@@ -171,10 +173,10 @@ impl Ask<'_> {
     }
 
     fn belongs_to(&self) -> Hash {
-        let config = told(self.config, self.out);
-        let dpo = config.dpo.as_ref().and_then(|dpo| dpo.reference.clone());
-        let all =
-            (self.corpus.hash().to_string(), dpo.or(config.model.init), config.precision.weights);
+        let weights = self.origin.get("dpo.reference").or(self.origin.get("model.init"));
+        let weights = weights.expect("a run of pairs knows the weights of its reference");
+        let hashes = [self.corpus.hash(), *weights].map(|hash| hash.to_string());
+        let all = (hashes, self.config.precision.weights);
         Hash::of(format!("{all:?} {}", self.seq_len()).as_bytes())
     }
 

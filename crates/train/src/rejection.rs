@@ -27,8 +27,7 @@ pub use config::{
 };
 pub use file::SampleRow;
 pub(crate) use file::{Rows, begin, beside};
-pub(crate) use prompts::hash as hash_input;
-pub use prompts::{answered, asked, lengths};
+pub use prompts::{answered, asked, hash as hash_input, lengths};
 pub(crate) use score::field_text;
 pub use score::{Form, Judge, ScoreConfig};
 pub(crate) use summary::least;
@@ -36,7 +35,7 @@ pub use summary::{Summary, Work, best_of};
 
 use crate::error::TrainError;
 use crate::reward::RewardModel;
-use crate::words::Chat;
+use crate::words::{Chat, manners};
 use file::{Place, Samples};
 use herd_codec::Tokenizer;
 use herd_codec::chat::Dialogue;
@@ -88,7 +87,7 @@ pub struct Inputs<'a> {
     pub out: &'a Path,
     /// Those of the settings, in their order.
     pub policies: Vec<Policy>,
-    /// The reward models of the settings, in their order, each with the hash of its weights.
+    /// The reward models of the settings, in their order, each with what [`RewardModel::hash`] makes of its weights.
     pub rewards: Vec<(Hash, Arc<RewardModel>)>,
     /// Set from outside to end; answers of prompts that are not whole are sampled again.
     pub stop: &'a AtomicBool,
@@ -429,8 +428,7 @@ impl Policy {
     /// The hash of all that its answers depend on beside its weights.
     fn manners(&self) -> String {
         let Policy { model, tokenizer, chat, stops, .. } = self;
-        let (words, lessons) = (Hash::of_tokenizer(tokenizer), chat.lessons());
-        let text = format!("{:?} {words} {lessons:?} {stops:?}", model.config());
+        let text = format!("{:?} {}", model.config(), manners(tokenizer, Some(chat), stops));
         Hash::of(text.as_bytes()).to_string()
     }
 

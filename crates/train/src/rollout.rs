@@ -54,7 +54,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
-    /// Prompts and judges that it belongs to.
+    /// Prompts, words and judges that it belongs to.
     belongs_to: Hash,
     /// Prompts drawn.
     drawn: u64,
@@ -64,6 +64,8 @@ pub struct Place {
     at: u64,
     /// Bytes of the file.
     bytes: u64,
+    /// The hash of the last generation's rows.
+    rows: Hash,
 }
 
 /// What a generation was worth; names as TRL has them.
@@ -149,7 +151,7 @@ pub(crate) struct Opening<'a> {
     pub words: &'a Words,
     pub device: &'a Device,
     pub out: &'a Path,
-    /// Reward models of the judges, and the hashes of their weights.
+    /// Reward models of the judges, and the hashes of what their rewards depend on.
     pub rewards: &'a [(Hash, Arc<RewardModel>)],
 }
 
@@ -169,20 +171,22 @@ const FILE: &str = "rollouts.jsonl";
 impl Rollouts {
     /// Reads the prompts, and takes up the file of answers where `saved` has it.
     ///
-    /// Errors: those of [`Askings::open`]; the file is damaged, or belongs to other prompts or judges.
+    /// Errors: those of [`Askings::open`]; the file is damaged, or belongs to other prompts, words or judges.
     pub fn open(opening: &Opening<'_>, saved: Option<&Place>) -> Result<Rollouts, TrainError> {
         let Opening { config, words, device, out, rewards } = *opening;
         let asked = Askings::open(config, words)?;
         let scores = config.score.as_deref().unwrap_or_default();
         let judges = Judges::open(scores, rewards.iter().map(|(_, model)| Arc::clone(model)))?;
         let hashes: Vec<String> = rewards.iter().map(|(hash, _)| hash.to_string()).collect();
-        let belongs_to = Hash::of(format!("{} {hashes:?}", asked.hash).as_bytes());
+        let all = format!("{} {} {hashes:?}", asked.hash, words.manners());
+        let belongs_to = Hash::of(all.as_bytes());
         let whole = config.parts() * config.iterations();
-        let first = Place { belongs_to, drawn: 0, used: whole, at: 0, bytes: 0 };
+        let rows = Hash::of(b"");
+        let first = Place { belongs_to, drawn: 0, used: whole, at: 0, bytes: 0, rows };
         let place = saved.cloned().unwrap_or(first);
         if place.belongs_to != belongs_to {
             let (was, is) = (place.belongs_to.to_string(), belongs_to.to_string());
-            let key = "the prompts and judges".to_owned();
+            let key = "the prompts, words and judges".to_owned();
             return Err(TrainError::OtherConfig { folder: out.to_owned(), key, was, is });
         }
         let reference = match config.way().has_reference() {
@@ -204,13 +208,16 @@ impl Rollouts {
     fn take_up(&mut self, config: &RunConfig) -> Result<(), TrainError> {
         let count = config.rollout.as_ref().map_or(0, |rollout| rollout.prompts);
         let each = config.answers_a_prompt();
-        self.rows = read_back(&self.path, self.place.at, count * each)?;
+        self.rows = read_back(&self.path, &self.place, count * each)?;
         self.prompts = self.asked.at(self.place.drawn - count as u64, count);
         for (row, prompt) in self.rows.iter().zip(self.prompts.iter().flat_map(|p| vec![p; each])) {
             let asking = &self.asked.train[*prompt];
             let right = row.prompt == asking.prompt.id && row.logps.len() == row.ids.len();
             if !right || row.prompt_tokens != asking.ids.len() {
                 return Err(damaged(&self.path, "an answer is to another prompt"));
+            }
+            if row.ids.is_empty() {
+                return Err(damaged(&self.path, "an answer has no token"));
             }
             if !config.way().fits(row) {
                 return Err(damaged(&self.path, "an answer lacks numbers of its tokens"));
@@ -230,7 +237,7 @@ impl Rollouts {
         self.place.clone()
     }
 
-    /// The hash of prompts and judges.
+    /// The hash of prompts, words and judges.
     pub fn hash(&self) -> Hash {
         self.place.belongs_to
     }
@@ -272,11 +279,10 @@ impl Rollouts {
             self.prompts = self.asked.at(self.place.drawn, rollout.prompts);
             self.rows = self.generate(player)?;
             self.worth = player.config.way().worth(&self.rows);
-            self.place.at = self.file.bytes();
-            for row in &self.rows {
-                self.file.write(row)?;
-            }
-            (self.place.drawn, self.place.used, self.place.bytes) = (drawn, 0, self.file.bytes());
+            let (text, at) = (row::text(&self.rows), self.file.bytes());
+            self.file.write_text(&text)?;
+            let (bytes, rows) = (self.file.bytes(), Hash::of(&text));
+            self.place = Place { drawn, used: 0, at, bytes, rows, ..self.place };
             met = Some(self.met(player));
         }
         let batch = self.pack(player, &self.rows, self.numbers(player.config).into_iter());

@@ -2,11 +2,14 @@
 
 use crate::config::RunConfig;
 use crate::error::TrainError;
+use crate::metrics::FILE as METRICS;
+use crate::{reference, state, teacher};
 use herd_data::Hash;
 use herd_data::disk::RealDisk;
 use herd_model::{Checkpoint, CheckpointError};
 use herd_tensor::Device;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -20,29 +23,56 @@ pub(crate) fn take_lock(out: &Path) -> Result<File, TrainError> {
     }
 }
 
-/// Writes the resolved config into a new folder; in an old one it must be the same.
-pub(crate) fn keep_config(config: &RunConfig, out: &Path) -> Result<(), TrainError> {
-    keep_settings(&out.join("config.toml"), &told(config, out).write(), out)
-}
+/// Weights that a run reads again at every start, hashed, by the keys that name them.
+pub(crate) type Origin = BTreeMap<&'static str, Hash>;
 
-/// Writes down what else decides the bytes of a run: the numeric class, and of runs that read it at
-/// every start the weights of `model.init`. In an old run it must be the same.
+/// Keeps in a run's folder what decides its bytes: the settings, the numeric class, and the weights that are read again at
+/// every start. In a run that made something they must be the same; a start that failed before binds nobody.
 ///
-/// Errors: it is not; the checkpoint cannot be read; the disk.
-pub(crate) fn keep_origin(
+/// Errors: they are not; a checkpoint cannot be read; the disk.
+pub(crate) fn keep_run(
     config: &RunConfig,
     device: &Device,
     out: &Path,
-) -> Result<(), TrainError> {
+) -> Result<Origin, TrainError> {
+    let origin = origin(config)?;
+    let mut text = format!("class = \"{}\"\n", device.class());
+    for (key, hash) in &origin {
+        text.push_str(&format!("\"weights of {key}\" = \"{hash}\"\n"));
+    }
+    let made = made(out)?;
+    keep_config(config, out, made)?;
+    keep_or_renew(&out.join("origin.toml"), &text, out, made)?;
+    Ok(origin)
+}
+
+/// Keeps the settings alone; where something was `made` by them they must be the same.
+pub(crate) fn keep_config(config: &RunConfig, out: &Path, made: bool) -> Result<(), TrainError> {
+    keep_or_renew(&out.join("config.toml"), &told(config, out).write(), out, made)
+}
+
+/// Whether a run's folder holds what its settings decided. Shards know for themselves what they are of.
+fn made(out: &Path) -> Result<bool, TrainError> {
+    let holds = |name: &&str| fs::metadata(out.join(name)).is_ok_and(|file| file.len() > 0);
+    let files = [METRICS, reference::FILE, reference::PART, teacher::FILE, teacher::PART];
+    Ok(files.iter().any(holds) || !state::steps(&out.join("checkpoints"))?.is_empty())
+}
+
+fn origin(config: &RunConfig) -> Result<Origin, TrainError> {
+    let reference = config.dpo.as_ref().map(|dpo| dpo.reference.as_ref());
     let referred = config.rollout.is_some() && config.way().has_reference();
     let again =
-        config.model.lora.is_some() || referred || config.dpo.as_ref().is_some_and(|dpo| dpo.live);
-    let mut text = format!("class = \"{}\"\n", device.class());
-    if let Some(init) = config.model.init.as_ref().filter(|_| again) {
-        let hash = weights_hash(&Checkpoint::open_any(init)?)?;
-        text.push_str(&format!("\"weights of model.init\" = \"{hash}\"\n"));
-    }
-    keep_settings(&out.join("origin.toml"), &text, out)
+        config.model.lora.is_some() || referred || reference.is_some_and(|own| own.is_none());
+    let paths = [
+        ("model.init", config.model.init.as_ref().filter(|_| again)),
+        ("dpo.reference", reference.flatten()),
+        ("distill.teacher", config.distill.as_ref().map(|distill| &distill.teacher)),
+    ];
+    let hashed = |(key, path): (&'static str, Option<&PathBuf>)| {
+        let hash = |path| Ok((key, weights_hash(&Checkpoint::open_any(path)?)?));
+        path.map(hash)
+    };
+    paths.into_iter().filter_map(hashed).collect()
 }
 
 /// The hash of all tensors: their names, shapes and bytes.
@@ -76,11 +106,26 @@ pub fn keep_settings(path: &Path, text: &str, begun: &Path) -> Result<(), TrainE
     let (was, is) = (flat(&was), flat(text));
     let key = was.keys().chain(is.keys()).find(|key| was.get(*key) != is.get(*key));
     let key = key.cloned().unwrap_or_else(|| "its text".into());
-    let of = |table: &std::collections::BTreeMap<String, String>| {
+    let of = |table: &BTreeMap<String, String>| {
         table.get(&key).cloned().unwrap_or_else(|| "nothing".into())
     };
     let (was, is) = (of(&was), of(&is));
     Err(TrainError::OtherConfig { folder: begun.to_owned(), key, was, is })
+}
+
+/// The same where something was `made` by them; else the new ones take the place of the old.
+///
+/// Errors: as there.
+pub(crate) fn keep_or_renew(
+    path: &Path,
+    text: &str,
+    begun: &Path,
+    made: bool,
+) -> Result<(), TrainError> {
+    match made {
+        true => keep_settings(path, text, begun),
+        false => replace(path, text.as_bytes()),
+    }
 }
 
 /// The settings as files tell of them: a checkpoint that lies beside the run's folder by its way
@@ -104,12 +149,8 @@ pub(crate) fn told(config: &RunConfig, out: &Path) -> RunConfig {
 }
 
 /// A TOML text as dotted keys and their values.
-fn flat(text: &str) -> std::collections::BTreeMap<String, String> {
-    fn walk(
-        prefix: &str,
-        value: toml::Value,
-        out: &mut std::collections::BTreeMap<String, String>,
-    ) {
+fn flat(text: &str) -> BTreeMap<String, String> {
+    fn walk(prefix: &str, value: toml::Value, out: &mut BTreeMap<String, String>) {
         match value {
             toml::Value::Table(table) => {
                 for (key, value) in table {
@@ -122,7 +163,7 @@ fn flat(text: &str) -> std::collections::BTreeMap<String, String> {
             }
         }
     }
-    let mut out = std::collections::BTreeMap::new();
+    let mut out = BTreeMap::new();
     let table = text.parse::<toml::Table>().unwrap_or_default();
     walk("", toml::Value::Table(table), &mut out);
     out

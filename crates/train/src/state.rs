@@ -243,22 +243,11 @@ pub fn no_number(model: &Llama, optimizer: &Optimizer) -> Option<(String, f64)> 
 /// Errors: a file is missing or damaged, or a tensor has another shape.
 pub fn load(path: &Path, model: &Llama, optimizer: &mut Optimizer) -> Result<Progress, TrainError> {
     let progress = load_progress(path)?;
-    let file = path.join("state/optimizer.safetensors");
-    let archive = Archive::open(&file)?;
+    let archive = Archive::open(path.join("state/optimizer.safetensors"))?;
     let mut tensors: HashMap<String, Vec<f32>> = HashMap::new();
-    for want in infos(model) {
-        let info = archive.tensor(&want.name)?;
-        if info.shape != want.shape || info.dtype != want.dtype {
-            let what = format!("{} is {:?} of {}", want.name, info.shape, info.dtype);
-            return Err(TrainError::Damaged { path: file, what });
-        }
-        let mut numbers = vec![0.0; want.shape.iter().product()];
-        blocks::unpack(Format::F32, &archive.bytes(info)?, &mut numbers);
-        if let Some(bad) = numbers.iter().find(|x| !x.is_finite()) {
-            let what = format!("{} holds {bad}", want.name);
-            return Err(TrainError::Damaged { path: file, what });
-        }
-        tensors.insert(want.name, numbers);
+    for TensorInfo { name, shape, .. } in infos(model) {
+        let numbers = exact(&archive, &name, &shape)?;
+        tensors.insert(name, numbers);
     }
     let mut take = |kind, named: &Named<'_>| {
         tensors.remove(&state_name(kind, named)).expect("all were read above")
@@ -279,24 +268,41 @@ pub fn load_progress(path: &Path) -> Result<Progress, TrainError> {
         .map_err(|e| TrainError::Damaged { path: file, what: e.to_string() })
 }
 
+/// The numbers of a tensor of `state/optimizer.safetensors`.
+///
+/// Errors: it is not there, is no matrix of f32 of this shape, or holds what is no number.
+fn exact(archive: &Archive, name: &str, shape: &[usize]) -> Result<Vec<f32>, TrainError> {
+    let info = archive.tensor(name)?;
+    let damaged = |what| TrainError::Damaged { path: archive.path().to_owned(), what };
+    if info.shape != shape || info.dtype != DType::Format(Format::F32) {
+        let what = format!("{name} is {:?} of {}, not {shape:?} of F32", info.shape, info.dtype);
+        return Err(damaged(what));
+    }
+    let mut numbers = vec![0.0; shape.iter().product()];
+    blocks::unpack(Format::F32, &archive.bytes(info)?, &mut numbers);
+    match numbers.iter().find(|x| !x.is_finite()) {
+        Some(bad) => Err(damaged(format!("{name} holds {bad}"))),
+        None => Ok(numbers),
+    }
+}
+
 /// The first masters of a part of a checkpoint that a new run starts from: exact where it has them.
 ///
-/// Errors: the part cannot be read, or holds what is no number.
+/// Errors: the part cannot be read, is none of this model, or holds what is no number.
 pub fn first_numbers(
     checkpoint: &herd_model::Checkpoint,
     part: Part,
 ) -> Result<Vec<f32>, TrainError> {
     let state = checkpoint.folder().join("state/optimizer.safetensors");
     let name = format!("w.{}", name(part, Style::Gguf).expect("every part has a name"));
-    let (path, numbers) = if state.is_file() {
-        let archive = Archive::open(&state)?;
-        let info = archive.tensor(&name)?;
-        let mut numbers = vec![0.0; info.shape.iter().product()];
-        blocks::unpack(Format::F32, &archive.bytes(info)?, &mut numbers);
-        (state, numbers)
-    } else {
-        (checkpoint.path().to_owned(), checkpoint.part(part)?.unpack())
-    };
+    if state.is_file() {
+        let mut shape = part.shape(&checkpoint.config);
+        if shape.len() == 1 {
+            shape.insert(0, 1); // gains are kept as rows
+        }
+        return exact(&Archive::open(&state)?, &name, &shape);
+    }
+    let (path, numbers) = (checkpoint.path().to_owned(), checkpoint.part(part)?.unpack());
     match numbers.iter().find(|x| !x.is_finite()) {
         Some(bad) => Err(TrainError::Damaged { path, what: format!("{name} holds {bad}") }),
         None => Ok(numbers),
@@ -321,6 +327,42 @@ mod tests {
         assert_eq!(outlived(&forever, &[10, 15, 18, 20]), [18]);
         let at_the_end = CheckpointConfig { every: 0, ..config };
         assert_eq!(outlived(&at_the_end, &[3, 7, 12]), [3]);
+    }
+
+    #[test]
+    fn first_numbers_of_a_foreign_file_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/llama2_gqa");
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(from.join(name), folder.path().join(name)).unwrap();
+        }
+        fs::create_dir(folder.path().join("state")).unwrap();
+        let checkpoint = herd_model::Checkpoint::open(folder.path()).unwrap();
+        let width = checkpoint.config.width;
+        let first = |shape: &[usize], format: Format, number: f32| {
+            let (name, shape) = ("w.output_norm.weight".to_owned(), shape.to_vec());
+            let count = shape.iter().product();
+            let info = TensorInfo { name, shape, dtype: DType::Format(format) };
+            let path = folder.path().join("state/optimizer.safetensors");
+            let mut writer =
+                SafetensorsWriter::create(&path, &[], std::slice::from_ref(&info)).unwrap();
+            let mut bytes = number.to_le_bytes().repeat(count);
+            bytes.truncate(count * if format == Format::F32 { 4 } else { 2 });
+            writer.write_tensor(&info.name, &bytes).unwrap();
+            writer.finish().unwrap();
+            first_numbers(&checkpoint, Part::OutputNorm).map_err(|e| e.to_string())
+        };
+        assert_eq!(first(&[1, width], Format::F32, 0.5), Ok(vec![0.5; width]));
+        for (shape, format, number, told) in [
+            (&[1, width][..], Format::BF16, 0.5, "of BF16"),
+            (&[1, width + 1][..], Format::F32, 0.5, "output_norm.weight is [1, "),
+            (&[width][..], Format::F32, 0.5, "output_norm.weight is ["),
+            (&[1, width][..], Format::F32, f32::NAN, "holds NaN"),
+        ] {
+            let error = first(shape, format, number).unwrap_err();
+            assert!(error.contains("optimizer.safetensors is damaged"), "{error}");
+            assert!(error.contains(told), "{error}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::error::TrainError;
 use crate::pieces::{self, Pieces};
 use crate::reference::Ask;
 use crate::step::{Micro, Packed};
-use crate::trainer::{Event, network, told};
+use crate::trainer::{Event, network};
 use herd_data::validation::{Form, in_order};
 use herd_data::{Batch, Hash, Policy, Span};
 use herd_model::Checkpoint;
@@ -39,8 +39,8 @@ pub(crate) struct Kept {
     entry: Entry,
 }
 
-const FILE: &str = "teacher.bin";
-const PART: &str = "teacher.part";
+pub(crate) const FILE: &str = "teacher.bin";
+pub(crate) const PART: &str = "teacher.part";
 const MAGIC: &[u8; 8] = b"HERDTCHR";
 /// Targets of a piece, at least, unless there are no more: some seconds' work of a small model.
 const PIECE: u64 = 8192;
@@ -243,9 +243,10 @@ fn load(ask: &Ask<'_>, checkpoint: &Checkpoint) -> Result<Llama, TrainError> {
 }
 
 fn belongs_to(ask: &Ask<'_>, config: &DistillConfig) -> Hash {
-    let teacher = told(ask.config, ask.out).distill.map(|distill| distill.teacher);
+    let teacher = ask.origin["distill.teacher"];
     let DistillConfig { k, temperature, .. } = config;
-    let all = (ask.corpus.hash().to_string(), teacher, ask.config.data.long, ask.seq_len());
+    let hashes = [ask.corpus.hash(), teacher].map(|hash| hash.to_string());
+    let all = (hashes, ask.config.data.long, ask.seq_len());
     Hash::of(format!("{all:?} {k} {temperature}").as_bytes())
 }
 

@@ -5,14 +5,14 @@ use crate::distill::{Distill, Learnt};
 use crate::dpo::{Dpo, Preferences};
 use crate::error::TrainError;
 use crate::extend_context::Verdict;
-use crate::metrics::{Line, Metrics, StepLine};
+use crate::metrics::{FILE as METRICS, Line, Metrics, StepLine};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::policy::Moved;
 use crate::reference::Ask;
 use crate::reward::{RewardConfig, RewardModel};
 use crate::rollout::{Opening, Player, Rollouts};
 pub use crate::settings::keep_settings;
-pub(crate) use crate::settings::{keep_config, keep_origin, replace, take_lock, told};
+pub(crate) use crate::settings::{keep_config, keep_run, replace, take_lock, told};
 use crate::shards::{loader, open_corpus};
 use crate::spikes::Spike;
 use crate::state::{self, Progress, Provenance, Snapshot};
@@ -80,7 +80,7 @@ pub struct Inputs<'a> {
     pub out: &'a Path,
     /// The folder of shards; stages over prompts read none.
     pub shards: &'a Path,
-    /// The reward models of the settings' judges, in their order, each with the hash of its weights.
+    /// The reward models of the settings' judges, in their order, each with what [`RewardModel::hash`] makes of its weights.
     pub rewards: Vec<(Hash, Arc<RewardModel>)>,
     /// Where it runs.
     pub device: &'a Device,
@@ -183,13 +183,13 @@ impl<'a> Trainer<'a> {
         let Inputs { stage, config, words, out, shards, rewards, device, stop } = inputs;
         fs::create_dir_all(out).map_err(|e| TrainError::io("make", out, e))?;
         let lock = take_lock(out)?;
-        keep_config(&config, out)?;
-        keep_origin(&config, device, out)?;
+        let origin = &keep_run(&config, device, out)?;
         // What a reference or a teacher says is made before the model takes its memory.
         let read = match config.rollout {
             None => {
-                let corpus = &Arc::new(open_corpus(&config, &words, shards)?);
-                let ask = Ask { config: &config, words: &words, corpus, device, out, stop };
+                let (config, words) = (&config, &words);
+                let corpus = &Arc::new(open_corpus(config, words, shards)?);
+                let ask = Ask { config, words, corpus, device, origin, out, stop };
                 Some((Arc::clone(corpus), Objective::over_shards(&ask, watch)?))
             }
             Some(_) => None,
@@ -221,7 +221,7 @@ impl<'a> Trainer<'a> {
             (Some((corpus, _)), _) => corpus.hash(),
             (None, _) => unreachable!("all other stages read shards"),
         };
-        let metrics = Metrics::open(&out.join("metrics.jsonl"), progress.metrics_bytes)?;
+        let metrics = Metrics::open(&out.join(METRICS), progress.metrics_bytes)?;
         let provenance = provenance(stage, progress.step, &config, out, data, device);
         let Progress { step, tokens, .. } = progress;
         watch(Event::Begin { step, tokens, shape: model.config(), config: &config });
@@ -502,7 +502,13 @@ impl<'a> Trainer<'a> {
     /// Writes a checkpoint if it is time to, and removes those that need not be kept.
     pub fn save_when_due(&mut self) -> Result<(), TrainError> {
         let due = self.is_due(self.config.checkpoint.every) || !self.goes_on();
-        if due && self.saved != Some(self.progress.step) { self.save() } else { Ok(()) }
+        if due { self.save_done() } else { Ok(()) }
+    }
+
+    /// Writes a checkpoint of the steps that are done, unless it is there.
+    pub(crate) fn save_done(&mut self) -> Result<(), TrainError> {
+        let step = self.progress.step;
+        if step > 0 && self.saved != Some(step) { self.save() } else { Ok(()) }
     }
 
     /// Writes the checkpoint of a run that has done no step, unless it is there.

@@ -2,8 +2,8 @@
 
 use herd_codec::Tokenizer;
 use herd_codec::chat::{ChatFormat, Date, RenderOptions};
-use herd_data::Ends;
 use herd_data::dialogue::{Compare, Lessons, Shape};
+use herd_data::{Ends, Hash};
 use herd_model::GenerationDefaults;
 use std::sync::Arc;
 
@@ -33,6 +33,12 @@ impl Chat {
     }
 }
 
+/// The hash of what decides which ids a dialogue becomes, and which of them end an answer.
+pub(crate) fn manners(tokenizer: &Tokenizer, chat: Option<&Chat>, stops: &[u32]) -> Hash {
+    let (words, lessons) = (Hash::of_tokenizer(tokenizer), chat.map(Chat::lessons));
+    Hash::of(format!("{words} {lessons:?} {stops:?}").as_bytes())
+}
+
 /// The tokenizer of a run.
 #[derive(Clone)]
 pub struct Words {
@@ -46,4 +52,11 @@ pub struct Words {
     pub ends: Ends,
     /// How dialogues are rendered, where it learns from them; they bring ends of their own.
     pub chat: Option<Chat>,
+}
+
+impl Words {
+    /// The hash of all that answers depend on beside a model.
+    pub fn manners(&self) -> Hash {
+        manners(&self.tokenizer, self.chat.as_ref(), &self.generation.eos_token_ids)
+    }
 }

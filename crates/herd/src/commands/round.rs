@@ -1,19 +1,24 @@
 //! `herd round`: preferences, reward model, samples, fine-tuning, preferences learnt, averages, and a gate; again and again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use herd_train::rejection::{answered, asked};
+use herd_data::Hash;
+use herd_model::Checkpoint;
+use herd_train::rejection::{answered, asked, hash_input};
 use herd_train::round::{
     Beginning, By, Pair, Quality, RoundConfig, Settings, Shown, Verdict as Ended, Vote, compared,
     judge, pairs, passes, preferences, rows, seed, simulated,
 };
-use herd_train::{TrainError, keep_settings};
+use herd_train::{TrainError, Words, keep_settings, weights_hash};
 
+use crate::about::About;
+use crate::commands::sample::spoken;
 use crate::console::{Console, Verdict};
 use crate::error::Error;
 use crate::flags;
-use crate::training::pair;
+use crate::training::{self, pair};
 use crate::verbs::{self, Verb, load, save, write};
 
 /// Flags of `herd round`.
@@ -44,14 +49,10 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let config = RoundConfig::read(&flags.config, &flags.set)?;
     let rounds = flags.rounds.map_or(config.rounds, |rounds| rounds as u64);
     fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
-    // More rounds may be asked for later: how many is no setting of theirs.
-    let text = config.write();
-    let kept = text.lines().filter(|line| !line.starts_with("rounds = "));
-    let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
-    keep_settings(&flags.out.join("config.toml"), &kept, &flags.out)?;
     let machine = verbs::machine(flags.threads, flags.class.as_deref());
     let mut walk = Walk { config, out: &flags.out, machine, console, policy: None, previous: None };
     walk.expect_apart()?;
+    walk.keep_origin()?;
     let mut ended: Vec<Ended> = Vec::new();
     // Rounds that stand there are told as well where fewer are asked for.
     loop {
@@ -108,6 +109,27 @@ impl Walk<'_> {
     /// How a round ended, once it has.
     fn file(&self, round: u64) -> PathBuf {
         self.out.join(format!("round-{round}/round.json"))
+    }
+
+    /// Keeps what rounds are made of: the settings, and the hashes of what these name. Once the first has an answer they must be
+    /// the same.
+    ///
+    /// Errors: they are not; a file or a checkpoint cannot be read.
+    fn keep_origin(&self) -> Result<(), Error> {
+        // More rounds may be asked for later: how many is no setting of theirs.
+        let text = self.config.write();
+        let kept = text.lines().filter(|line| !line.starts_with("rounds = "));
+        let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
+        let answers = fs::metadata(self.out.join("round-1/collect.jsonl"));
+        let made = answers.is_ok_and(|file| file.len() > 0);
+        for (name, text) in [("config.toml", kept), ("origin.toml", origin(&self.config)?)] {
+            let path = self.out.join(name);
+            match made {
+                true => keep_settings(&path, &text, self.out)?,
+                false => write(&path, text.as_bytes())?,
+            }
+        }
+        Ok(())
     }
 
     /// Errors: a prompt that decides is one of those that are learnt from.
@@ -276,6 +298,32 @@ impl Walk<'_> {
             Err(e) => Err(Error::io("read", path)(e)),
         }
     }
+}
+
+/// The hashes of what the settings name, by their keys. Judges whose paths lead from a round's folder are made there.
+fn origin(config: &RoundConfig) -> Result<String, Error> {
+    let RoundConfig { policy, base, prompts, held, dialogues, chat, collect, gate, .. } = config;
+    let words = training::words(&config.tokenizer)?.manners();
+    let mut hashes = BTreeMap::from([("words of tokenizer".to_owned(), words)]);
+    for (key, path) in [("policy", policy), ("base", base)] {
+        let checkpoint = Checkpoint::open(path)?;
+        let chat = Some(spoken(&About::read(&checkpoint)?, chat)?);
+        let words = Words { chat, ..training::words(path)? }.manners();
+        hashes.insert(format!("weights of {key}"), weights_hash(&checkpoint)?);
+        hashes.insert(format!("words of {key}"), words);
+    }
+    for (key, paths) in [("prompts", prompts), ("held", held), ("dialogues", dialogues)] {
+        if !paths.is_empty() {
+            hashes.insert(format!("files of {key}"), hash_input(paths)?);
+        }
+    }
+    let judges = collect.score.iter().chain(&gate.score).filter_map(|score| score.judge.model());
+    for path in judges.filter(|path| path.is_absolute()) {
+        let weights = weights_hash(&Checkpoint::open_any(path)?)?;
+        hashes.insert(format!("weights of {}", path.display()), weights);
+    }
+    let line = |(key, hash): (String, Hash)| format!("{key:?} = \"{hash}\"\n");
+    Ok(hashes.into_iter().map(line).collect())
 }
 
 fn lines(of: &[impl serde::Serialize]) -> String {

@@ -158,7 +158,7 @@ fn reward_paths(scores: &[ScoreConfig], base: &Path) -> impl Iterator<Item = Pat
     scores.iter().filter_map(|score| score.judge.model()).map(|model| base.join(model))
 }
 
-/// The reward models that judge, each with the hash of its weights.
+/// The reward models that judge, each with the hash of all that its rewards depend on.
 ///
 /// Errors: one cannot be opened, or is none.
 pub fn rewards(
@@ -168,10 +168,10 @@ pub fn rewards(
     device: &Device,
 ) -> Result<Vec<(Hash, Arc<RewardModel>)>, Error> {
     let open = |path: PathBuf| {
-        let hash = weights_hash(&Checkpoint::open_any(&path)?)?;
+        let weights = weights_hash(&Checkpoint::open_any(&path)?)?;
         let ChatConfig { template, date, .. } = chat;
         let model = score::open(&path, template.as_deref(), date.as_deref(), device)?;
-        Ok((hash, Arc::new(model)))
+        Ok((model.hash(weights), Arc::new(model)))
     };
     reward_paths(scores, base).map(open).collect()
 }

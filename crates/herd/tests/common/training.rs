@@ -295,6 +295,19 @@ pub fn pretrain(folder: &Path, out: &str, more: &[&str]) -> Command {
     command
 }
 
+/// A second model, of another seed, whose weights [`replace_weights`] puts under the name of another.
+pub fn second(folder: &Path) {
+    done(&mut pretrain(folder, "second", &["--set", "seed=9"]));
+}
+
+/// Puts the weights of [`second`] in place of a checkpoint's own, and gives back what was there.
+pub fn replace_weights(folder: &Path, checkpoint: &str) -> impl FnOnce() + use<> {
+    let file = folder.join(checkpoint).join("model.safetensors");
+    let own = fs::read(&file).unwrap();
+    fs::copy(folder.join("second/checkpoints/step-12/model.safetensors"), &file).unwrap();
+    move || fs::write(file, own).unwrap()
+}
+
 /// The lines of a run's metrics of one kind.
 pub fn metrics(run: &Path, kind: &str) -> Vec<Value> {
     let lines = rows(&run.join("metrics.jsonl"));

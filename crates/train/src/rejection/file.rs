@@ -1,7 +1,7 @@
 //! The file of samples: a row a sample, prompt by prompt on the disk, taken up behind the last whole prompt.
 
 use crate::error::TrainError;
-use crate::trainer::keep_settings;
+use crate::settings::keep_or_renew;
 use herd_data::disk::sync_name;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -166,11 +166,11 @@ pub(crate) fn beside(out: &Path, ending: &str) -> PathBuf {
     out.with_extension(ending)
 }
 
-/// Keeps the settings of a file of rows in `ROWS.config.toml`, as [`keep_settings`]. Where they are not there yet no run
+/// Keeps the settings of a file of rows in `ROWS.config.toml`, as [`keep_or_renew`]. Where they are not there yet no run
 /// has begun: what stands under the name of a file that it writes is somebody's, and stays whole.
 ///
 /// `endings` are those of the files beside it that the run writes, `input` is what it reads.
-/// Errors: those of [`keep_settings`]; a file that would be lost.
+/// Errors: those of [`keep_or_renew`]; a file that would be lost.
 pub(crate) fn begin(
     out: &Path,
     endings: &[&str],
@@ -182,12 +182,14 @@ pub(crate) fn begin(
     // What cannot be found is told by who reads it.
     let input: Vec<PathBuf> = input.iter().filter_map(|path| path.canonicalize().ok()).collect();
     let beside = endings.iter().map(|ending| beside(out, ending));
+    let mut made = false;
     for path in [out.to_owned()].into_iter().chain(beside) {
         let bytes = match fs::metadata(&path) {
             Ok(found) => found.len(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(TrainError::io("read", &path, e)),
         };
+        made |= bytes > 0;
         let same = path.canonicalize().is_ok_and(|path| input.contains(&path));
         let why = match (same, begun) {
             (true, _) => "the run reads it and would write there",
@@ -196,7 +198,7 @@ pub(crate) fn begin(
         };
         return Err(TrainError::Taken { path, why });
     }
-    keep_settings(&kept, settings, out)
+    keep_or_renew(&kept, settings, out, made)
 }
 
 /// A file that is written row by row under another name, and is there when it is whole.

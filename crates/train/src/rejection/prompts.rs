@@ -114,6 +114,9 @@ pub fn asked(inputs: &[PathBuf], chat: &ChatConfig) -> Result<BTreeSet<String>, 
 /// Errors: a file that cannot be read.
 pub fn answered(inputs: &[PathBuf], chat: &ChatConfig) -> Result<BTreeSet<String>, TrainError> {
     let mut ids = BTreeSet::new();
+    if inputs.is_empty() {
+        return Ok(ids);
+    }
     for file in files(inputs)? {
         for record in objects(&file)? {
             let read = record.map(|(_, value)| lesson(&value, chat.shape).ok());
@@ -161,7 +164,9 @@ fn files(inputs: &[PathBuf]) -> Result<Vec<InputFile>, TrainError> {
 }
 
 /// The hash of all input, file by file.
-pub(crate) fn hash(inputs: &[PathBuf]) -> Result<Hash, TrainError> {
+///
+/// Errors: a file that cannot be read.
+pub fn hash(inputs: &[PathBuf]) -> Result<Hash, TrainError> {
     let mut all = String::new();
     for file in files(inputs)? {
         all.push_str(&Hash::of_file(&file.path)?.to_string());

@@ -3,6 +3,7 @@
 use crate::error::TrainError;
 use crate::words::Words;
 use herd_codec::chat::{Dialogue, Message};
+use herd_data::Hash;
 use herd_data::dialogue::Encoder;
 use herd_model::llama::Llama;
 use herd_model::{Checkpoint, Head};
@@ -44,6 +45,12 @@ impl RewardModel {
         let checkpoint = Checkpoint::open_any(path)?.expect_head(Head::Score)?;
         let model = Llama::load(&checkpoint, device, checkpoint.config.context)?;
         Ok(RewardModel { model, words })
+    }
+
+    /// The hash of all that its rewards depend on; `weights` is that of its weights.
+    pub fn hash(&self, weights: Hash) -> Hash {
+        let (shape, manners) = (self.model.config(), self.words.manners());
+        Hash::of(format!("{weights} {shape:?} {manners}").as_bytes())
     }
 
     /// Tokens of prompt and answer at most.

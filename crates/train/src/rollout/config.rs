@@ -77,9 +77,12 @@ fn check(config: &RunConfig) -> Result<(), TrainError> {
             return Err(TrainError::no(key, value, &format!("above 0, at most {most}")));
         }
     }
-    if rollout.prompts * config.answers_a_prompt() > ANSWERS_MAX {
+    // How many answers a prompt has is not checked yet.
+    let answers = rollout.prompts.saturating_mul(config.answers_a_prompt());
+    if answers > ANSWERS_MAX {
+        let value = format!("{} prompts of {}", rollout.prompts, config.answers_a_prompt());
         let expected = format!("at most {ANSWERS_MAX} answers");
-        return Err(TrainError::no("rollout.prompts", rollout.prompts, &expected));
+        return Err(TrainError::no("rollout.prompts", value, &expected));
     }
     let scores = config.score.as_deref().unwrap_or_default();
     if scores.is_empty() {

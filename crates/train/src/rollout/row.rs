@@ -1,10 +1,13 @@
 //! `rollouts.jsonl`: a row an answer, in the order in which they were given.
 
+use super::Place;
 use crate::error::TrainError;
+use crate::metrics;
+use herd_data::Hash;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// An answer that a run learns from.
@@ -51,17 +54,30 @@ impl RolloutRow {
     }
 }
 
-/// The rows of a generation, which begin at a byte of the file.
+/// The lines of some rows.
+pub(super) fn text(rows: &[RolloutRow]) -> Vec<u8> {
+    rows.iter().flat_map(metrics::text).collect()
+}
+
+/// The rows of the last generation.
 ///
-/// Errors: they cannot be read, or are none.
-pub(super) fn read_back(path: &Path, at: u64, count: usize) -> Result<Vec<RolloutRow>, TrainError> {
+/// Errors: they cannot be read, are others than a checkpoint knows of, or are none.
+pub(super) fn read_back(
+    path: &Path,
+    place: &Place,
+    count: usize,
+) -> Result<Vec<RolloutRow>, TrainError> {
     let io = |e| TrainError::io("read", path, e);
     let mut file = File::open(path).map_err(io)?;
-    file.seek(SeekFrom::Start(at)).map_err(io)?;
-    let mut rows = Vec::with_capacity(count);
-    for line in BufReader::new(file).lines().take(count) {
-        rows.push(serde_json::from_str(&line.map_err(io)?).map_err(|e| damaged(path, e))?);
+    file.seek(SeekFrom::Start(place.at)).map_err(io)?;
+    let mut text = Vec::new();
+    file.take(place.bytes.saturating_sub(place.at)).read_to_end(&mut text).map_err(io)?;
+    if Hash::of(&text) != place.rows {
+        return Err(damaged(path, "its last answers are not those that the checkpoint knows of"));
     }
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    let rows = lines.map(|line| serde_json::from_slice(line).map_err(|e| damaged(path, e)));
+    let rows = rows.collect::<Result<Vec<RolloutRow>, TrainError>>()?;
     match rows.len() == count {
         true => Ok(rows),
         false => Err(damaged(path, format!("{} of {count} answers are there", rows.len()))),

@@ -102,7 +102,8 @@ pub struct GateConfig {
     pub temperature: f64,
     /// The mean score must rise by so much.
     pub min_gain: f64,
-    /// What they are judged by; where nothing is said, by what annotators go by, or the round's reward model.
+    /// What they are judged by: where nothing is said, what simulated annotators go by. Where people judge it must be said:
+    /// the round's own reward model chose what was learnt.
     pub score: Vec<ScoreConfig>,
 }
 
@@ -262,6 +263,10 @@ impl RoundConfig {
                 "what simulated annotators go by",
             ));
         }
+        if self.collect.by == By::People && self.gate.score.is_empty() {
+            let expected = "judges that chose nothing of what is learnt: [[gate.score]]";
+            return Err(TrainError::no("gate.score", "empty where people judge", expected));
+        }
         if *judges == 0 || annotator.is_empty() {
             return Err(TrainError::no("collect.judges", judges, "at least 1, and an annotator"));
         }
@@ -321,6 +326,7 @@ mod tests {
         assert!(error("rounds", "0").contains("rounds"));
         assert!(error("held", "[]").contains("held"));
         assert!(error("gate.k", "0").contains("gate"));
+        assert!(error("collect.by", "people").contains("`gate.score` is empty"));
         assert!(error("stages.dpo.checkpoint.keep_last", "1").contains("at least 2"));
         let twice = "[{name = \"x\"}, {name = \"x\"}]";
         assert!(error("collect.annotator", twice).contains("a name of its own"));

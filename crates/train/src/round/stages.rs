@@ -58,7 +58,7 @@ impl Settings {
             sample: of.write("sample", of.sample(&reward_model)),
             sft,
             dpo,
-            gate: of.write("gate", of.gate(&reward_model)),
+            gate: of.write("gate", of.gate()),
             reward_model,
             tuned,
             averaged,
@@ -158,17 +158,13 @@ impl Maker<'_> {
         laid(of, &self.config.stages.sample)
     }
 
-    fn gate(&self, reward_model: &str) -> Table {
+    fn gate(&self) -> Table {
         let gate = &self.config.gate;
         let policies = vec![self.begin.policy.as_str().into(), "../average".into()];
         let mut of =
             self.asking("gate", &self.config.held, policies, gate.k as i64, gate.temperature);
-        let score = match (gate.score.is_empty(), self.config.collect.by) {
-            (false, _) => value(&gate.score),
-            (true, By::Scores) => value(&self.config.collect.score),
-            (true, By::People) => self.rewarded(reward_model),
-        };
-        of.insert("score".to_owned(), score);
+        let score = if gate.score.is_empty() { &self.config.collect.score } else { &gate.score };
+        of.insert("score".to_owned(), value(score));
         of
     }
 
