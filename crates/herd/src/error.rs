@@ -122,6 +122,9 @@ pub enum Error {
     #[error(transparent)]
     Request(#[from] herd_engine::RequestError),
 
+    #[error("{} holds {holds}", folder.display())]
+    Taken { folder: PathBuf, holds: String },
+
     #[error("the schema is no JSON: {0}")]
     Schema(String),
 
@@ -182,6 +185,7 @@ impl Error {
                 "`herd ls` lists models, `herd pull` brings one"
             }
             Error::ManyFiles { .. } => "give the path of one of them to -m",
+            Error::Taken { .. } => "give --out a folder that is empty or not there",
             Error::Busy { .. } => "wait for it to end, or stop it, and run this again",
             Error::Offline { .. } => "leave out --offline",
             Error::NoPip { .. } => "install Python's pip (on Debian: apt install python3-pip)",

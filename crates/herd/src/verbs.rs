@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 use herd_data::disk::{RealDisk, replace};
+use herd_eval::EvalError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -49,7 +50,11 @@ impl Verb {
             let args: Vec<String> = self.args.iter().cloned().chain(machine).collect();
             console.note(format!("          herd {}", args.join(" ")));
             let quiet = console.quiet || !stderr().is_terminal();
-            run(&args, &Console { json: false, quiet, mute: true })?;
+            match run(&args, &Console { json: false, quiet, mute: true }) {
+                // Others say nothing when they are asked to stop.
+                Err(Error::Eval(EvalError::Stopped)) => {}
+                ended => drop(ended?),
+            }
         }
         Ok(self.makes.exists())
     }

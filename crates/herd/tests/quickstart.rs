@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
+
 fn quickstart(out: &Path) -> Command {
     let mut herd = Command::new(env!("CARGO_BIN_EXE_herd"));
     herd.args(["quickstart", "--size", "smoke", "--quiet", "--out"]).arg(out);
@@ -68,10 +70,32 @@ fn a_quickstart_that_is_killed_on_its_way_ends_with_the_hashes_of_one_that_is_no
         "best",
         "dpo",
         "average",
+        "eval",
         "quantize",
     ] {
         assert!(report.contains(&format!("| {stage} |")), "{stage} is missing in\n{report}");
     }
+    // What it says of the score is what the verb says, and receipts are among what is the same.
+    let compared = Command::new(env!("CARGO_BIN_EXE_herd"))
+        .args(["eval", "compare", "--json"])
+        .args(["sft", "average"].map(|of| whole.join("eval").join(of)))
+        .output()
+        .unwrap();
+    assert!(compared.status.success(), "{}", String::from_utf8_lossy(&compared.stderr));
+    let compared: Value = serde_json::from_slice(&compared.stdout).unwrap();
+    let [low, high] =
+        [0, 1].map(|end| compared["questions"]["difference"]["ci95"][end].as_f64().unwrap());
+    assert!(report.contains(&format!("| {low:+.3} to {high:+.3} |")), "{compared}\n{report}");
+    assert!(report.contains("- eval: exact_match of average, 95 % from "), "{report}");
+    assert!(read(whole.join("hashes.json")).contains("eval/average/samples/questions.jsonl"));
+    // Before it learnt answers it was asked what it is asked then.
+    let asked = |heading: &str| {
+        let (_, behind) = report.split_once(&format!("\n{heading}:\n\n")).expect(heading);
+        let lines = behind.lines().take_while(|line| !line.is_empty());
+        let prompts = lines.map(|line| line.split_once(": `").unwrap().0.to_owned());
+        prompts.collect::<Vec<_>>()
+    };
+    assert_eq!((asked("Before sft"), asked("After sft").len()), (asked("After sft"), 4));
     let page = read(whole.join("report.html"));
     assert!(page.contains("<table>") && page.contains("<svg"));
     // What came of it talks.
@@ -93,4 +117,18 @@ fn a_folder_of_another_size_is_refused() {
     let told = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(2));
     assert!(told.contains("--size") && told.contains("large"), "{told}");
+}
+
+#[test]
+fn a_folder_that_no_quickstart_began_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mine = folder.path().join("data/train.jsonl");
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    std::fs::write(&mine, "my own").unwrap();
+    let ended = quickstart(folder.path()).output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{told}");
+    assert!(told.contains("holds \"data\"") && told.contains("hint: give --out"), "{told}");
+    assert_eq!(read(&mine), "my own");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }

@@ -53,7 +53,8 @@ for line in requests:
     except BaseException:
         pass
     (out, out_dropped), (err, err_dropped) = map(taken, streams)
-    cut = lambda text: text if text is None else text[:MOST]
+    # Half of a surrogate pair, which Python's texts may hold, is in no JSON that others read.
+    cut = lambda text: text if text is None else text[:MOST].encode("utf-8", "replace").decode()
     answer = {"number": number, "stdout": out, "stderr": err, "dropped": [out_dropped, err_dropped]}
     answer.update(result=cut(result), error=cut(error))
     answers.write(json.dumps(answer) + "\n")

@@ -1,6 +1,8 @@
 //! What callers use: a sandbox that was checked once and runs programs one by one or side by side.
 
 use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,8 @@ const FRAME_BYTES: u64 = 1 << 17;
 const ARGUMENT_BYTES: u64 = 32 << 12;
 /// All arguments and variables: the kernel takes a quarter of the stack, 2 MiB.
 const ARGUMENTS_BYTES: u64 = 1 << 20;
+/// Names in a folder to be shown that are looked at for pipes: a tenth of a second.
+const NAMES: usize = 100_000;
 
 /// The executable that the inner stages run in: one that calls [`crate::inside::enter`] when it is
 /// started with these arguments and the stage's name. Every user must be able to read and run it
@@ -77,7 +81,7 @@ impl Sandbox {
     /// make pairs of sockets alone: a server may listen in there.
     ///
     /// Errors: a path that is not absolute, not a folder, not its real path (by way of a link), or
-    /// not one that can be shown.
+    /// not one that can be shown; a named pipe in it, as far as it is looked through.
     pub fn with_readable(mut self, folders: &[&str]) -> Result<Sandbox, SandboxError> {
         let own =
             ["/", "/proc", "/dev", "/tmp", "/work", "/etc", "/usr", "/scratch"].map(Path::new);
@@ -85,10 +89,13 @@ impl Sandbox {
             let path = Path::new(folder);
             let taken = own[1..].iter().any(|own| path.starts_with(own)) || path == own[0];
             let expected = match path.canonicalize() {
-                Ok(real) if real == path && real.is_dir() && !taken => {
-                    self.readable.push(real.display().to_string());
-                    continue;
-                }
+                Ok(real) if real == path && real.is_dir() && !taken => match pipe_below(path) {
+                    Some(pipe) => format!("one without named pipes; it holds {}", pipe.display()),
+                    None => {
+                        self.readable.push(real.display().to_string());
+                        continue;
+                    }
+                },
                 Ok(real) if real != path => format!("its real path, {}", real.display()),
                 Ok(_) | Err(_) => "the absolute path of a folder outside /usr, /etc, /tmp, /work, \
                                    /proc and /dev"
@@ -221,10 +228,26 @@ impl Sandbox {
     }
 }
 
+/// A named pipe among the first names below a folder: neither a read-only mount nor Landlock keeps a program from reading
+/// what was written for another. What cannot be listed cannot be opened inside either.
+fn pipe_below(folder: &Path) -> Option<PathBuf> {
+    let mut open = vec![folder.to_owned()];
+    let mut left = NAMES;
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            left = left.checked_sub(1)?;
+            match entry.file_type() {
+                Ok(kind) if kind.is_fifo() => return Some(entry.path()),
+                Ok(kind) if kind.is_dir() => open.push(entry.path()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::program::{Ended, Found};
     use crate::wire::{encode_file, frame};

@@ -136,7 +136,21 @@ fn what_listens_in_a_shown_folder_is_out_of_reach() {
     assert_eq!(outside(&code), "seen stream pair datagram pipe");
     streams.accept().unwrap();
     let Some(sandbox) = walls(roomy()) else { return };
-    let shown = sandbox.with_readable(&[folder.path().to_str().unwrap()]).unwrap();
+    // Who may read would take from the pipe what another waits for.
+    let path = folder.path().to_str().unwrap();
+    fs::create_dir_all(place("a/b")).unwrap();
+    for pipe in ["pipe", "a/b/pipe"] {
+        fs::rename(place("pipe"), place(pipe)).unwrap();
+        let refused = sandbox.clone().with_readable(&[path]);
+        let Err(SandboxError::Value { expected, .. }) = refused else { panic!("{refused:?}") };
+        let held = format!("without named pipes; it holds {}", place(pipe).display());
+        assert!(expected.contains(&held), "{expected}");
+    }
+    // Nor may it write into one that is made later.
+    fs::remove_file(place("a/b/pipe")).unwrap();
+    let shown = sandbox.with_readable(&[path]).unwrap();
+    nix::unistd::mkfifo(&place("pipe"), Mode::S_IRWXU).unwrap();
+    fs::set_permissions(place("pipe"), fs::Permissions::from_mode(0o777)).unwrap();
     let program = Program { command: &["perl", "-e", &code], ..Program::default() };
     let outcome = shown.run(&program).unwrap();
     assert_eq!(outcome.stdout.text(), "seen ", "{outcome:?}");
@@ -273,6 +287,7 @@ fn calls_that_reach_beyond_a_process_do_not_exist() {
         SYS_reboot SYS_init_module SYS_finit_module SYS_kexec_load SYS_swapon SYS_syslog
         SYS_settimeofday SYS_clock_settime SYS_sethostname SYS_acct SYS_quotactl SYS_fanotify_init
         SYS_clone3 SYS_setpriority SYS_sched_setscheduler SYS_seccomp SYS_capset
+        SYS_inotify_init1 SYS_inotify_add_watch
     ];
     let calls: Vec<String> = calls.iter().map(|(name, n)| format!("{name} => {n}")).collect();
     let code = format!(
@@ -300,6 +315,8 @@ fn calls_are_looked_at_where_some_arguments_are_dangerous() {
         ("TIOCLINUX", c::SYS_ioctl, [0, c::TIOCLINUX as i64, 0]),
         ("limits of the keeper", c::SYS_prlimit64, [1, 7, 0]),
         ("a longer pipe", c::SYS_fcntl, [1, c::F_SETPIPE_SZ as i64, 1 << 20]),
+        ("a lease on a file", c::SYS_fcntl, [0, c::F_SETLEASE as i64, c::F_RDLCK as i64]),
+        ("notices of a folder", c::SYS_fcntl, [0, c::F_NOTIFY as i64, 1]),
         ("the keeper's processors", c::SYS_sched_setaffinity, [1, 8, 0]),
         ("another personality", c::SYS_personality, [0x0400000, 0, 0]),
         #[cfg(target_arch = "x86_64")]

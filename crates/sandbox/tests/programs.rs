@@ -201,6 +201,12 @@ fn a_session_remembers_and_tells_results_output_and_errors() {
     for code in ["raise SystemExit(3)", "def (", "input()", "exit()"] {
         assert!(session.execute(code).unwrap().error.is_some(), "{code}");
     }
+    // Half of a surrogate pair is in no text of ours.
+    let answer = session.execute("raise ValueError('a \\ud800 b')").unwrap();
+    assert!(answer.error.unwrap().ends_with("ValueError: a ? b\n"));
+    let code = "class A:\n  def __repr__(self): return '\\udcff'\nA()";
+    let answer = session.execute(code).unwrap();
+    assert_eq!((answer.result.as_deref(), answer.error), (Some("?"), None));
     assert_eq!(session.execute("x").unwrap().result.as_deref(), Some("20"));
 }
 

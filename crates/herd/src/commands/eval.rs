@@ -487,11 +487,14 @@ fn paired(a: &Path, b: &Path, name: &str, scores: &Scores) -> Result<Difference,
     Ok(difference_of_groups(&groups.values().map(|places| of(places)).collect::<Vec<_>>()))
 }
 
-fn compare(a: &Path, b: &Path, console: &Console) -> Result<Verdict, Error> {
-    let (first, second) = (read(a)?, read(b)?);
+/// How the second of two folders of results differs from the first: by task, the metric and the difference.
+///
+/// Errors: they have no task in common, or not the same items and metric of one.
+pub fn differences(a: &Path, b: &Path) -> Result<BTreeMap<String, (String, Difference)>, Error> {
+    let (first, second) = (scores(a)?, scores(b)?);
     let mut found = BTreeMap::new();
-    for (name, scores) in &first.tasks {
-        let Some(other) = second.tasks.get(name) else { continue };
+    for (name, scores) in &first {
+        let Some(other) = second.get(name) else { continue };
         if (&scores.metric, scores.num_fewshot) != (&other.metric, other.num_fewshot) {
             let how = |s: &Scores| format!("{} with {} examples", s.metric, s.num_fewshot);
             let what = format!("{name} is {} here, {} there", how(other), how(scores));
@@ -503,7 +506,13 @@ fn compare(a: &Path, b: &Path, console: &Console) -> Result<Verdict, Error> {
         let what = format!("it has no task of {}", a.display());
         return Err(EvalError::Results { path: b.to_owned(), what }.into());
     }
-    let all = first.tasks.keys().chain(second.tasks.keys());
+    Ok(found)
+}
+
+fn compare(a: &Path, b: &Path, console: &Console) -> Result<Verdict, Error> {
+    let found = differences(a, b)?;
+    let (first, second) = (scores(a)?, scores(b)?);
+    let all = first.keys().chain(second.keys());
     let alone: BTreeSet<&String> = all.filter(|name| !found.contains_key(*name)).collect();
     for name in alone {
         console.note(format!("{} is in one of them alone", visible(name)));

@@ -19,7 +19,7 @@ mod detokenize;
 mod distill;
 mod doctor;
 mod dpo;
-mod eval;
+pub mod eval;
 mod extend_context;
 mod grpo;
 mod inspect;

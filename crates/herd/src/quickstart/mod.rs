@@ -3,6 +3,7 @@
 //! `configs/` holds the settings of every run, so that each can be repeated by hand. A stage that is done has a file in
 //! `stages/`; the others run again, which their verbs take up where they stopped.
 
+mod folder;
 mod measure;
 mod report;
 mod stages;
@@ -12,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use herd_data::read::{InputFile, ReadOptions, documents};
+use herd_eval::results::Scores;
 use herd_train::paired::Gain;
 use herd_train::rejection::{SampleRow, ends_with};
 use herd_train::round::rows;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use self::measure::{Pair, Question, Reviewer, Subject, bits_of_nothing, fit};
 pub use self::stages::Size;
 use self::stages::{CONTEXT, Measure, Numbers, Stage, TextBefore, stages};
+use crate::commands::eval;
 use crate::console::Console;
 use crate::error::Error;
 use crate::verbs::{hash, load, save, write};
@@ -35,7 +37,8 @@ pub(crate) struct Record {
     figures: Vec<Figure>,
     /// Other numbers worth knowing.
     facts: BTreeMap<String, f64>,
-    /// What the model writes now.
+    /// What the model wrote before, where no earlier stage tells it, and what it writes now.
+    before: Vec<Sample>,
     samples: Vec<Sample>,
     /// Of each thing that was measured, its number: what the next stage is compared with.
     values: BTreeMap<String, Vec<f64>>,
@@ -61,19 +64,6 @@ pub(crate) struct Sample {
     text: String,
 }
 
-/// The files that come with Herd.
-const CORPUS: &[u8] = include_bytes!("../../../../examples/speeches.jsonl.zst");
-const FILES: [(&str, &str); 5] = [
-    ("dialogues.jsonl", include_str!("../../../../examples/quickstart/dialogues.jsonl")),
-    ("comparisons.jsonl", include_str!("../../../../examples/quickstart/comparisons.jsonl")),
-    ("prompts.jsonl", include_str!("../../../../examples/quickstart/prompts.jsonl")),
-    ("questions.jsonl", include_str!("../../../../examples/quickstart/questions.jsonl")),
-    ("held.jsonl", include_str!("../../../../examples/quickstart/held.jsonl")),
-];
-
-/// Every so many'th text of the corpus is held out.
-const HELD_OUT: usize = 10;
-
 /// Goes through all stages in `out`, or goes on where it stopped; `machine` are the flags that say how the machine is used.
 /// The model that came of it; none if it was asked to stop.
 pub fn run(
@@ -82,15 +72,14 @@ pub fn run(
     machine: &[String],
     console: &Console,
 ) -> Result<Option<PathBuf>, Error> {
-    fs::create_dir_all(out.join("stages")).map_err(Error::io("make", out))?;
-    keep_size(size, out)?;
-    let held = lay_out_data(out)?;
+    folder::keep(size, out)?;
+    let held = folder::lay_out(out)?;
     let (configs, stages) = stages(size, out);
     for (path, text) in &configs {
         write(path, text.as_bytes())?;
     }
-    let way =
-        Walk { out, machine, console, numbers: size.numbers(), held, questions: questions(size) };
+    let (questions, pairs) = (folder::questions(size), folder::pairs(size));
+    let way = Walk { out, machine, console, numbers: size.numbers(), held, questions, pairs };
     let mut records: Vec<Record> = Vec::new();
     for (i, stage) in stages.iter().enumerate() {
         let begun = Instant::now();
@@ -112,45 +101,6 @@ pub fn run(
     Ok(Some(out.join("model.gguf")))
 }
 
-/// A folder is of one size.
-fn keep_size(size: Size, out: &Path) -> Result<(), Error> {
-    let path = out.join("size");
-    match fs::read_to_string(&path) {
-        Ok(was) if was.trim() == size.name() => Ok(()),
-        Ok(was) => {
-            let expected = format!("{}, as {} began", was.trim(), out.display());
-            Err(Error::Value { what: "--size", got: size.name().to_owned(), expected })
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write(&path, size.name().as_bytes()),
-        Err(e) => Err(Error::io("read", &path)(e)),
-    }
-}
-
-/// Writes what comes with Herd into `data/`; the texts held out.
-fn lay_out_data(out: &Path) -> Result<Vec<String>, Error> {
-    let data = out.join("data");
-    let corpus = data.join("corpus.jsonl.zst");
-    write(&corpus, CORPUS)?;
-    for (name, text) in FILES {
-        write(&data.join(name), text.as_bytes())?;
-    }
-    let (mut train, mut held) = (String::new(), Vec::new());
-    for (i, record) in documents(&InputFile::new(&corpus)?, &ReadOptions::new())?.enumerate() {
-        let text = record?.text;
-        match i % HELD_OUT {
-            0 => held.push(text),
-            _ => train += &format!("{}\n", serde_json::json!({ "text": text })),
-        }
-    }
-    write(&data.join("train.jsonl"), train.as_bytes())?;
-    Ok(held)
-}
-
-fn questions(size: Size) -> Vec<Question> {
-    let lines = FILES[3].1.lines().take(size.numbers().questions);
-    lines.map(whole).collect()
-}
-
 /// What the stages share.
 struct Walk<'a> {
     out: &'a Path,
@@ -159,6 +109,7 @@ struct Walk<'a> {
     numbers: Numbers,
     held: Vec<String>,
     questions: Vec<Question>,
+    pairs: Vec<Pair>,
 }
 
 impl Walk<'_> {
@@ -207,6 +158,7 @@ impl Walk<'_> {
                 record.figures.push(self.preferences(model, before)?);
                 Ok(record)
             }
+            Measure::Evaluation(folders) => evaluation(folders),
             Measure::Small(model) => {
                 let mut record = self.answers(model, done)?;
                 let bytes = fs::metadata(model).map_err(Error::io("read", model))?.len();
@@ -290,10 +242,13 @@ impl Walk<'_> {
         let asked: Vec<&str> =
             self.questions.iter().map(|question| question.prompt.as_str()).collect();
         let after = subject.answers(&asked)?;
-        let before = match done.iter().rev().find(|record| !record.answers.is_empty()) {
-            Some(before) => before.answers.clone(),
-            None => Subject::open(&self.out.join("anneal/model"), self.machine, CONTEXT)?
-                .answers(&asked)?,
+        let (before, wrote) = match done.iter().rev().find(|record| !record.answers.is_empty()) {
+            Some(before) => (before.answers.clone(), Vec::new()),
+            None => {
+                let model = self.out.join("anneal/model");
+                let parent = Subject::open(&model, self.machine, CONTEXT)?;
+                (parent.answers(&asked)?, parent.samples(true)?)
+            }
         };
         let right = |answers: &[String]| -> Vec<f64> {
             self.questions
@@ -313,7 +268,8 @@ impl Walk<'_> {
                 Gain::of(&rewards(&before)?, &rewards(&after)?),
             ));
         }
-        Ok(Record { figures, samples: subject.samples(true)?, answers: after, ..Record::default() })
+        let samples = subject.samples(true)?;
+        Ok(Record { figures, before: wrote, samples, answers: after, ..Record::default() })
     }
 
     /// The reward model of the quickstart.
@@ -324,19 +280,15 @@ impl Walk<'_> {
 
     /// Of held-out pairs, those it has right; a coin has half of them.
     fn rewards(&self, model: &Path) -> Result<Record, Error> {
-        let right = Reviewer::open(model, self.machine)?.right(&self.pairs())?;
+        let right = Reviewer::open(model, self.machine)?.right(&self.pairs)?;
         let gain = Gain::of(&vec![0.5; right.len()], &right);
         let what = "held-out pairs whose better answer has the greater reward".to_owned();
         Ok(Record { figures: vec![Figure { what, gain, less: false }], ..Record::default() })
     }
 
-    fn pairs(&self) -> Vec<Pair> {
-        FILES[4].1.lines().take(self.numbers.questions).map(whole).collect()
-    }
-
     /// Of held-out pairs, the nats by which a model finds the better answer the likelier one.
     fn preferences(&self, model: &Path, before: &Path) -> Result<Figure, Error> {
-        let leads = |model| Subject::open(model, self.machine, CONTEXT)?.leads(&self.pairs());
+        let leads = |model| Subject::open(model, self.machine, CONTEXT)?.leads(&self.pairs);
         let gain = Gain::of(&leads(before)?, &leads(model)?);
         let what = "nats by which the better of held-out answers leads".to_owned();
         Ok(Figure { what, gain, less: false })
@@ -351,9 +303,23 @@ impl Walk<'_> {
     }
 }
 
-/// A row of a file that comes with Herd.
-fn whole<T: serde::de::DeserializeOwned>(line: &str) -> T {
-    serde_json::from_str(line).expect("the files that come with Herd are whole")
+/// What `herd eval compare` says of two folders of results, and the scores of each with their intervals.
+fn evaluation([before, after]: &[PathBuf; 2]) -> Result<Record, Error> {
+    let (first, second) = (eval::scores(before)?, eval::scores(after)?);
+    let mut record = Record::default();
+    for (task, (metric, d)) in eval::differences(before, after)? {
+        let [a, b] = [&first[&task], &second[&task]].map(Scores::main);
+        let gain = Gain { before: a.value, after: b.value, low: d.ci95.0, high: d.ci95.1, of: d.n };
+        let what = format!("{task}, {metric} by `herd eval`, before: after sft");
+        record.figures.push(Figure { what, gain, less: false });
+        for (folder, mean) in [(before, a), (after, b)] {
+            let of = folder.file_name().unwrap_or_default().display();
+            let ends = [("", mean.value), (", 95 % from", mean.ci95.0), (", 95 % to", mean.ci95.1)];
+            let facts = ends.map(|(end, value)| (format!("{metric} of {of}{end}"), value));
+            record.facts.extend(facts);
+        }
+    }
+    Ok(record)
 }
 
 /// By the reward model: the best of K answers to a prompt against the mean of them.

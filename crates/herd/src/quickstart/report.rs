@@ -8,7 +8,7 @@ use herd_train::report::chart::{Chart, Curve, Scale, Stroke, escape, svg};
 use herd_train::report::charts;
 use herd_train::runs::{Metric, Run};
 
-use super::{Figure, Record, Size};
+use super::{Figure, Record, Sample, Size};
 use crate::console::count;
 use crate::error::Error;
 use crate::verbs::{load, save, write as put};
@@ -128,6 +128,17 @@ impl Page<'_> {
         figures
     }
 
+    /// What the model wrote before and after each stage, where anything was asked of it.
+    fn written(&self) -> Vec<(String, &[Sample])> {
+        let mut written: Vec<(String, &[Sample])> = Vec::new();
+        for record in self.records {
+            written.push((format!("Before {}", record.name), &record.before));
+            written.push((format!("After {}", record.name), &record.samples));
+        }
+        written.retain(|(_, samples)| !samples.is_empty());
+        written
+    }
+
     fn markdown(&self, figures: &[(String, String)]) -> String {
         let mut page = format!("# A quickstart, {}\n\n{}\n\n", self.size.name(), self.summary());
         let row = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace('\n', " "));
@@ -140,9 +151,9 @@ impl Page<'_> {
             let _ = write!(page, "\n![{}](report/{name})\n", name.trim_end_matches(".svg"));
         }
         page += "\n## What it writes\n";
-        for record in self.records.iter().filter(|record| !record.samples.is_empty()) {
-            let _ = write!(page, "\nAfter {}:\n\n", record.name);
-            for sample in &record.samples {
+        for (when, samples) in self.written() {
+            let _ = write!(page, "\n{when}:\n\n");
+            for sample in samples {
                 let text = sample.text.replace('\n', " ").replace('`', "'");
                 let _ = writeln!(page, "- {}: `{text}`", sample.prompt);
             }
@@ -168,9 +179,9 @@ impl Page<'_> {
         page += "</ul>\n";
         figures.iter().for_each(|(_, svg)| page += &format!("<figure>{svg}</figure>\n"));
         page += "<h2>What it writes</h2>\n";
-        for record in self.records.iter().filter(|record| !record.samples.is_empty()) {
-            let _ = writeln!(page, "<h3>After {}</h3>\n<dl>", escape(&record.name));
-            for sample in &record.samples {
+        for (when, samples) in self.written() {
+            let _ = writeln!(page, "<h3>{}</h3>\n<dl>", escape(&when));
+            for sample in samples {
                 let _ = writeln!(
                     page,
                     "<dt>{}</dt><dd>{}</dd>",

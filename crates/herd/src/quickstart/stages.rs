@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use herd_train::config::{ModelConfig, RunConfig};
 use herd_train::scaling::{self, Trial};
 
+use super::folder::PAGE;
 use crate::verbs::Verb;
 
 /// How much of everything.
@@ -145,6 +146,8 @@ pub(super) enum Measure {
     Answers(PathBuf),
     /// The same, and by how much it prefers the better of held-out answers, against what it was before.
     Preferences { model: PathBuf, before: PathBuf },
+    /// Two folders of results of `herd eval`, and how the second differs from the first.
+    Evaluation([PathBuf; 2]),
     /// As `Answers`, of a file that `herd chat` takes, beside its parent's.
     Small(PathBuf),
 }
@@ -202,6 +205,7 @@ pub(super) fn stages(size: Size, out: &Path) -> (Vec<(PathBuf, String)>, Vec<Sta
     let best = way.best(&tuned);
     way.dpo(&best);
     let mean = way.average();
+    way.eval(&[("sft", &tuned), ("average", &mean)]);
     way.quantize(&mean);
     (way.configs, way.stages)
 }
@@ -501,6 +505,32 @@ impl Way<'_> {
             made: vec![self.at("average/model.safetensors")],
         });
         "average".to_owned()
+    }
+
+    /// The held-out questions by the verb that measures any model, of two by their names.
+    fn eval(&mut self, models: &[(&str, &str); 2]) {
+        let (page, data) = ("configs/questions.toml", self.arg("data"));
+        self.configs.push((self.at(page), PAGE.to_owned()));
+        let (page, context) = (self.arg(page), CONTEXT.to_string());
+        let limit = Some(self.n.questions).filter(|n| *n < usize::MAX).map(|n| n.to_string());
+        let verb = |(name, model): &(&str, &str)| {
+            let (model, out) = (self.arg(model), self.arg(&format!("eval/{name}")));
+            let mut args = vec!["eval", "run", "-m", &model, "--tasks", &page, "--data", &data];
+            args.extend(["--out", &out, "--apply-chat-template", "--chat-template", "llama3"]);
+            args.extend(["--ctx-size", &context]);
+            args.extend(limit.iter().flat_map(|n| ["--limit", n]));
+            let args = args.into_iter().map(str::to_owned).collect();
+            Verb::new(args, Path::new(&out).join("results.json"))
+        };
+        let folders = models.map(|(name, _)| self.at(&format!("eval/{name}")));
+        let files = ["results.json", "samples/questions.jsonl"];
+        self.stages.push(Stage {
+            name: "eval",
+            title: "measure it as any model is measured, beside what it was after sft",
+            verbs: models.iter().map(verb).collect(),
+            made: folders.iter().flat_map(|of| files.map(|file| of.join(file))).collect(),
+            measure: Measure::Evaluation(folders),
+        });
     }
 
     fn quantize(&mut self, parent: &str) {

@@ -4,7 +4,9 @@
 //! about it. `ENOSYS` rather than death, since libraries try new calls and fall back. Not on the
 //! list, among others: mounts and namespaces, `ptrace` and reading of foreign memory, `bpf`,
 //! `perf_event_open`, `io_uring`, keys, `userfaultfd`, modules, clocks, memory that no process
-//! maps (`memfd_create`, System V objects, `vmsplice`), and every socket that is not a Unix one.
+//! maps (`memfd_create`, System V objects, `vmsplice`), every socket that is not a Unix one, and what
+//! the machine's files would feel: leases, which stop those who open one, and watches, of which a user
+//! has few. Locks stay, since programs take them in their own folder.
 
 use std::collections::BTreeMap;
 
@@ -35,8 +37,7 @@ const FREE: &[c::c_long] = calls![
     SYS_mkdirat SYS_unlinkat SYS_linkat SYS_symlinkat SYS_readlinkat SYS_renameat SYS_renameat2
     SYS_mknodat
     SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat SYS_umask SYS_getxattr
-    SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr SYS_inotify_init1
-    SYS_inotify_add_watch SYS_inotify_rm_watch
+    SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr
     // Descriptors, pipes and waiting on them.
     SYS_dup SYS_dup3 SYS_pipe2 SYS_ppoll SYS_pselect6 SYS_epoll_create1 SYS_epoll_ctl
     SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2 SYS_signalfd4 SYS_timerfd_create
@@ -74,8 +75,8 @@ const OLDER: &[c::c_long] = calls![
     SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_getdents SYS_mkdir SYS_rmdir SYS_unlink
     SYS_link SYS_symlink SYS_readlink SYS_rename SYS_mknod SYS_chmod SYS_chown
     SYS_lchown SYS_utime SYS_utimes SYS_futimesat SYS_dup2 SYS_pipe SYS_poll SYS_select
-    SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_signalfd SYS_inotify_init SYS_fork SYS_vfork
-    SYS_getpgrp SYS_pause SYS_alarm SYS_time SYS_arch_prctl
+    SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_signalfd SYS_fork SYS_vfork SYS_getpgrp
+    SYS_pause SYS_alarm SYS_time SYS_arch_prctl
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[c::c_long] = &[];
@@ -93,6 +94,10 @@ const NAMESPACES: u64 = (c::CLONE_NEWUSER
 const IOCTLS: &[c::Ioctl] = calls![
     TCGETS TIOCGWINSZ TIOCGPGRP FIONREAD FIONBIO FIOCLEX FIONCLEX FICLONE
 ];
+
+/// What is not asked of a descriptor: longer pipes are memory that no process holds; leases and notices
+/// reach beyond the process.
+const FCNTLS: [c::c_int; 3] = [c::F_SETPIPE_SZ, c::F_SETLEASE, c::F_NOTIFY];
 
 /// What a process may say of itself.
 const PRCTLS: &[c::c_int] = calls![
@@ -136,6 +141,10 @@ fn build(sockets: Sockets) -> Result<BpfProgram, seccompiler::BackendError> {
     let one_of = |place: u8, values: &[u64]| {
         values.iter().map(|value| rule(place, Eq, *value)).collect::<Result<Vec<_>, _>>()
     };
+    let none_of = |place: u8, values: &[u64]| {
+        let others = values.iter().map(|value| condition(place, Ne, *value));
+        Ok(vec![SeccompRule::new(others.collect::<Result<_, _>>()?)?])
+    };
     let free = FREE.iter().chain(OLDER).map(|call| (*call, vec![]));
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = free.collect();
     #[allow(clippy::unnecessary_cast)] // with musl they are ints
@@ -166,8 +175,7 @@ fn build(sockets: Sockets) -> Result<BpfProgram, seccompiler::BackendError> {
         // Of itself alone: the keeper has the same user.
         (c::SYS_prlimit64, one_of(0, &[0])?),
         (c::SYS_sched_setaffinity, one_of(0, &[0])?),
-        // Longer pipes are memory that no process holds.
-        (c::SYS_fcntl, vec![rule(1, Ne, c::F_SETPIPE_SZ as u64)?]),
+        (c::SYS_fcntl, none_of(1, &FCNTLS.map(|option| option as u64))?),
     ]);
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let missing = SeccompAction::Errno(c::ENOSYS as u32);
