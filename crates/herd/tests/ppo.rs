@@ -258,5 +258,5 @@ fn settings_that_teach_nothing_are_named() {
     let text = fs::read_to_string(&rows).unwrap();
     fs::write(&rows, text.replace("\"values\"", "\"prices\"")).unwrap();
     let err = fails(folder, "cut", &cut);
-    assert!(err.contains("lacks numbers of its tokens"), "{err}");
+    assert!(err.contains("its last answers are not those"), "{err}");
 }

@@ -57,28 +57,36 @@ fn a_quickstart_that_is_killed_on_its_way_ends_with_the_hashes_of_one_that_is_no
     assert_eq!(read(whole.join(told[0])), read(killed.join(told[0])));
     assert!(killed.join(told[1]).exists());
     assert_eq!(read(whole.join("hashes.json")), read(killed.join("hashes.json")));
-    let report = read(whole.join("report.md"));
-    for stage in [
-        "tokenizer",
-        "scaling",
-        "pretrain",
-        "context",
-        "anneal",
-        "sft",
-        "reward",
-        "sample",
-        "best",
-        "dpo",
-        "average",
-        "eval",
-        "quantize",
-    ] {
+    expect_report(&whole);
+    expect_talk(&whole);
+}
+
+const STAGES: [&str; 13] = [
+    "tokenizer",
+    "scaling",
+    "pretrain",
+    "context",
+    "anneal",
+    "sft",
+    "reward",
+    "sample",
+    "best",
+    "dpo",
+    "average",
+    "eval",
+    "quantize",
+];
+
+/// The report tells of every stage, and of scores what their verb says.
+fn expect_report(out: &Path) {
+    let report = read(out.join("report.md"));
+    for stage in STAGES {
         assert!(report.contains(&format!("| {stage} |")), "{stage} is missing in\n{report}");
     }
     // What it says of the score is what the verb says, and receipts are among what is the same.
     let compared = Command::new(env!("CARGO_BIN_EXE_herd"))
         .args(["eval", "compare", "--json"])
-        .args(["sft", "average"].map(|of| whole.join("eval").join(of)))
+        .args(["sft", "average"].map(|of| out.join("eval").join(of)))
         .output()
         .unwrap();
     assert!(compared.status.success(), "{}", String::from_utf8_lossy(&compared.stderr));
@@ -87,7 +95,7 @@ fn a_quickstart_that_is_killed_on_its_way_ends_with_the_hashes_of_one_that_is_no
         [0, 1].map(|end| compared["questions"]["difference"]["ci95"][end].as_f64().unwrap());
     assert!(report.contains(&format!("| {low:+.3} to {high:+.3} |")), "{compared}\n{report}");
     assert!(report.contains("- eval: exact_match of average, 95 % from "), "{report}");
-    assert!(read(whole.join("hashes.json")).contains("eval/average/samples/questions.jsonl"));
+    assert!(read(out.join("hashes.json")).contains("eval/average/samples/questions.jsonl"));
     // Before it learnt answers it was asked what it is asked then.
     let asked = |heading: &str| {
         let (_, behind) = report.split_once(&format!("\n{heading}:\n\n")).expect(heading);
@@ -96,10 +104,13 @@ fn a_quickstart_that_is_killed_on_its_way_ends_with_the_hashes_of_one_that_is_no
         prompts.collect::<Vec<_>>()
     };
     assert_eq!((asked("Before sft"), asked("After sft").len()), (asked("After sft"), 4));
-    let page = read(whole.join("report.html"));
+    let page = read(out.join("report.html"));
     assert!(page.contains("<table>") && page.contains("<svg"));
-    // What came of it talks.
-    let model = whole.join("model.gguf");
+}
+
+/// What came of it talks.
+fn expect_talk(out: &Path) {
+    let model = out.join("model.gguf");
     let said = Command::new(env!("CARGO_BIN_EXE_herd"))
         .args(["complete", "-p", "The people", "-n", "4", "--temp", "0", "-m"])
         .arg(&model)
