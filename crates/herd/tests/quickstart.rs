@@ -88,11 +88,11 @@ fn expect_report(out: &Path) {
         .args(["eval", "compare", "--json"])
         .args(["sft", "average"].map(|of| out.join("eval").join(of)))
         .output()
-        .unwrap();
+        .expect("it runs");
     assert!(compared.status.success(), "{}", String::from_utf8_lossy(&compared.stderr));
-    let compared: Value = serde_json::from_slice(&compared.stdout).unwrap();
-    let [low, high] =
-        [0, 1].map(|end| compared["questions"]["difference"]["ci95"][end].as_f64().unwrap());
+    let compared: Value = serde_json::from_slice(&compared.stdout).expect("JSON");
+    let [low, high] = [0, 1]
+        .map(|end| compared["questions"]["difference"]["ci95"][end].as_f64().expect("an end"));
     assert!(report.contains(&format!("| {low:+.3} to {high:+.3} |")), "{compared}\n{report}");
     assert!(report.contains("- eval: exact_match of average, 95 % from "), "{report}");
     assert!(read(out.join("hashes.json")).contains("eval/average/samples/questions.jsonl"));
@@ -100,7 +100,7 @@ fn expect_report(out: &Path) {
     let asked = |heading: &str| {
         let (_, behind) = report.split_once(&format!("\n{heading}:\n\n")).expect(heading);
         let lines = behind.lines().take_while(|line| !line.is_empty());
-        let prompts = lines.map(|line| line.split_once(": `").unwrap().0.to_owned());
+        let prompts = lines.map(|line| line.split_once(": `").expect(line).0.to_owned());
         prompts.collect::<Vec<_>>()
     };
     assert_eq!((asked("Before sft"), asked("After sft").len()), (asked("After sft"), 4));
@@ -115,7 +115,7 @@ fn expect_talk(out: &Path) {
         .args(["complete", "-p", "The people", "-n", "4", "--temp", "0", "-m"])
         .arg(&model)
         .output()
-        .unwrap();
+        .expect("it runs");
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 }
 
