@@ -36,14 +36,16 @@ pub fn run(
     console: &Console,
 ) -> Result<Option<Vec<Done>>, Error> {
     fs::create_dir_all(out).map_err(Error::io("make", out))?;
-    keep_settings(&out.join(SETTINGS), &config.write(), out)?;
+    keep(config, out)?;
     let shared = config.shared()?;
     let sweep = Sweep { config, shared, out, machine, console };
     if !sweep.shards()? {
         return Ok(None);
     }
     let vocab = training::words(&sweep.shared.tokenizer)?.tokenizer.vocab_size();
-    let (runs, left) = config.plan(vocab)?;
+    let (mut runs, left) = config.plan(vocab)?;
+    let before = finished(out);
+    runs.sort_by_key(|run| before.iter().position(|name| *name == run.name).unwrap_or(usize::MAX));
     for left in &left {
         let (budget, params, steps) = (left.budget, count(left.params as u64), left.steps);
         console
@@ -76,6 +78,24 @@ pub fn run(
         save(&out.join(MODELS), &others)?;
     }
     Ok(Some(done))
+}
+
+/// Keeps the settings. Those that only add runs take the place of the old ones.
+fn keep(config: &SweepConfig, out: &Path) -> Result<(), Error> {
+    let (path, text) = (out.join(SETTINGS), config.write());
+    let was = fs::read_to_string(&path).ok();
+    let was = was.and_then(|was| SweepConfig::parse(&was, &[], out).ok());
+    match was.is_some_and(|was| config.extends(&was)) {
+        true => write(&path, text.as_bytes()),
+        false => Ok(keep_settings(&path, &text, out)?),
+    }
+}
+
+/// The names of the runs that are told of: in a sweep that grows they stay the first.
+fn finished(out: &Path) -> Vec<String> {
+    let text = fs::read_to_string(out.join(TRIALS)).unwrap_or_default();
+    let name = |line| serde_json::from_str::<Done>(line).ok().map(|one| one.name);
+    text.lines().map_while(name).collect()
 }
 
 struct Sweep<'a> {

@@ -86,6 +86,29 @@ fn told(command: &mut Command) -> Value {
 }
 
 #[test]
+fn a_sweep_grows_by_budgets_and_sizes_behind_the_runs_that_are_there() {
+    let folder = begin_sweep();
+    let folder = folder.path();
+    let of = |budgets: &str, sizes: &str| {
+        let mut command = sweep(folder, "out");
+        command.args(["--set", &format!("budgets={budgets}"), "--set", &format!("sizes={sizes}")]);
+        command
+    };
+    done(&mut of("[4e9]", "[26e3, 75e3]"));
+    let (trials, first) = (folder.join("out/trials.jsonl"), folder.join("out/runs"));
+    let before = fs::read_to_string(&trials).unwrap();
+    let made = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+    let run = fs::read_dir(&first).unwrap().next().unwrap().unwrap().path();
+    let metrics = (run.join("metrics.jsonl"), made(&run.join("metrics.jsonl")));
+    done(&mut of("[1e9, 4e9]", "[26e3, 39e3, 75e3]"));
+    let after = fs::read_to_string(&trials).unwrap();
+    assert!(after.starts_with(&before) && after.lines().count() == 6, "{after}");
+    assert_eq!(made(&metrics.0), metrics.1);
+    let error = refused(&mut of("[1e9]", "[26e3, 39e3, 75e3]"));
+    assert!(error.contains("budgets"), "{error}");
+}
+
+#[test]
 fn a_sweep_that_is_killed_ends_with_the_bytes_of_one_that_is_not() {
     let folder = begin_sweep();
     let folder = folder.path();

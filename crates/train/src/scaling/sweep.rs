@@ -209,6 +209,17 @@ impl SweepConfig {
         toml::to_string(self).expect("a config is a table")
     }
 
+    /// Whether it is the other one with more budgets, sizes or mixes, so that each run of that one is a run of this one.
+    pub fn extends(&self, other: &SweepConfig) -> bool {
+        fn within<T: PartialEq>(fewer: &[T], more: &[T]) -> bool {
+            fewer.is_empty() == more.is_empty() && fewer.iter().all(|one| more.contains(one))
+        }
+        let SweepConfig { budgets, sizes, mix, .. } = other.clone();
+        let more = within(&budgets, &self.budgets) && within(&sizes, &self.sizes);
+        more && within(&mix, &self.mix)
+            && SweepConfig { budgets, sizes, mix, ..self.clone() } == *other
+    }
+
     /// What all runs share.
     ///
     /// Errors: it is no run's settings.
