@@ -58,14 +58,24 @@ fn python(code: &str) -> String {
     format!("Here it is.\n```python\n{code}\n```\n")
 }
 
+/// One sum to solve, once and without a second look.
+fn one_question() -> tempfile::TempDir {
+    let folder = begin_synth(&[], "");
+    let row = json!({ "prompt": "3 + 4?", "answer": 7 }).to_string();
+    fs::write(folder.path().join("input.jsonl"), row).expect("a file");
+    folder
+}
+
+const ONCE: [&str; 2] = ["maths.k=[1, 1]", "maths.verify=false"];
+
+fn right() -> Reply {
+    says("3 + 4 = 7\n#### 7")
+}
+
 #[test]
 fn an_endpoint_that_misbehaves_is_asked_again_or_named() {
-    let folder = begin_synth(&[], "");
+    let folder = one_question();
     let folder = folder.path();
-    let row = json!({ "prompt": "3 + 4?", "answer": 7 }).to_string();
-    fs::write(folder.join("input.jsonl"), row).unwrap();
-    let once = ["maths.k=[1, 1]", "maths.verify=false"];
-    let good = || says("3 + 4 = 7\n#### 7");
     // It comes to its senses at the fourth attempt.
     for (name, bad) in [("broken", 0), ("busy", 1), ("closed", 2), ("empty", 3)] {
         let attempts = AtomicUsize::new(0);
@@ -76,9 +86,9 @@ fn an_endpoint_that_misbehaves_is_asked_again_or_named() {
                 2 => Reply::Closes,
                 _ => Reply::Raw(200, "{\"choices\": []}".to_owned()),
             },
-            _ => says("3 + 4 = 7\n#### 7"),
+            _ => right(),
         });
-        let told = summary(command(folder, "maths", &writer.url, name, &once));
+        let told = summary(command(folder, "maths", &writer.url, name, &ONCE));
         assert_eq!((told["rows"].as_u64(), writer.requests().len()), (Some(1), 4), "{name}");
     }
     // It does not; the words of its refusal are told, on one line.
@@ -93,14 +103,14 @@ fn an_endpoint_that_misbehaves_is_asked_again_or_named() {
     for (name, make, wanted, attempts) in ways {
         let writer = Writer::new(move |_, _| make());
         let patience = ["writer.attempts=3", "writer.seconds=1", "writer.bytes_max=65536"];
-        let set = [&once[..], &patience[..]].concat();
+        let set = [&ONCE[..], &patience[..]].concat();
         let err = fails(command(folder, "maths", &writer.url, name, &set));
         assert!(err.contains(wanted) && !err.contains('\u{1b}'), "{name}: {err}");
         assert!(err.contains("hint: run this again"), "{err}");
         assert_eq!(writer.requests().len(), attempts, "{name}");
         // Where nothing was made another address may be asked, and is bound to what it made.
-        let kind = Writer::new(move |_, _| says("3 + 4 = 7\n#### 7"));
-        let told = summary(command(folder, "maths", &kind.url, name, &once));
+        let kind = Writer::new(move |_, _| right());
+        let told = summary(command(folder, "maths", &kind.url, name, &ONCE));
         assert_eq!(told["rows"].as_u64(), Some(1), "{name}");
         let err = fails(command(folder, "maths", &writer.url, name, &set));
         assert!(err.contains("writer.base_url was"), "{err}");
@@ -108,11 +118,16 @@ fn an_endpoint_that_misbehaves_is_asked_again_or_named() {
     let writer = Writer::new(move |_, _| {
         Reply::Raw(400, "{\"error\": {\"code\": \"context_length_exceeded\"}}".to_owned())
     });
-    let told = summary(command(folder, "maths", &writer.url, "long", &once));
+    let told = summary(command(folder, "maths", &writer.url, "long", &ONCE));
     assert_eq!(told["steps"]["solve"]["failed"], json!({ "too_long": 1 }));
-    // A key comes from the variable that the settings name.
-    let writer = Writer::new(move |_, _| good());
-    let key = [&once[..], &["writer.key_env=SCRIPT_KEY"]].concat();
+}
+
+#[test]
+fn a_key_comes_from_the_variable_that_the_settings_name_and_is_kept_nowhere() {
+    let folder = one_question();
+    let folder = folder.path();
+    let writer = Writer::new(move |_, _| right());
+    let key = [&ONCE[..], &["writer.key_env=SCRIPT_KEY"]].concat();
     let err = fails(command(folder, "maths", &writer.url, "keyless", &key));
     assert!(err.contains("SCRIPT_KEY"), "{err}");
     let mut keyed = command(folder, "maths", &writer.url, "keyed", &key);
@@ -126,7 +141,7 @@ fn an_endpoint_that_misbehaves_is_asked_again_or_named() {
     for file in kept.map(|entry| entry.unwrap().path()) {
         assert!(!fs::read_to_string(file).unwrap().contains("secret"));
     }
-    let mut offline = command(folder, "maths", &writer.url, "offline", &once);
+    let mut offline = command(folder, "maths", &writer.url, "offline", &ONCE);
     offline.arg("--offline");
     assert!(fails(offline).contains("--offline forbids"));
 }
