@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Hold herd's rewards against those of transformers' AutoModelForSequenceClassification, both ways.
 
-usage: scripts/check-reward.py --herd target/release/herd        (needs: pip install transformers==5.23.0 torch==2.15.0)
+usage: scripts/check-reward.py --herd target/release/herd        (needs: pip install transformers==5.23.0 torch==2.15.0 peft==0.21.2)
 
 A tiny model learns from the repository's speeches for 40 steps, then as a reward model from its comparisons for 20, all in f32. Held: transformers opens
 the checkpoint without a missing or unexpected tensor, and of the ids that `herd preview` shows its scores, alone and padded in batches, are those of
-`herd score` within 1e-5; a reward model that transformers writes (other weights, same shape) has in herd the scores that it has there. Exit 0 if all of it holds.
+`herd score` within 1e-5; a reward model that transformers writes (other weights, same shape) has in herd the scores that it has there; PEFT opens the adapter of a
+run with `[model.lora]`, and its scores are those of the model that `herd convert --lora` makes of it. Exit 0 if all of it holds.
 """
 import argparse
 import json
@@ -36,6 +37,11 @@ steps = 20
 lr = 1e-3
 warmup_steps = 3
 """
+LORA = """
+[model.lora]
+rank = 8
+alpha = 16
+"""
 TOLERANCE = 1e-5
 
 
@@ -51,7 +57,10 @@ def main():
         run = lambda *words: run_herd(args.herd, folder, "-q", *words)
         run("pretrain", "--config", "base.toml", "--out", "base")
         run("reward", "--config", "reward.toml", "--out", "run")
-        worst = check(run, "run/checkpoints/step-20")
+        Path("lora.toml").write_text(LEARN + LORA)
+        run("reward", "--config", "lora.toml", "--out", "lora")
+        run("convert", "-m", "base/checkpoints/step-40", "--lora", "lora/checkpoints/step-20", "-o", "merged", "--float", "f32")
+        worst = max(check(run, "run/checkpoints/step-20"), check_adapter(run, "lora/checkpoints/step-20", "merged"))
     print("holds" if worst <= TOLERANCE else f"does not hold: {worst:.1e}")
     sys.exit(0 if worst <= TOLERANCE else 1)
 
@@ -74,6 +83,15 @@ def check(run, folder):
         if (Path(folder) / name).exists():
             shutil.copy(Path(folder) / name, Path("theirs") / name)
     return max(worst, compare("transformers' checkpoint in herd", model, answers(run, "theirs")))
+
+
+def check_adapter(run, adapter, merged):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained("base/checkpoints/step-40", dtype=torch.float32, num_labels=1)
+    base.config.pad_token_id = json.loads((Path(merged) / "config.json").read_text())["pad_token_id"]
+    return compare("herd's adapter in PEFT", PeftModel.from_pretrained(base, adapter).eval(), answers(run, merged))
 
 
 def answers(run, folder):

@@ -30,6 +30,9 @@ pub struct About {
     template: Option<String>,
 }
 
+/// The file of a folder's chat template.
+pub const TEMPLATE: &str = "chat_template.jinja";
+
 /// The chat formats that have a name.
 const NAMED_FORMATS: [&str; 6] =
     ["llama2", "code-llama-70b", "llama3", "llama3.1", "llama3.1-hf", "chatml"];
@@ -66,6 +69,13 @@ impl About {
         let beside = generation_beside(checkpoint)?;
         let defaults = checkpoint.generation.clone().or(beside);
         Ok(About { path: path.to_owned(), tokenizer, defaults, template })
+    }
+
+    /// The same of a checkpoint with an adapter beside it, whose chat template, where it has one, it was taught.
+    pub fn adapted(checkpoint: &Checkpoint, lora: Option<&Path>) -> Result<About, Error> {
+        let about = About::read(checkpoint)?;
+        let template = lora.map(folder_template).transpose()?.flatten().or(about.template);
+        Ok(About { template, ..about })
     }
 
     /// What decides how the dialogues of a run become tokens: its tokenizer, and the chat template of
@@ -202,8 +212,8 @@ fn civil(days: i64) -> (i64, i64, i64) {
 }
 
 /// `chat_template.jinja`, else the template in `tokenizer_config.json`: a text, or several by name.
-fn folder_template(folder: &Path) -> Result<Option<String>, Error> {
-    if let Some(text) = optional(&folder.join("chat_template.jinja"))? {
+pub fn folder_template(folder: &Path) -> Result<Option<String>, Error> {
+    if let Some(text) = optional(&folder.join(TEMPLATE))? {
         return Ok(Some(text));
     }
     let path = folder.join("tokenizer_config.json");

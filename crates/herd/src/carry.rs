@@ -1,6 +1,7 @@
 //! The tokenizer and the chat template on their way into another style of checkpoint.
 
 use std::fs;
+use std::path::Path;
 
 use herd_codec::{GgufVocab, TokenKind, Tokenizer};
 use herd_model::checkpoint::Checkpoint;
@@ -8,7 +9,7 @@ use herd_model::names::Style;
 use herd_tensor::files::{Array, Metadata, Value};
 use serde_json::json;
 
-use crate::about::{About, optional};
+use crate::about::{About, TEMPLATE, folder_template, optional};
 use crate::error::Error;
 
 /// Files of a folder that go along as they are.
@@ -18,15 +19,19 @@ const COMPANIONS: [&str; 9] = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    TEMPLATE,
     "LICENSE",
     "LICENSE.txt",
     "USE_POLICY.md",
 ];
 
-/// The tokenizer and its like; where there is none, `lost` is told.
-pub fn about(checkpoint: &Checkpoint, lost: &mut Vec<String>) -> Result<Option<About>, Error> {
-    match About::read(checkpoint) {
+/// The tokenizer and its like, with the chat template of an adapter; where there is none, `lost` is told.
+pub fn about(
+    checkpoint: &Checkpoint,
+    lora: Option<&Path>,
+    lost: &mut Vec<String>,
+) -> Result<Option<About>, Error> {
+    match About::adapted(checkpoint, lora) {
         Ok(about) => Ok(Some(about)),
         Err(Error::NoTokenizer { .. }) => {
             lost.push("no tokenizer lies beside the model: none is written".to_owned());
@@ -36,10 +41,14 @@ pub fn about(checkpoint: &Checkpoint, lost: &mut Vec<String>) -> Result<Option<A
     }
 }
 
-/// What a GGUF file says beside weights and configuration; a GGUF source says it already.
+/// What a GGUF file says beside weights and configuration; a GGUF source says the rest already.
 pub fn metadata(about: &About, checkpoint: &Checkpoint) -> Result<Metadata, Error> {
     let mut metadata = Metadata::default();
+    let template = about.template().map(|template| Value::String(template.to_owned()));
     if checkpoint.style == Style::Gguf {
+        if let Some(template) = template {
+            metadata.insert("tokenizer.chat_template", template);
+        }
         return Ok(metadata);
     }
     let vocab = about.tokenizer.to_gguf_vocab();
@@ -52,8 +61,8 @@ pub fn metadata(about: &About, checkpoint: &Checkpoint) -> Result<Metadata, Erro
         metadata.insert("general.name", Value::String(name));
     }
     put_vocab(&mut metadata, vocab, checkpoint.config.vocab);
-    if let Some(template) = about.template() {
-        metadata.insert("tokenizer.chat_template", Value::String(template.to_owned()));
+    if let Some(template) = template {
+        metadata.insert("tokenizer.chat_template", template);
     }
     Ok(metadata)
 }
@@ -109,6 +118,13 @@ pub fn files(
         }
     }
     let has = |files: &[(String, Vec<u8>)], name: &str| files.iter().any(|(n, _)| n == name);
+    if checkpoint.style != Style::Gguf
+        && about.template() != folder_template(checkpoint.folder())?.as_deref()
+    {
+        files.retain(|(name, _)| name != TEMPLATE);
+        let text = about.template().unwrap_or_default();
+        files.push((TEMPLATE.to_owned(), text.as_bytes().to_vec()));
+    }
     match style {
         Style::Gguf => {}
         Style::Hf => {

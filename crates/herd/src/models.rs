@@ -49,6 +49,13 @@ pub struct Wish {
     pub found: bool,
 }
 
+impl Wish {
+    /// The folder of its adapter.
+    fn adapter(&self) -> Option<&Path> {
+        self.lora.as_ref().map(|(folder, _)| folder.as_path())
+    }
+}
+
 /// A file of models: `[models.NAME]` tables.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,7 +209,7 @@ impl Stock {
         };
         let (checkpoint, _) = run::open(&flags(&self.house, wish), &self.house.kv, None)?;
         run::check_memory(&checkpoint, *limits)?;
-        let about = About::read(&checkpoint)?;
+        let about = About::adapted(&checkpoint, wish.adapter())?;
         self.house.sampling.sampling(&about.defaults)?.check(checkpoint.config.vocab)?;
         chat_format(wish, &about).map(drop)
     }
@@ -221,7 +228,7 @@ impl Stock {
         };
         let house = &self.house;
         let (checkpoint, _) = run::open(&flags(house, wish), &house.kv, None)?;
-        let about = About::read(&checkpoint)?;
+        let about = About::adapted(&checkpoint, wish.adapter())?;
         let limits = *limits;
         let plain = match self.shared(weights) {
             Some(llama) => llama,
@@ -239,7 +246,7 @@ impl Stock {
         same.retain(|llama| llama.strong_count() > 0);
         same.push(Arc::downgrade(&model));
         drop(loaded);
-        let lora = wish.lora.as_ref().map(|(folder, _)| folder.as_path());
+        let lora = wish.adapter();
         let vocab = checkpoint.config.vocab;
         let weights = named_by(checkpoint, lora.map(Path::to_owned));
         let served = Served { weights, ..served(house, wish, name, &about, &model, limits)? };

@@ -38,7 +38,7 @@ pub fn load(flags: &ModelFlags, kv: &KvFlag, context: Option<usize>) -> Result<R
 /// Loads an open model with its tokenizer, if it fits into memory.
 pub fn ready(checkpoint: &Checkpoint, limits: Limits, flags: &ModelFlags) -> Result<Ready, Error> {
     check_memory(checkpoint, limits)?;
-    let about = Arc::new(About::read(checkpoint)?);
+    let about = Arc::new(About::adapted(checkpoint, flags.lora.as_deref())?);
     let device = Device::cpu(flags.class()?, flags.threads()?);
     let plain = Llama::load(checkpoint, &device, limits.context)?;
     let model = Arc::new(match &flags.lora {

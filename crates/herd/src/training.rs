@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use herd_codec::Tokenizer;
 use herd_codec::chat::ChatFormat;
 use herd_data::disk::RealDisk;
 use herd_data::read::Sources;
@@ -17,7 +18,7 @@ use herd_train::reward::RewardConfig;
 use herd_train::runs::Run;
 use herd_train::{Chat, Event, Inputs, RunConfig, TrainError, Trainer, Words, network, report};
 
-use crate::about::About;
+use crate::about::{About, TEMPLATE};
 use crate::commands::sample::rewards;
 use crate::console::{Console, count};
 use crate::error::Error;
@@ -210,9 +211,6 @@ pub fn words(path: &Path) -> Result<Words, Error> {
     Ok(Words { tokenizer: Arc::new(tokenizer), files, generation, ends, chat: None })
 }
 
-/// The file of a model's chat template.
-const TEMPLATE: &str = "chat_template.jinja";
-
 /// Makes the words of a run those of dialogues: their format, and no other ends.
 ///
 /// Errors: nothing names a chat format, or what should cannot be opened.
@@ -231,7 +229,7 @@ fn teach_chat(config: &RunConfig, chat: &ChatConfig, words: &mut Words) -> Resul
     words.files.retain(|(name, _)| name != TEMPLATE || template.is_none());
     words.files.extend(template.map(|text| (TEMPLATE.to_owned(), text.into_bytes())));
     if config.reward.is_some() {
-        words.generation.pad_token_id = filler(words, &format);
+        words.generation.pad_token_id = filler(&words.tokenizer, &format);
     }
     let compare = config.dpo.as_ref().map(DpoConfig::compare);
     let compare = config.reward.as_ref().map(RewardConfig::compare).or(compare);
@@ -241,8 +239,8 @@ fn teach_chat(config: &RunConfig, chat: &ChatConfig, words: &mut Words) -> Resul
 
 /// A token that fills rows behind answers, for readers of a reward model: they take the score at the last token
 /// that is not it, so that it must end no answer.
-fn filler(words: &Words, format: &ChatFormat) -> Option<u32> {
-    let (tokenizer, specials) = (&words.tokenizer, words.tokenizer.specials());
+pub fn filler(tokenizer: &Tokenizer, format: &ChatFormat) -> Option<u32> {
+    let specials = tokenizer.specials();
     let named = tokenizer.special_id("<|finetune_right_pad_id|>");
     let known = [specials.pad, named, specials.eos, specials.unk, specials.bos];
     let ends: Vec<_> =

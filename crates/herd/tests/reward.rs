@@ -67,6 +67,47 @@ fn an_adapter_and_its_head_have_the_same_bytes_however_often_they_are_killed() {
 }
 
 #[test]
+fn an_adapter_is_taken_into_its_base_with_its_head_and_its_chat_format() {
+    let folder = begin_reward();
+    let folder = folder.path();
+    let pair = fs::read_to_string(folder.join("pairs.jsonl")).unwrap();
+    let pair = pair.lines().next().unwrap();
+    fs::write(folder.join("same.jsonl"), format!("{pair}\n").repeat(30)).unwrap();
+    done(herd(folder).args(["convert", "-m", BASE, "-o", "plain", "--float", "f32"]));
+    let settings = reward_settings("plain").replace("pairs.jsonl", "same.jsonl") + LORA;
+    fs::write(folder.join("lora.toml"), settings).unwrap();
+    let set = ["precision.weights=f32", "data.validation_share=0", "checkpoint.every=6"];
+    done(&mut stage_set(folder, "reward", "lora.toml", "run", &set));
+    let (adapter, base) = ("run/checkpoints/step-6", "plain");
+    let convert = |out: &str, more: &[&str]| {
+        let mut command = herd(folder);
+        command.args(["convert", "-m", base, "--lora", adapter, "-o", out]).args(more);
+        command
+    };
+    done(&mut convert("whole", &[]));
+    // Its rewards are those that training had after six steps, but for the order of sums.
+    let next = &metrics(&folder.join("run"), "step")[6];
+    let told = &score(folder, "whole", "same.jsonl", &[])[0]["rewards"];
+    for answer in ["chosen", "rejected"] {
+        let met = next[&format!("rewards/{answer}")].as_f64().unwrap();
+        let told = told[answer].as_f64().unwrap();
+        assert!((met - told).abs() < 1e-5, "{answer}: {met}, not {told}");
+    }
+    let config = fs::read_to_string(folder.join("whole/config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["architectures"][0], "LlamaForSequenceClassification");
+    assert!(config["pad_token_id"].is_u64(), "{config}");
+    // It has no form elsewhere, and stands beside no language model.
+    assert!(refused(&mut convert("whole.gguf", &[])).contains("Hugging Face folder"));
+    assert!(!folder.join("whole.gguf").exists());
+    let told = fails(folder, &["complete", "-m", base, "--lora", adapter, "-p", "a"]);
+    assert!(told.contains("modules_to_save") && told.contains("herd convert"), "{told}");
+    // A reward model is written as other floats.
+    done(herd(folder).args(["convert", "-m", "whole", "-o", "half", "--float", "bf16"]));
+    assert_eq!(score(folder, "half", "same.jsonl", &[]).len(), 30);
+}
+
+#[test]
 fn a_run_has_the_same_bytes_however_often_it_is_killed() {
     let folder = begin_reward();
     expect_unbreakable(folder.path(), 20, |out| stage(folder.path(), "reward", "reward.toml", out));
@@ -204,7 +245,7 @@ fn settings_rows_and_models_that_do_not_fit_are_named() {
     let err = fails(folder, &["complete", "-m", model, "-p", "a"]);
     assert!(err.contains("is a reward model, expected a language model"), "{err}");
     let err = fails(folder, &["convert", "-m", model, "--to", "gguf", "-o", "x.gguf"]);
-    assert!(err.contains("is a reward model"), "{err}");
+    assert!(err.contains("LlamaForSequenceClassification") && err.contains("folder"), "{err}");
     let err = fails(folder, &["score", "-m", BASE, "-i", "pairs.jsonl"]);
     assert!(err.contains("is a language model") && err.contains("herd reward"), "{err}");
     fs::write(folder.join("dpo.toml"), training::pair_settings(model)).unwrap();

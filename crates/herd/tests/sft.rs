@@ -49,6 +49,22 @@ fn a_run_over_dialogues_learns_answers_and_has_the_same_bytes_however_often_it_i
         let template = fs::read_to_string(step.join("chat_template.jinja")).unwrap();
         assert!(template.contains("<|start_header_id|>"));
     }
+    // An adapter brings its format along, into a folder, into a file, and beside the base.
+    let adapter = ["-m", BASE, "--lora", "lora/checkpoints/step-12"];
+    let made = |verb: &str, more: &[&str]| {
+        let mut command = herd(folder.path());
+        command.arg(verb).args(adapter).args(more).stdout(Stdio::piped());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    for out in ["merged", "merged.gguf"] {
+        made("convert", &["-o", out]);
+        let mut preview = herd(folder.path());
+        preview.args(["preview", "-m", out, "-i", "chats.jsonl", "--rows", "1"]);
+        done(&mut preview);
+    }
+    made("chat", &["-p", "hello", "-n", "2"]);
     // What was learnt says its format itself.
     let seen = |args: &str| {
         let mut preview = herd(folder.path());

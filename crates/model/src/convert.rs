@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoint, Stored};
 use crate::llama::Adapter;
 use crate::names::{self, Direction, Part, Style};
 use crate::recipe::Recipe;
-use crate::{CheckpointError, Config, ConfigError, GenerationDefaults, gguf, hf, meta};
+use crate::{CheckpointError, Config, ConfigError, GenerationDefaults, Head, gguf, hf, meta};
 
 /// What is to be written, and where.
 pub struct Job<'a> {
@@ -49,7 +49,8 @@ pub fn write(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<String>, CheckpointError> {
     let mut lost = Vec::new();
-    let items = items(checkpoint, job)?;
+    let config = &shape(checkpoint, job)?;
+    let items = items(checkpoint, config, job)?;
     match job.style {
         Style::Gguf => {
             let metadata = gguf_metadata(checkpoint, job, &mut lost)?;
@@ -58,7 +59,7 @@ pub fn write(
         }
         Style::Hf | Style::Meta => {
             let texts = match job.style {
-                Style::Hf => hf_texts(checkpoint, job, &mut lost)?,
+                Style::Hf => hf_texts(checkpoint, config, job, &mut lost)?,
                 Style::Meta | Style::Gguf => meta_texts(checkpoint, &mut lost)?,
             };
             let folder = NewFolder::create(job.out)?;
@@ -81,6 +82,24 @@ pub fn write(
         }
     }
     Ok(lost)
+}
+
+/// The shape of what is written: an adapter may bring the head of a reward model.
+///
+/// Errors: the style has no place for that head.
+fn shape(checkpoint: &Checkpoint, job: &Job<'_>) -> Result<Config, CheckpointError> {
+    const HINT: &str = "of a reward model a Hugging Face folder is written: leave out --to";
+    let mut config = checkpoint.config.clone();
+    if job.adapter.and_then(Adapter::score).is_some() {
+        config.head = Head::Score;
+    }
+    match (config.head, job.style) {
+        (Head::Language, _) | (Head::Score, Style::Hf) => Ok(config),
+        (Head::Score, Style::Gguf | Style::Meta) => {
+            let head = ConfigError::unsupported("architectures", hf::SCORE, HINT);
+            Err(config_error(checkpoint, head))
+        }
+    }
 }
 
 /// The plan that loses least: formats stay as they are where `style` holds them; `float` asks for
@@ -145,8 +164,11 @@ fn infos(items: &[Item]) -> Vec<TensorInfo> {
 }
 
 /// Every tensor of the output in its order.
-fn items(checkpoint: &Checkpoint, job: &Job<'_>) -> Result<Vec<Item>, CheckpointError> {
-    let config = &checkpoint.config;
+fn items(
+    checkpoint: &Checkpoint,
+    config: &Config,
+    job: &Job<'_>,
+) -> Result<Vec<Item>, CheckpointError> {
     let item = |name: Part, part: Part, format: Format, own: Option<Vec<f32>>| {
         let text = names::name(name, job.style).expect("every style names these parts");
         let dtype = DType::Format(format);
@@ -159,7 +181,11 @@ fn items(checkpoint: &Checkpoint, job: &Job<'_>) -> Result<Vec<Item>, Checkpoint
     };
     let mut items: Vec<Item> = names::all_parts(config)
         .into_iter()
-        .map(|part| item(part, part, (job.plan)(part), None))
+        .map(|part| match part {
+            // It stays as it was trained.
+            Part::Score => item(part, part, Format::F32, job.adapter.and_then(Adapter::score)),
+            _ => item(part, part, (job.plan)(part), None),
+        })
         .collect();
     match job.style {
         Style::Hf => {}
@@ -378,6 +404,7 @@ type Texts = Vec<(String, Vec<u8>)>;
 /// `config.json` and `generation_config.json`.
 fn hf_texts(
     checkpoint: &Checkpoint,
+    shape: &Config,
     job: &Job<'_>,
     lost: &mut Vec<String>,
 ) -> Result<Texts, CheckpointError> {
@@ -394,6 +421,10 @@ fn hf_texts(
             hf::ConfigFile::new(config, generation, Some(dtype.into()))
         }
     };
+    if shape.head != config.config.head {
+        config.config.head = shape.head;
+        config.generation.pad_token_id = checkpoint.generation.pad_token_id;
+    }
     if config.dtype.as_deref().unwrap_or("float32") != dtype {
         config.dtype = Some(dtype.into());
     }

@@ -332,7 +332,7 @@ fn refuse_other_mathematics(map: &Map<String, Value>) -> Result<(), ConfigError>
 
 /// Names of the class of a language model, and of a model with labels.
 const LANGUAGE: [&str; 2] = ["LlamaForCausalLM", "LLaMAForCausalLM"];
-const SCORE: &str = "LlamaForSequenceClassification";
+pub(crate) const SCORE: &str = "LlamaForSequenceClassification";
 
 /// The head by the name of the class; a language model's where there is none.
 fn read_head(map: &Map<String, Value>) -> Result<Head, ConfigError> {

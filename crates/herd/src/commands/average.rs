@@ -36,7 +36,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         return Err(AverageError::Style { path }.into());
     }
     let mut lost = Vec::new();
-    let files = match carry::about(&first, &mut lost)? {
+    let files = match carry::about(&first, None, &mut lost)? {
         None => Vec::new(),
         Some(about) => carry::files(&about, &first, Style::Hf, &mut lost)?,
     };

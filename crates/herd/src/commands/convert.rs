@@ -15,6 +15,7 @@ use crate::console::{Console, Verdict};
 use crate::error::Error;
 use crate::flags;
 use crate::store::Store;
+use crate::training;
 
 /// Flags of `herd convert`.
 #[derive(Debug, clap::Args)]
@@ -28,7 +29,7 @@ pub struct Flags {
     /// The style: gguf, hf or meta [default: gguf for a name that ends so, else hf]
     #[arg(long, value_name = "STYLE")]
     to: Option<String>,
-    /// Take an adapter into the weights, as `herd sft` or PEFT writes it
+    /// Take an adapter into the weights, as `herd sft`, `herd reward` or PEFT writes it, and the chat template beside it
     #[arg(long, value_name = "FOLDER")]
     lora: Option<PathBuf>,
     /// Write all weights as f32, f16 or bf16 [default: as they are, where the style holds them]
@@ -45,10 +46,18 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let float = flags.float.as_deref().map(float).transpose()?;
     refuse_existing(&flags.out)?;
     let device = Device::cpu(flags::class(None)?, flags::threads(flags.threads)?);
-    let checkpoint = Checkpoint::open(Store::open()?.resolve(&flags.model)?)?;
+    let mut checkpoint = Checkpoint::open_any(Store::open()?.resolve(&flags.model)?)?;
     checkpoint.notes.iter().for_each(|note| console.note(format!("note: {note}")));
     let mut lost = Vec::new();
-    let about = carry::about(&checkpoint, &mut lost)?;
+    let about = carry::about(&checkpoint, flags.lora.as_deref(), &mut lost)?;
+    let adapter = flags.lora.as_ref().map(|folder| Adapter::open_any(folder, &checkpoint.config));
+    let adapter = adapter.transpose()?;
+    if adapter.as_ref().is_some_and(|adapter| adapter.score().is_some())
+        && let Some(about) = &about
+        && let Ok(format) = about.chat_format(None)
+    {
+        checkpoint.generation.pad_token_id = training::filler(&about.tokenizer, &format);
+    }
     let (metadata, files) = match (&about, style) {
         (None, _) => (Metadata::default(), Vec::new()),
         (Some(about), Style::Gguf) => (carry::metadata(about, &checkpoint)?, Vec::new()),
@@ -57,8 +66,6 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         }
     };
     let plan = keep(&checkpoint, style, float);
-    let adapter = flags.lora.as_ref().map(|folder| Adapter::open(folder, &checkpoint.config));
-    let adapter = adapter.transpose()?;
     let job = Job {
         out: &flags.out,
         style,

@@ -23,11 +23,14 @@ const FILE: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names of a model.
 const PREFIX: &str = "base_model.model.";
+/// The head of a reward model, which is trained whole.
+const SCORE: &str = "base_model.model.score.weight";
 
 /// An adapter's products, read and checked against the shape of the model that they stand beside.
 pub struct Adapter {
     scale: f32,
     pairs: BTreeMap<Part, Pair>,
+    score: Option<Matrix>,
 }
 
 /// A [rank, inputs] and B [outputs, rank], row by row in f32.
@@ -43,16 +46,32 @@ struct Matrix {
 }
 
 impl Adapter {
-    /// Reads `adapter_config.json` and `adapter_model.safetensors` of a folder, for a model of this shape.
+    /// Reads `adapter_config.json` and `adapter_model.safetensors` of a folder, for a language model of this shape.
+    ///
+    /// Errors: those of [`open_any`](Adapter::open_any); it brings the head of a reward model.
+    pub fn open(folder: &Path, config: &Config) -> Result<Adapter, CheckpointError> {
+        const HINT: &str = "`herd convert -m BASE --lora FOLDER -o OUT` makes a reward model of it, which `herd score` and judges take";
+        let adapter = Adapter::open_any(folder, config)?;
+        match adapter.score {
+            None => Ok(adapter),
+            Some(_) => {
+                let score = ConfigError::unsupported("modules_to_save", "score", HINT);
+                Err(config_error(&folder.join(FILE), score))
+            }
+        }
+    }
+
+    /// The same, of a language model or a reward model.
     ///
     /// Errors: a file that is not there, a kind of adapter that is no plain LoRA, a tensor that is unknown, misshapen or
     /// without its other half.
-    pub fn open(folder: &Path, config: &Config) -> Result<Adapter, CheckpointError> {
+    pub fn open_any(folder: &Path, config: &Config) -> Result<Adapter, CheckpointError> {
         let (path, text) = read_text(folder, FILE)?;
         let settings = read_settings(&text).map_err(|source| config_error(&path, source))?;
         let archive = Archive::open(folder.join(WEIGHTS))?;
         let mut pairs: BTreeMap<Part, Pair> = BTreeMap::new();
-        for info in archive.tensors() {
+        let score = settings.scores.then(|| score(&archive, config)).transpose()?;
+        for info in archive.tensors().iter().filter(|info| score.is_none() || info.name != SCORE) {
             let (part, half) = place(info, archive.path())?;
             let matrix = read(&archive, info, part, half, &settings, config)?;
             let pair = pairs.entry(part).or_default();
@@ -72,7 +91,7 @@ impl Adapter {
             let tensor = format!("{PREFIX}{module}.{half}.weight");
             return Err(CheckpointError::MissingTensor { path: archive.path().into(), tensor });
         }
-        Ok(Adapter { scale: settings.scale, pairs })
+        Ok(Adapter { scale: settings.scale, pairs, score })
     }
 
     /// The numbers of a part with the adapter's products in them, W + scale B A, each added up in f64; `None` for a part that
@@ -91,10 +110,15 @@ impl Adapter {
         Some(w)
     }
 
+    /// The head of a reward model, [1, D], where the adapter brings one.
+    pub fn score(&self) -> Option<Vec<f32>> {
+        self.score.as_ref().map(Matrix::numbers)
+    }
+
     /// Bytes in memory beside the weights.
     pub fn bytes(&self) -> usize {
         let halves = self.pairs.values().flat_map(|pair| [&pair.a, &pair.b]);
-        halves.flatten().map(|matrix| matrix.bytes.len()).sum()
+        halves.chain([&self.score]).flatten().map(|matrix| matrix.bytes.len()).sum()
     }
 }
 
@@ -146,6 +170,8 @@ impl Matrix {
 struct Settings {
     rank: usize,
     scale: f32,
+    /// Whether it brings the head of a reward model.
+    scores: bool,
 }
 
 fn read_settings(text_: &str) -> Result<Settings, ConfigError> {
@@ -154,7 +180,8 @@ fn read_settings(text_: &str) -> Result<Settings, ConfigError> {
     if kind != "LORA" {
         return Err(ConfigError::unsupported("peft_type", kind, "Herd runs LORA alone"));
     }
-    refuse_others(&map)?;
+    let scores = scores(&map);
+    refuse_others(&map, scores)?;
     let rank = count(&map, "r")?.ok_or(ConfigError::missing(FILE, "r"))?;
     let alpha = float(&map, "lora_alpha")?.ok_or(ConfigError::missing(FILE, "lora_alpha"))?;
     if rank == 0 {
@@ -167,11 +194,18 @@ fn read_settings(text_: &str) -> Result<Settings, ConfigError> {
         Some(true) => (rank as f64).sqrt(),
         Some(false) | None => rank as f64,
     };
-    Ok(Settings { rank, scale: (alpha / by) as f32 })
+    Ok(Settings { rank, scale: (alpha / by) as f32, scores })
+}
+
+/// Whether the head is all that is trained whole. PEFT names two that may be one, of which a Llama has the second.
+fn scores(map: &Map<String, Value>) -> bool {
+    let whole = get(map, "modules_to_save").and_then(Value::as_array);
+    let head = |name: &Value| name == "score" || name == "classifier";
+    whole.is_some_and(|names| names.contains(&"score".into()) && names.iter().all(head))
 }
 
 /// Kinds of LoRA whose mathematics is another.
-fn refuse_others(map: &Map<String, Value>) -> Result<(), ConfigError> {
+fn refuse_others(map: &Map<String, Value>, scores: bool) -> Result<(), ConfigError> {
     const HINT: &str = "merge the adapter into its model with PEFT, and use that";
     for key in ["use_dora", "fan_in_fan_out", "lora_bias", "use_qalora", "use_bdlora"] {
         if flag(map, key)? == Some(true) {
@@ -198,7 +232,8 @@ fn refuse_others(map: &Map<String, Value>) -> Result<(), ConfigError> {
             value.as_object().is_some_and(Map::is_empty)
                 || value.as_array().is_some_and(Vec::is_empty)
         };
-        if let Some(value) = get(map, key).filter(|value| !empty(value)) {
+        let known = scores && key == "modules_to_save";
+        if let Some(value) = get(map, key).filter(|value| !known && !empty(value)) {
             return Err(ConfigError::unsupported(key, value, HINT));
         }
     }
@@ -248,35 +283,49 @@ fn read(
     settings: &Settings,
     config: &Config,
 ) -> Result<Matrix, CheckpointError> {
-    let at = || PathBuf::from(archive.path());
-    let tensor = || info.name.clone();
     if let Some(layer) = part.layer().filter(|layer| *layer >= config.layers) {
-        let layers = config.layers;
-        return Err(CheckpointError::Layer { path: at(), tensor: tensor(), layer, layers });
+        let (path, tensor, layers) = (archive.path().into(), info.name.clone(), config.layers);
+        return Err(CheckpointError::Layer { path, tensor, layer, layers });
     }
     let outer = part.shape(config);
     let shape = match half {
         Half::A => [settings.rank, outer[1]],
         Half::B => [outer[0], settings.rank],
     };
-    if info.shape != shape {
-        let (expected, got) = (shape.to_vec(), info.shape.clone());
-        return Err(CheckpointError::Shape { path: at(), tensor: tensor(), expected, got });
-    }
-    let Some(format @ (Format::F32 | Format::F16 | Format::BF16)) = info.dtype.format() else {
-        let (path, tensor, got) = (at(), tensor(), info.dtype);
-        return Err(CheckpointError::Type { path, tensor, got });
-    };
-    let stored = archive.bytes(info)?;
-    let mut numbers = vec![0.0f32; shape[0] * shape[1]];
-    blocks::unpack(format, &stored, &mut numbers);
-    let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let Matrix { bytes, .. } = matrix(archive, info, shape)?;
     let bytes = match part.permuted_heads(config).filter(|_| half == Half::B) {
         Some(heads) => {
             permute_rows(&bytes, heads, config.head_dim, 4 * shape[1], Direction::HfToMeta)
         }
         None => bytes,
     };
+    Ok(Matrix { shape, bytes })
+}
+
+/// The head of a reward model.
+fn score(archive: &Archive, config: &Config) -> Result<Matrix, CheckpointError> {
+    let (path, tensor) = (PathBuf::from(archive.path()), SCORE.to_owned());
+    let info = archive.find(SCORE).ok_or(CheckpointError::MissingTensor { path, tensor })?;
+    matrix(archive, info, [1, config.width])
+}
+
+/// A tensor of plain floats as f32, row by row.
+fn matrix(
+    archive: &Archive,
+    info: &TensorInfo,
+    shape: [usize; 2],
+) -> Result<Matrix, CheckpointError> {
+    let (path, tensor) = (PathBuf::from(archive.path()), info.name.clone());
+    if info.shape != shape {
+        let (expected, got) = (shape.to_vec(), info.shape.clone());
+        return Err(CheckpointError::Shape { path, tensor, expected, got });
+    }
+    let Some(format @ (Format::F32 | Format::F16 | Format::BF16)) = info.dtype.format() else {
+        return Err(CheckpointError::Type { path, tensor, got: info.dtype });
+    };
+    let mut numbers = vec![0.0f32; shape[0] * shape[1]];
+    blocks::unpack(format, &archive.bytes(info)?, &mut numbers);
+    let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
     Ok(Matrix { shape, bytes })
 }
 
@@ -296,6 +345,7 @@ mod tests {
             (r#","bias":"all""#, "bias = all"),
             (r#","rank_pattern":{"q_proj":8}"#, "rank_pattern"),
             (r#","modules_to_save":["lm_head"]"#, "modules_to_save"),
+            (r#","modules_to_save":["score","lm_head"]"#, "modules_to_save"),
         ] {
             assert!(error(more).contains(words), "{more}: {}", error(more));
         }
