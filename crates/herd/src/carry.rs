@@ -119,10 +119,10 @@ pub fn files(
     }
     let has = |files: &[(String, Vec<u8>)], name: &str| files.iter().any(|(n, _)| n == name);
     if checkpoint.style != Style::Gguf
-        && about.template() != folder_template(checkpoint.folder())?.as_deref()
+        && let Some(text) = about.template()
+        && folder_template(checkpoint.folder())?.as_deref() != Some(text)
     {
         files.retain(|(name, _)| name != TEMPLATE);
-        let text = about.template().unwrap_or_default();
         files.push((TEMPLATE.to_owned(), text.as_bytes().to_vec()));
     }
     match style {
