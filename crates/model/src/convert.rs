@@ -88,7 +88,8 @@ pub fn write(
 ///
 /// Errors: the style has no place for that head.
 fn shape(checkpoint: &Checkpoint, job: &Job<'_>) -> Result<Config, CheckpointError> {
-    const HINT: &str = "a reward model has no form there: write a Hugging Face folder, -o FOLDER --to hf";
+    const HINT: &str =
+        "a reward model has no form there: write a Hugging Face folder, -o FOLDER --to hf";
     let mut config = checkpoint.config.clone();
     if job.adapter.and_then(Adapter::score).is_some() {
         config.head = Head::Score;
