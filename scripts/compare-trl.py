@@ -2,16 +2,16 @@
 """Measure steps of fine-tuning by herd and by TRL in one run and print a Markdown table.
 
 usage: scripts/compare-trl.py --herd target/release/herd -m FOLDER --dialogues ROWS.jsonl --preferences PAIRS.jsonl
-           [--verbs sft,lora,dpo,dpo-lora] [--peers bf16,autocast] [--rounds 3] [--steps 8] [--tokens 4096] [--seq-len 512]
+           [--verbs sft,lora,dpo,dpo-lora] [--peers bf16,autocast,f32] [--rounds 3] [--steps 8] [--tokens 4096] [--seq-len 512]
            [--tcmalloc LIB.so] [--through COMMAND] [--threads 2] [--json RAW.json]
        (needs: pip install trl==1.16.0 peft==0.21.2 transformers==5.23.0 torch==2.15.0 datasets; Debian's libtcmalloc-minimal4 for --tcmalloc)
 
 FOLDER is a Hugging Face folder of a language model, ROWS.jsonl has rows of `messages`, PAIRS.jsonl rows of `prompt`, `chosen` and `rejected`,
 each a list of messages; rows longer than --seq-len are left out for both sides. herd packs rows behind a document mask, TRL pads each to the longest
 of its batch and, but for DPO, takes rows of like length together; a step of either has about --tokens tokens that are no padding, and only these are counted. Of DPO
-the log-probabilities of the reference are made beforehand on both sides, and not timed. Settings of TRL: bf16 (weights, gradients and moments), autocast (weights in f32).
-herd keeps f32 masters and moments. Adapters have rank 8 on all seven products. Every setting runs in a process of its own; within a round
-they take turns, the next round in reverse. A figure is the median of its rounds, each the median of its steps after the first two.
+the log-probabilities of the reference are made beforehand on both sides, and not timed. Settings of TRL: bf16 (weights, gradients and moments), autocast (weights in f32),
+f32 (everything). herd keeps f32 masters and moments. Adapters have rank 8 on all seven products. Every setting runs in a process of its own; within a round they take turns,
+the next round in reverse. A figure is the median of its rounds, each the median of its steps after the first two.
 """
 import argparse
 import json
