@@ -420,12 +420,16 @@ class Bench:
         return done
 
     def fail(self, verb, every, whole):
-        """Cuts the power at every step, in three ways, and fills the disk; the second time soon after the first."""
+        """Cuts the power at the end and at every step, in three ways, and fills the disk; the second time soon after the first."""
         command = VERBS[verb][0].replace("OUT", "out").split()
         self.run(command)
         steps, written = map(int, (self.folder / "told").read_text().split())
         self.clear()
-        count = 0
+        # What has ended is on the disk.
+        if self.run(command, "end:0") != CUT:
+            sys.exit(f"{verb}: it did not come to the end")
+        self.compare(verb, "after its end", whole)
+        count = 1
         for kind in ["tear", "forget", "one"]:
             for step in range(0, steps, every):
                 broken = self.run(command, f"{kind}:{step}") == CUT

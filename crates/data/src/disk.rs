@@ -66,6 +66,14 @@ pub fn sync_name(path: &Path) -> io::Result<()> {
     RealDisk.sync_folder(folder.unwrap_or(Path::new(".")))
 }
 
+/// Makes a folder and those it lies in, unless they are there, and brings the new names to the medium.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = path.ancestors().take_while(missing).collect();
+    fs::create_dir_all(path)?;
+    missing.into_iter().rev().try_for_each(sync_name)
+}
+
 /// Keeps other writers out of a folder until it is dropped.
 #[derive(Debug)]
 pub struct FolderLock(#[allow(dead_code)] Option<File>);

@@ -16,7 +16,7 @@ use std::path::Path;
 use herd_codec::Tokenizer;
 
 use crate::dialogue::Lessons;
-use crate::disk::{Disk, FolderLock};
+use crate::disk::{Disk, FolderLock, make_folder};
 use crate::manifest::{
     FileInput, MANIFEST, Manifest, Part, Settings, ShardEntry, SourceInput, SourceReport,
 };
@@ -104,7 +104,7 @@ pub fn tokenize(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Manifest, DataError> {
     options.check()?;
-    fs::create_dir_all(folder).map_err(DataError::io("make", folder))?;
+    make_folder(folder).map_err(DataError::io("make", folder))?;
     let _lock = FolderLock::take(folder)?;
     let found = Manifest::find(folder)?;
     let settings = settings(tokenizer, sources, options)?;

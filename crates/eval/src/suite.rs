@@ -15,6 +15,7 @@ use crate::item::{Ask, Item};
 use crate::query::{Query, Said, Words, queries};
 use crate::score::{Judge, Worth};
 use crate::task::Task;
+use herd_data::disk::{make_folder, sync_name};
 
 /// Items that are asked together; what batches they are computed in is another's choice.
 const TOGETHER: usize = 64;
@@ -247,7 +248,7 @@ fn counting(task: &Task, said: &[Said]) -> Result<Vec<Said>, EvalError> {
 /// The file of receipts, to be gone on with, and those that are whole; a torn last line is cut off.
 fn resume(path: &Path) -> Result<(File, Vec<Receipt>), EvalError> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(EvalError::io("make", folder))?;
+        make_folder(folder).map_err(EvalError::io("make", folder))?;
     }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -259,6 +260,9 @@ fn resume(path: &Path) -> Result<(File, Vec<Receipt>), EvalError> {
     let (receipts, whole) = read_from(&file, path)?;
     let cut = file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0)));
     cut.map_err(EvalError::io("write", path))?;
+    if receipts.is_empty() {
+        sync_name(path).map_err(EvalError::io("write", path))?; // results must not outlive them
+    }
     Ok((file, receipts))
 }
 

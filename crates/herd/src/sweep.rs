@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use herd_data::Manifest;
+use herd_data::disk::make_folder;
 use herd_eval::item::{Drawn, items};
 use herd_eval::right::right;
 use herd_eval::{catalogue, suite};
@@ -35,7 +36,7 @@ pub fn run(
     machine: &[String],
     console: &Console,
 ) -> Result<Option<Vec<Done>>, Error> {
-    fs::create_dir_all(out).map_err(Error::io("make", out))?;
+    make_folder(out).map_err(Error::io("make", out))?;
     keep(config, out)?;
     let shared = config.shared()?;
     let sweep = Sweep { config, shared, out, machine, console };

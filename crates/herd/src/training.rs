@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use herd_codec::Tokenizer;
 use herd_codec::chat::ChatFormat;
-use herd_data::disk::RealDisk;
+use herd_data::disk::{RealDisk, make_folder};
 use herd_data::read::Sources;
 use herd_data::{Ends, Ledger, TokenizeOptions, tokenize};
 use herd_model::{Config, GenerationDefaults};
@@ -136,7 +136,7 @@ pub fn with_inputs<T>(
     if let Some(chat) = &config.chat {
         teach_chat(&config, chat, &mut words)?;
     }
-    std::fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
+    make_folder(&flags.out).map_err(Error::io("make", &flags.out))?;
     refuse_what_does_not_fit(&config, &network(&config, &words)?, device.threads())?;
     let shards = match config.rollout {
         None => shards(&config, &words, &flags.out, device.threads(), console)?,

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
-use herd_data::disk::{RealDisk, replace};
+use herd_data::disk::{RealDisk, make_folder, replace};
 use herd_eval::EvalError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -88,7 +88,7 @@ pub fn machine(threads: Option<usize>, class: Option<&str>) -> Vec<String> {
 /// Puts a small file in its place, whole or not at all; its folder is made.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+    make_folder(folder).map_err(Error::io("make", folder))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Ok(replace(&RealDisk, folder, &name, &[bytes])?)
 }

@@ -207,6 +207,24 @@ fn after_power_cuts_the_same_command_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn what_has_ended_is_on_the_disk() {
+    let place = Place::new();
+    let root = place.root();
+    write_configs(&root);
+    for verb in verbs() {
+        place.peacefully(&mut (verb.command)(&root, "whole"));
+        let cut = place.run(&mut (verb.command)(&root, "out"), "end:0").status.code();
+        assert_eq!(cut, Some(CUT), "{}", verb.name);
+        println!("{}", verb.name); // shown if what follows fails
+        expect_same(&root.join("whole"), &root.join("out"));
+        let told = |run: &str| root.join(run).join("report.md").exists();
+        assert_eq!(told("whole"), told("out"), "{}: the report is lost", verb.name);
+        place.remove("whole");
+        place.remove("out");
+    }
+}
+
+#[test]
 fn a_full_disk_is_an_error_that_says_so_and_the_run_goes_on_later() {
     let place = Place::new();
     let root = place.root();

@@ -100,7 +100,9 @@ fn measure(run: &mut Trainer<'_>, of: Vec<u64>, folder: &Path) -> Result<(), Tra
             other => other,
         }))
     });
-    line.map_or(Ok(()), |line| run.write(&line))
+    let Some(line) = line else { return Ok(()) };
+    run.write(&line)?;
+    run.metrics.sync()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::pretrain::pretrain;
 use crate::runs::number;
 use crate::trainer::{Event, Inputs, Trainer, keep_config, replace, take_lock};
 use crate::validate;
+use herd_data::disk::make_folder;
 use herd_data::{Check, Corpus};
 use herd_model::Checkpoint;
 use herd_model::llama::Llama;
@@ -195,7 +196,7 @@ pub fn extend_context(
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let out = inputs.out;
-    fs::create_dir_all(out).map_err(|e| TrainError::io("make", out, e))?;
+    make_folder(out).map_err(|e| TrainError::io("make", out, e))?;
     let _lock = take_lock(out)?;
     keep_config(&inputs.config, out, out.join(BEFORE).exists())?;
     let context = inputs.config.context.clone().expect("the base has one");

@@ -4,9 +4,8 @@ pub mod chart;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::Path;
+
+use herd_data::disk::{RealDisk, make_folder, replace};
 
 use self::chart::{Chart, Curve, Scale, Stroke};
 use crate::distill::Learnt;
@@ -34,23 +33,11 @@ const FIGURES: &str = "report";
 pub fn write(run: &Run) -> Result<(), RunError> {
     let Report { markdown, figures } = report(run);
     let folder = run.path.join(FIGURES);
-    fs::create_dir_all(&folder).map_err(RunError::io("create", &folder))?;
+    make_folder(&folder).map_err(RunError::io("make", &folder))?;
     for (name, svg) in &figures {
-        replace(&folder.join(name), svg)?;
+        replace(&RealDisk, &folder, name, &[svg.as_bytes()])?;
     }
-    replace(&run.path.join("report.md"), &markdown)
-}
-
-fn replace(path: &Path, text: &str) -> Result<(), RunError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let part = path.with_file_name(format!(".{name}.part"));
-    let written = || -> io::Result<()> {
-        let mut file = File::create(&part)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&part, path)
-    };
-    written().map_err(RunError::io("write", path))
+    Ok(replace(&RealDisk, &run.path, "report.md", &[markdown.as_bytes()])?)
 }
 
 /// Makes the report of a run.
@@ -420,7 +407,8 @@ mod tests {
     use super::*;
     use crate::metrics::{Line, Measured, StepLine};
     use crate::runs::Speed;
-    use std::path::PathBuf;
+    use std::fs;
+    use std::path::{Path, PathBuf};
 
     /// A run of a hundred steps with everything in it.
     pub(crate) fn run(folder: &Path) -> PathBuf {

@@ -20,6 +20,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use herd_data::DataError;
 use herd_tensor::files::FileError;
 
 use crate::distill::Learnt;
@@ -53,6 +54,9 @@ pub enum RunError {
 
     #[error(transparent)]
     File(#[from] FileError),
+
+    #[error(transparent)]
+    Data(#[from] DataError),
 }
 
 impl RunError {
@@ -66,6 +70,7 @@ impl RunError {
         match self {
             RunError::NoRun { .. } => Some("`herd runs list DIR` shows the runs of a folder"),
             RunError::File(error) => error.hint(),
+            RunError::Data(error) => error.hint(),
             RunError::Io { .. } | RunError::Line { .. } => None,
             RunError::Order { .. } | RunError::Toml { .. } => None,
         }

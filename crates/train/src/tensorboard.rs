@@ -11,9 +11,11 @@
 //! which sorts after those before it and says at which step it goes on: what older files hold from
 //! that step onwards is then forgotten by TensorBoard.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use herd_data::disk::make_folder;
 
 /// An event file under way.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl EventWriter {
     ///
     /// Errors: the file cannot be made or written.
     pub fn create(folder: &Path, wall_time: f64, step: u64) -> io::Result<EventWriter> {
-        fs::create_dir_all(folder)?;
+        make_folder(folder)?;
         let (path, file) = new_file(folder, wall_time)?;
         let mut writer = EventWriter { path, file };
         writer.write(&event(wall_time, 0, Field::bytes(3, b"brain.Event:2")))?;
@@ -191,6 +193,8 @@ const CRC_TABLE: [u32; 256] = {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -20,12 +20,13 @@ use crate::step::{Packed, Sums, accumulate};
 use crate::value::Valued;
 use crate::words::Words;
 use crate::{adapter, init, sample, schedule, validate};
+use herd_data::disk::make_folder;
 use herd_data::{Batch, Corpus, Cursor, Hash, Ledger, Loader, Validation};
 use herd_model::llama::{Llama, Piece, Training};
 use herd_model::names::Part;
 use herd_model::{Checkpoint, Config, Head, RopeScaling};
 use herd_tensor::{Device, Format, Tape};
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,7 +101,7 @@ pub struct Trainer<'a> {
     /// Shards and their batches, of stages that read them.
     shards: Option<(Arc<Corpus>, Loader)>,
     progress: Progress,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     provenance: Provenance,
     pub(crate) folder: PathBuf,
     pub(crate) checkpoints: PathBuf,
@@ -181,7 +182,7 @@ impl<'a> Trainer<'a> {
         watch: &'a mut dyn FnMut(Event<'_>),
     ) -> Result<Trainer<'a>, TrainError> {
         let Inputs { stage, config, words, out, shards, rewards, device, stop } = inputs;
-        fs::create_dir_all(out).map_err(|e| TrainError::io("make", out, e))?;
+        make_folder(out).map_err(|e| TrainError::io("make", out, e))?;
         let lock = take_lock(out)?;
         let origin = &keep_run(&config, device, out)?;
         // What a reference or a teacher says is made before the model takes its memory.
@@ -198,7 +199,7 @@ impl<'a> Trainer<'a> {
         let model = with_values(&config, build(&config, &words, device, &tape)?, &tape)?;
         let mut optimizer = Optimizer::new(&model, optimizer_config(&config));
         let checkpoints = out.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(|e| TrainError::io("make", &checkpoints, e))?;
+        make_folder(&checkpoints).map_err(|e| TrainError::io("make", &checkpoints, e))?;
         let saved = state::steps(&checkpoints)?.pop();
         let mut progress = match saved {
             Some(step) => {

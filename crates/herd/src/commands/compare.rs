@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use herd_data::disk::{RealDisk, replace};
+use herd_data::disk::{RealDisk, make_folder, replace};
 use herd_eval::beside::{
     Axis, Column, Figure, Known, Load, Point, Way, beside, csv, html, markdown, plot, unlike,
 };
@@ -114,7 +114,7 @@ pub fn run(flags: &Flags, console: &Console, offline: bool) -> Result<Verdict, E
     for (name, model) in &models {
         jobs.push(job(flags, name, model, &measure, offline)?);
     }
-    fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
+    make_folder(&flags.out).map_err(Error::io("make", &flags.out))?;
     for ((name, known), job) in known.iter_mut().zip(&jobs) {
         match job {
             Job::Nothing => {}

@@ -1,9 +1,9 @@
 //! `herd eval contamination`: which items of benchmarks the training shards hold, and what models gain by it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use herd_data::disk::make_folder;
 use herd_data::{Check, Corpus, Hash};
 use herd_eval::contamination::{
     Chosen, Gain, Read, THRESHOLDS, Watch, choose, gain, is_contaminated, text,
@@ -123,7 +123,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         let (ratios, short) = (&ratios[here.clone()], &short[here]);
         let found = found(flags, ratios, short, models);
         if let Some(out) = &flags.out {
-            fs::create_dir_all(out).map_err(Error::io("make", out))?;
+            make_folder(out).map_err(Error::io("make", out))?;
             let rows: Vec<u64> = of.items.iter().map(|item| item.row).collect();
             let lines: Vec<(u64, f64)> = rows.into_iter().zip(ratios.iter().copied()).collect();
             save(&out.join(format!("{}.json", of.task.name)), &lines)?;

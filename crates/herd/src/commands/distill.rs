@@ -1,8 +1,7 @@
 //! `herd distill`: a model learns what a larger one says.
 
-use std::fs;
-
 use herd_data::Hash;
+use herd_data::disk::make_folder;
 use herd_train::distill::{From, settings};
 use herd_train::{RunConfig, TrainError, keep_settings};
 
@@ -45,7 +44,7 @@ fn same_words(config: &RunConfig) -> Result<(), Error> {
 /// The teacher answers and the student learns its answers, as two verbs: what is there is not made again.
 fn from_samples(flags: &RunFlags, config: &RunConfig, console: &Console) -> Result<(), Error> {
     let (out, of) = (&flags.out, settings(config)?);
-    fs::create_dir_all(out).map_err(Error::io("make", out))?;
+    make_folder(out).map_err(Error::io("make", out))?;
     keep_settings(&out.join("config.toml"), &config.write(), out)?;
     let machine = verbs::machine(flags.threads, flags.class.as_deref());
     let file = |name: &str| out.join(format!("configs/{name}.toml"));

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use herd_codec::{Controls, TokenId};
-use herd_data::disk::{RealDisk, replace};
+use herd_data::disk::{RealDisk, make_folder, replace};
 use herd_eval::item::{Drawn, Item, items};
 use herd_eval::query::{Query, Samples};
 use herd_eval::results::{Scores, numbers};
@@ -365,7 +365,7 @@ fn receipts(out: &Path, task: &str) -> PathBuf {
 
 /// Takes the folder for results of this kind. Errors: it holds some of another.
 fn begin(out: &Path, of: &Of) -> Result<(), Error> {
-    fs::create_dir_all(out).map_err(Error::io("make", out))?;
+    make_folder(out).map_err(Error::io("make", out))?;
     let path = out.join("of.json");
     if path.exists() {
         let text = fs::read(&path).map_err(Error::io("read", &path))?;

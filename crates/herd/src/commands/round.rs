@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use herd_data::Hash;
+use herd_data::disk::make_folder;
 use herd_model::Checkpoint;
 use herd_train::rejection::{answered, asked, hash_input};
 use herd_train::round::{
@@ -48,7 +49,7 @@ pub struct Flags {
 pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
     let config = RoundConfig::read(&flags.config, &flags.set)?;
     let rounds = flags.rounds.map_or(config.rounds, |rounds| rounds as u64);
-    fs::create_dir_all(&flags.out).map_err(Error::io("make", &flags.out))?;
+    make_folder(&flags.out).map_err(Error::io("make", &flags.out))?;
     let machine = verbs::machine(flags.threads, flags.class.as_deref());
     let mut walk = Walk { config, out: &flags.out, machine, console, policy: None, previous: None };
     walk.expect_apart()?;

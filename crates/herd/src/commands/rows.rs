@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use herd_data::disk::make_folder;
 use herd_tensor::Device;
 
 use crate::error::Error;
@@ -47,7 +48,7 @@ impl RowsFlags {
             return Err(Error::Value { what: "--out", got, expected });
         }
         match self.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            Some(folder) => std::fs::create_dir_all(folder).map_err(Error::io("make", folder)),
+            Some(folder) => make_folder(folder).map_err(Error::io("make", folder)),
             None => Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use herd_data::Hash;
+use herd_data::disk::make_folder;
 use herd_engine::Limits;
 use herd_model::checkpoint::Checkpoint;
 use herd_model::llama::Llama;
@@ -54,7 +55,7 @@ pub fn run(flags: &Flags, console: &Console) -> Result<Verdict, Error> {
         return Err(Error::Value { what: "--out", got, expected });
     }
     if let Some(folder) = flags.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+        make_folder(folder).map_err(Error::io("make", folder))?;
     }
     let device = Device::cpu(flags::class(flags.class.as_deref())?, flags::threads(flags.threads)?);
     let policies = policies(&config, base, &device, console)?;

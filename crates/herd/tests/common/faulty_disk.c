@@ -6,6 +6,7 @@
                     tear:N     after N steps the power goes: of what was not synced, half of each file is left
                     forget:N   the same, and no new name in a folder that was not synced is there any more
                     one:N      the same, but only one of those names is lost
+                    end:0      as forget, when the program has ended by itself
                     room:N     there is room for N bytes and no more
    HERD_DISK_TOLD   a file that gets "STEPS BYTES" when the program ends by itself
    HERD_DISK_LATE   a mutant: what a program syncs before a rename reaches the disk after it
@@ -49,15 +50,6 @@ __attribute__((constructor)) static void begin(void) {
     kind = fault[0];
     limit = number ? atol(number + 1) : 0;
     late = getenv("HERD_DISK_LATE") != NULL;
-}
-
-__attribute__((destructor)) static void end(void) {
-    const char *told = getenv("HERD_DISK_TOLD");
-    FILE *file = kind && told ? fopen(told, "w") : NULL;
-    if (file) {
-        fprintf(file, "%ld %ld\n", steps, bytes);
-        fclose(file);
-    }
 }
 
 static int inside(const char *path) {
@@ -136,10 +128,20 @@ static void cut(void) {
         if (stat(dirty[i].path, &now) == 0 && now.st_size > dirty[i].synced)
             (void)!truncate(dirty[i].path, dirty[i].synced + (now.st_size - dirty[i].synced) / 2);
     }
-    if (kind == 'f')
+    if (kind == 'f' || kind == 'e')
         while (freshes > 0) undo(--freshes);
     if (kind == 'o' && freshes > 0) undo(limit % freshes);
     _exit(137);
+}
+
+__attribute__((destructor)) static void end(void) {
+    const char *told = getenv("HERD_DISK_TOLD");
+    FILE *file = kind && told ? fopen(told, "w") : NULL;
+    if (file) {
+        fprintf(file, "%ld %ld\n", steps, bytes);
+        fclose(file);
+    }
+    if (kind == 'e') cut();
 }
 
 static void step(void) {
